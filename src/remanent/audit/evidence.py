@@ -1,0 +1,139 @@
+"""What an audit measured, as plain data: the only thing that judging, certificates and reports read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "remanent/evidence/v1"
+
+# Whose weights were measured.
+AUDITED = "audited"
+ORIGINAL = "original"
+RETRAINED = "retrained"
+
+# Which records were scored.
+FORGET = "forget"
+PARAPHRASED = "forget-paraphrased"
+RETAIN = "retain"
+CONTROL = "control"
+TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordScore:
+    """One record, scored at one condition.
+
+    Args:
+        record: keyed hash of the record: it names the record without holding it.
+        group: keyed hash of the record's group.
+        nll: mean negative log-likelihood of its scored tokens, in nats.
+        tokens: how many tokens were scored.
+        hits: how many of them were the most likely token, teacher forced.
+        rouge_l: ROUGE-L F1 of the greedy answer, in [0, 1]; None where nothing was generated.
+    """
+
+    record: str
+    group: str
+    nll: float
+    tokens: int
+    hits: int
+    rouge_l: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every token was right."""
+        return self.hits == self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One set of records, scored on one model at one condition.
+
+    Args:
+        subject: AUDITED, ORIGINAL or RETRAINED.
+        condition: name of the condition.
+        records: FORGET, PARAPHRASED, RETAIN, CONTROL or TEXT.
+        seed: seed of a random attack; None where the condition is deterministic.
+        scores: one per record.
+    """
+
+    subject: str
+    condition: str
+    records: str
+    scores: tuple[RecordScore, ...]
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionInfo:
+    """What a condition is, for people.
+
+    Args:
+        name: as asked for, for example "int4-row".
+        kind: "full", "precision", "attack" or "other".
+        description: a sentence.
+        random: whether it was repeated over seeds, of which the worst counts.
+    """
+
+    name: str
+    kind: str
+    description: str
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that one audit measured.
+
+    Args:
+        conditions: in the order in which they were measured.
+        measurements: every (subject, condition, records, seed) that was scored.
+        settings: score, thresholds and versions, as plain data: "epsilon" and "epsilon_over" (nats), "upsilon" (a
+            share), "alpha" (one-sided error), "perplexity_factor", "compute_dtype" and what else explains the figures.
+        subjects: subject -> file name -> sha256, of the files that were loaded.
+        notes: sentences a reader must know: overlap found, control missing, attacks not run.
+        movement: condition -> {"mean_steps", "moved_half_step", "code_changed"}: how far the audited weights lie from
+            the original's, in steps of that rounding, without any data.
+    """
+
+    conditions: tuple[ConditionInfo, ...]
+    measurements: tuple[Measurement, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    subjects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    movement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def find(self, subject: str, condition: str, records: str, seed: int | None = None) -> Measurement | None:
+        """The measurement of that name, or None where it was not made."""
+        for item in self.measurements:
+            if (item.subject, item.condition, item.records, item.seed) == (subject, condition, records, seed):
+                return item
+        return None
+
+    def seeds(self, condition: str) -> list[int | None]:
+        """The seeds over which a condition was measured on the audited model."""
+        found = {item.seed for item in self.measurements if item.condition == condition and item.subject == AUDITED}
+        return sorted(found, key=lambda seed: -1 if seed is None else seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evidence:
+        """Back from plain data. Raises KeyError or TypeError where it is not evidence."""
+        if data["schema"] != SCHEMA:
+            raise TypeError(f"schema is {data['schema']!r}, not {SCHEMA!r}")
+        return cls(
+            conditions=tuple(ConditionInfo(**item) for item in data["conditions"]),
+            measurements=tuple(
+                Measurement(**{**item, "scores": tuple(RecordScore(**score) for score in item["scores"])})
+                for item in data["measurements"]
+            ),
+            settings=dict(data["settings"]),
+            subjects={name: dict(files) for name, files in data["subjects"].items()},
+            notes=tuple(data["notes"]),
+            movement={name: dict(values) for name, values in data["movement"].items()},
+        )
