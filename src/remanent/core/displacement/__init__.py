@@ -1,0 +1,27 @@
+"""Other points near a model's weights: rounded, noisy, adversarial, fine-tuned, interpolated."""
+
+from remanent.core.displacement.adapter_off import AdapterOff
+from remanent.core.displacement.ascent import Ascent
+from remanent.core.displacement.base import Context, Displacement, Here, PointGradient, Undo, gradient_at
+from remanent.core.displacement.combined import OneOf, Then
+from remanent.core.displacement.interpolation import Interpolation
+from remanent.core.displacement.noise import Noise
+from remanent.core.displacement.relearning import Relearning
+from remanent.core.displacement.rounding import Rounding
+
+__all__ = [
+    "AdapterOff",
+    "Ascent",
+    "Context",
+    "Displacement",
+    "Here",
+    "Interpolation",
+    "Noise",
+    "OneOf",
+    "PointGradient",
+    "Relearning",
+    "Rounding",
+    "Then",
+    "Undo",
+    "gradient_at",
+]

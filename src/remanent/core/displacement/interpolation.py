@@ -1,0 +1,77 @@
+"""A point on the line to another model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from remanent.core.displacement.base import Context, Displacement
+from remanent.core.weights import Weights
+from remanent.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation(Displacement):
+    """(1 - t) * w + t * other: a path between two models, a merge, or, with t beyond 1 or below 0, task arithmetic.
+
+    Args:
+        other: the other model: name -> tensor, or a folder of safetensors, which is read one tensor at a time.
+        t: how far to go; 0 is here, 1 is the other model.
+
+    Raises InputError where the other model lacks a weight or its shape differs.
+    """
+
+    other: Mapping[str, Tensor] | Path | str
+    t: float
+
+    @property
+    def local(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def move(self, weights: Weights, context: Context) -> None:
+        if self.t == 0:
+            return
+        lookup = self.other if isinstance(self.other, Mapping) else _folder(Path(self.other))
+        for name, weight in weights.items():
+            there = lookup.get(name)
+            if there is None or there.shape != weight.shape:
+                found = "nothing of that name" if there is None else f"shape {tuple(there.shape)}"
+                raise InputError("other", f"{name}: {found}", f"a tensor of shape {tuple(weight.shape)}")
+            # At t = 1 the other point is reached exactly, which lerp's arithmetic would miss by rounding.
+            moved = there if self.t == 1 else torch.lerp(weight.float(), there.to(weight.device).float(), self.t)
+            weight.copy_(moved)
+
+    def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
+        return gradient * (1 - self.t)
+
+    def __str__(self) -> str:
+        return f"interpolation-{self.t:g}"
+
+
+class _folder:
+    """Tensors of a folder of safetensors by name, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        single = folder / "model.safetensors"
+        if index.is_file():
+            files = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+        elif single.is_file():
+            files = {single}
+        else:
+            raise InputError("other", str(folder), "a folder with model.safetensors")
+        self._readers: dict[str, Callable[[str], Tensor]] = {}
+        for file in sorted(files):
+            reader = safe_open(file, framework="pt")
+            self._readers.update(dict.fromkeys(reader.keys(), reader.get_tensor))
+
+    def get(self, name: str) -> Tensor | None:
+        read = self._readers.get(name)
+        return None if read is None else read(name)

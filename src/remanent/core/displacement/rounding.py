@@ -1,0 +1,138 @@
+"""The weights after quantization: rounded to a format and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from remanent.core.displacement.base import Context, Displacement
+from remanent.core.packed import is_packed, lora_delta, merged_forward
+from remanent.core.quantization import QuantizationFormat, clipped, round_to
+from remanent.core.selection import EVERYTHING, LINEARS, Selection
+from remanent.core.weights import Weights, local, sharded_on
+from remanent.errors import InputError, UnsupportedError
+
+View = Literal["merged", "adapter"]
+_ADAPTERS = Selection(kinds=("adapter",))
+
+
+@dataclass(frozen=True)
+class Rounding(Displacement):
+    """Weights rounded to a format, computed in float32 and stored back in their own dtype.
+
+    The gradient is straight-through: the gradient at the rounded weight is used at the weight itself, except where
+    a percentile clip cut the weight off, where it is zero.
+
+    With a LoRA, the merged view moves the base weight to Q(W + d) - d, d = scaling * B A, so that base plus adapter
+    lands on the grid (to the precision of the base's dtype) and the adapters keep their gradients; adapter dropout
+    is off inside. On a packed NF4 base the layer's forward is overridden instead. The adapter view rounds A and B
+    each and leaves the base.
+
+    Args:
+        format: for example "int8", "int4" (short for "int4-row"), "int4-g32", "nf4", "bf16"; see QuantizationFormat.
+        view: "merged" or "adapter".
+        select: which weights; None is every linear layer inside the model but not embeddings, head or adapters, and
+            for "bf16" and "fp16" every parameter.
+
+    Source: DurableUn, arXiv 2605.02196 (quantize-dequantize and straight-through forward).
+    """
+
+    format: QuantizationFormat | str
+    view: View = "merged"
+    select: Selection | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.format, str):
+            object.__setattr__(self, "format", QuantizationFormat.parse(self.format))
+        if self.view not in ("merged", "adapter"):
+            raise InputError("view", self.view, "'merged' or 'adapter'")
+
+    @property
+    def quantization(self) -> QuantizationFormat:
+        """The format, parsed."""
+        assert isinstance(self.format, QuantizationFormat)
+        return self.format
+
+    @property
+    def local(self) -> bool:
+        return True
+
+    @property
+    def pulls_back_by_weight(self) -> bool:
+        return self.quantization.percentile is not None
+
+    def moving(self, weights: Weights) -> Weights:
+        if self.view == "adapter":
+            return (self.select or _ADAPTERS).of(weights)
+        select = self.select or (EVERYTHING if self.quantization.is_cast else LINEARS)
+        if weights.model is None:
+            return select.of(weights)
+        # What sits under a LoRA is moved with it, packed or not; a packed base has no floating-point weight to list.
+        chosen = weights.only(name for name in weights if select.matches(name, weights.kind(name)))
+        if not chosen and not any(is_packed(layer) for layer in _lora_layers(weights.model).values()):
+            select.of(weights)
+        return chosen
+
+    @torch.no_grad()
+    def move(self, weights: Weights, context: Context) -> None:
+        layers = _lora_layers(context.model) if context.model is not None and self.view == "merged" else {}
+        if layers and self.quantization.is_cast:
+            layers = {}
+        for layer in layers.values():
+            for dropout in getattr(layer, "lora_dropout", {}).values():
+                dropout.training = False
+            if is_packed(layer):
+                context.cleanup.enter_context(merged_forward(layer, self._round))
+        if context.model is not None and not layers:
+            _refuse_packed(context.model)
+        for name, weight in weights.items():
+            part = self._rows(name, weight)
+            owner = weights.owner(name)
+            layer = layers.get(owner) if owner is not None else None
+            if layer is None:
+                part.copy_(self._round(part))
+                continue
+            delta = lora_delta(layer).to(weight.dtype)
+            part.copy_(self._round(part.float() + delta.float()) - delta.float())
+
+    def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
+        if self.quantization.percentile is None:
+            return gradient
+        return gradient.masked_fill(clipped(local(weight), self.quantization), 0.0)
+
+    def _round(self, weight: Tensor) -> Tensor:
+        return round_to(weight, self.quantization)
+
+    def _rows(self, name: str, weight: Tensor) -> Tensor:
+        dimensions = sharded_on(weight)
+        if dimensions and (dimensions != (0,) or not self.quantization.local_to_rows):
+            raise UnsupportedError(
+                f"{name} is sharded on dimension {dimensions}; {self.quantization} needs whole "
+                + ("rows, so shard on dimension 0" if self.quantization.local_to_rows else "tensors")
+            )
+        return local(weight)
+
+    def __str__(self) -> str:
+        return str(self.format) + ("-adapter" if self.view == "adapter" else "")
+
+
+def _lora_layers(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Base layer -> the LoRA layer round it."""
+    found: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Module) and hasattr(module, "lora_A"):
+            found[base] = module
+    return found
+
+
+def _refuse_packed(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if is_packed(module):
+            raise UnsupportedError(
+                f"{name or type(module).__name__} holds packed weights, which rounding cannot move; load the model "
+                "in bf16 or float32, or add a LoRA and use its merged view"
+            )

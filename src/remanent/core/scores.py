@@ -1,0 +1,138 @@
+"""How probable a model finds the scored tokens of a batch: one forward pass, shared by losses and audits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from remanent.core.batch import IGNORED, Batch, Encoded, collate
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """The scored tokens of a batch, in order of records.
+
+    Args:
+        log_probs: float32, (tokens,): log-probability of each scored token given what precedes it, in nats.
+        rows: int64, (tokens,): the row of the batch that each token belongs to.
+        hits: bool, (tokens,): whether it was the most likely token.
+        records: number of records in the batch.
+    """
+
+    log_probs: Tensor
+    rows: Tensor
+    hits: Tensor
+    records: int
+
+    def per_record(self, values: Tensor) -> Tensor:
+        """Sums of a per-token value over each record: float32, (records,)."""
+        zeros = torch.zeros(self.records, dtype=values.dtype, device=values.device)
+        return zeros.index_add(0, self.rows, values)
+
+    @property
+    def nll(self) -> Tensor:
+        """Summed NLL of each record, in nats: (records,)."""
+        return self.per_record(-self.log_probs)
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of scored tokens of each record: float32, (records,)."""
+        return self.per_record(torch.ones_like(self.log_probs))
+
+
+def answer_scores(model: nn.Module, batch: Batch) -> AnswerScores:
+    """Score a batch's labelled tokens. Logits are made only from the first scored token on, softmax is float32.
+
+    Args:
+        model: a causal language model whose output has `.logits`, or is the logits: (records, tokens, vocabulary).
+        batch: on the model's device.
+    """
+    scored = batch.labels != IGNORED
+    scored[:, 0] = False
+    columns = scored.any(dim=0).nonzero()[:, 0]
+    if columns.numel() == 0:
+        empty = torch.zeros(0, device=batch.labels.device)
+        return AnswerScores(empty, empty.long(), empty.bool(), len(batch))
+    # The label at position t is predicted at t - 1.
+    before = torch.arange(int(columns[0]) - 1, int(columns[-1]), device=batch.labels.device)
+    if _keeps_logits(model):
+        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=before)
+        logits = output.logits
+    else:
+        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        logits = (output if isinstance(output, Tensor) else output.logits)[:, before]
+    scored = scored[:, before + 1]
+    logits = logits[scored].float()
+    targets = batch.labels[:, before + 1][scored]
+    log_probs = -functional.cross_entropy(logits, targets, reduction="none")
+    with torch.no_grad():
+        hits = logits.argmax(dim=-1) == targets
+    return AnswerScores(log_probs, scored.nonzero()[:, 0], hits, len(batch))
+
+
+@dataclass(frozen=True)
+class RecordScores:
+    """Scores of a whole set, one entry per record, on the CPU: float64 NLL sums in nats, counts, hits."""
+
+    nll: Tensor
+    tokens: Tensor
+    hits: Tensor
+
+    @property
+    def mean_nll(self) -> Tensor:
+        """Mean NLL per scored token of each record: (records,)."""
+        return self.nll / self.tokens
+
+
+@torch.no_grad()
+def score_records(
+    model: nn.Module,
+    encoded: Sequence[Encoded],
+    *,
+    pad_id: int,
+    batch_size: int = 16,
+    autocast: torch.dtype | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> RecordScores:
+    """Score every record of a set, in eval mode, longest first so that batches hold records of like length.
+
+    Args:
+        model: the model; its mode is given back.
+        encoded: the records.
+        pad_id: token that fills short rows.
+        batch_size: records per forward pass.
+        autocast: dtype of the arithmetic; None computes in the weights' dtype.
+        on_batch: called after each batch with the number of its records.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index].input_ids), index))
+    nll = torch.zeros(len(encoded), dtype=torch.float64)
+    tokens, hits = torch.zeros_like(nll), torch.zeros_like(nll)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    # One autocast round all batches, so that each weight is cast once.
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
+        for module, mode in modes:
+            stack.callback(setattr, module, "training", mode)
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            scores = answer_scores(model, collate(encoded, indices, pad_id).to(device))
+            where = torch.tensor(indices)
+            nll[where] = scores.nll.double().cpu()
+            tokens[where] = scores.counts.double().cpu()
+            hits[where] = scores.per_record(scores.hits.float()).double().cpu()
+            if on_batch is not None:
+                on_batch(len(indices))
+    return RecordScores(nll, tokens, hits)
+
+
+def _keeps_logits(model: nn.Module) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -1,0 +1,115 @@
+"""Keep a model's state, and give it back bit for bit whatever happens in between."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from remanent.core.weights import Weights, local
+
+_OPEN = "_remanent_open_states"
+
+
+class State:
+    """A context manager that gives back weights, buffers, gradients, modes, requires_grad and generator states.
+
+    Blocks nest, last in first out. One that is left out of turn first leaves those that were entered after it, so
+    that the weights are right, and then raises RuntimeError.
+    """
+
+    def __init__(self, weights: Weights, moved: Weights, gradients_aside: bool) -> None:
+        self._weights, self._moved, self._gradients_aside = weights, moved, gradients_aside
+        self._keep_weights = False
+        self._open = False
+
+    @classmethod
+    def of(cls, weights: Weights, *, moved: Weights, gradients_aside: bool) -> State:
+        """A state to enter.
+
+        Args:
+            weights: every weight of the model.
+            moved: those whose values are kept and given back: the memory that the block costs.
+            gradients_aside: take `.grad` away inside and give it back; otherwise gradients flow through the block.
+        """
+        return cls(weights, moved, gradients_aside)
+
+    def weight(self, name: str) -> Tensor:
+        """A weight as it was when the block was entered."""
+        return self._values.get(name, self._weights[name])
+
+    def keep_weights(self) -> dict[str, Tensor]:
+        """Let the weights stay as they are when the block is left without an error; returns the values from before."""
+        self._keep_weights = True
+        return self._values
+
+    def __enter__(self) -> State:
+        model = self._weights.model
+        modules = list(model.modules()) if model is not None else []
+        # preserve_format keeps strides, so that copying back restores the same memory.
+        self._values = {name: tensor.detach().clone() for name, tensor in self._moved.items()}
+        self._buffers = [
+            (module, name, buffer, buffer.detach().clone())
+            for module in modules
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+        self._modes = [(module, module.training) for module in modules]
+        self._requires_grad = [(tensor, tensor.requires_grad) for tensor in self._weights.values()]
+        self._gradients = [(tensor, tensor.grad) for tensor in self._weights.values()]
+        if self._gradients_aside:
+            for tensor in self._weights.values():
+                tensor.grad = None
+        self._cpu_generator = torch.get_rng_state()
+        self._device_generators = _device_generators(self._weights)
+        self._stack().append(self)
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._open:
+            return
+        stack = self._stack()
+        out_of_turn = stack[-1] is not self
+        while stack:
+            state = stack.pop()
+            state._give_back(keep_weights=state._keep_weights and kind is None and not out_of_turn)
+            if state is self:
+                break
+        if out_of_turn:
+            raise RuntimeError("a displaced block was left before one that was entered after it; both have been undone")
+
+    @torch.no_grad()
+    def _give_back(self, keep_weights: bool) -> None:
+        self._open = False
+        if not keep_weights:
+            for name, value in self._values.items():
+                self._moved[name].copy_(value)
+        self._values = {}
+        torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights that were just left
+        for module, name, buffer, value in self._buffers:
+            local(buffer).copy_(local(value))
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer
+        for module, training in self._modes:
+            module.training = training
+        for tensor, requires_grad in self._requires_grad:
+            tensor.requires_grad_(requires_grad)
+        if self._gradients_aside:
+            for tensor, gradient in self._gradients:
+                tensor.grad = gradient
+        torch.set_rng_state(self._cpu_generator)
+        for device, generator_state in self._device_generators:
+            torch.cuda.set_rng_state(generator_state, device)
+
+    def _stack(self) -> list[State]:
+        holder: nn.Module | Weights = self._weights.model if self._weights.model is not None else self._weights
+        stack: list[State] = holder.__dict__.setdefault(_OPEN, [])
+        return stack
+
+
+def _device_generators(weights: Weights) -> list[tuple[torch.device, Tensor]]:
+    devices = {tensor.device for tensor in weights.values() if tensor.is_cuda}
+    return [(device, torch.cuda.get_rng_state(device)) for device in devices]

@@ -1,0 +1,159 @@
+"""The one handle on what may move: names, tensors and the modules that own them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from remanent.errors import InputError, UnsupportedError
+
+# "linear": weight of a linear layer inside the model; "head": the layer that makes the logits; "adapter": weight of a
+# LoRA; "vector": every other parameter of one dimension (biases, norms); "other": what is left.
+KINDS = ("linear", "head", "embedding", "adapter", "vector", "other")
+
+_ADAPTER_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
+
+
+class Weights(Mapping[str, Tensor]):
+    """Floating-point parameters by name, each tensor once, with the module that owns it.
+
+    Tied parameters, and parameters that are the same view of the same storage, appear under the first name only: what
+    moves one moves the other.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        owners: Mapping[str, nn.Module] | None = None,
+        kinds: Mapping[str, str] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self._owners = dict(owners or {})
+        self._kinds = dict(kinds or {})
+        self.model = model
+
+    @classmethod
+    def of(cls, source: nn.Module | Weights | Iterable[Mapping[str, Any]]) -> Weights:
+        """Weights of a module, or of an optimizer's `param_groups`.
+
+        Raises UnsupportedError for parameters whose shards have no rows (FSDP1, ZeRO-3).
+        """
+        if isinstance(source, Weights):
+            return source
+        if isinstance(source, nn.Module):
+            return cls._of_module(source)
+        groups = list(source)
+        if not all(isinstance(group, Mapping) and "params" in group for group in groups):
+            raise InputError("weights", type(source).__name__, "a torch.nn.Module or an optimizer's param_groups")
+        tensors: dict[str, Tensor] = {}
+        seen: set[tuple[Any, ...]] = set()
+        for number, group in enumerate(groups):
+            for index, parameter in enumerate(group["params"]):
+                _refuse_rowless(f"{number}.{index}", parameter)
+                if parameter.is_floating_point() and identity(parameter) not in seen:
+                    seen.add(identity(parameter))
+                    tensors[f"{number}.{index}"] = parameter
+        return cls(tensors)
+
+    @classmethod
+    def _of_module(cls, model: nn.Module) -> Weights:
+        tensors: dict[str, Tensor] = {}
+        owners: dict[str, nn.Module] = {}
+        kinds: dict[str, str] = {}
+        seen: set[tuple[Any, ...]] = set()
+        head = _head(model)
+        for prefix, module in model.named_modules():
+            for attribute, parameter in module.named_parameters(recurse=False):
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                _refuse_rowless(name, parameter)
+                if not parameter.is_floating_point() or identity(parameter) in seen:
+                    continue
+                seen.add(identity(parameter))
+                tensors[name], owners[name] = parameter, module
+                kinds[name] = _kind(name, parameter, module, head)
+        return cls(tensors, owners, kinds, model)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def owner(self, name: str) -> nn.Module | None:
+        """The module that owns a weight; None for weights of param_groups."""
+        return self._owners.get(name)
+
+    def kind(self, name: str) -> str:
+        """The kind of layer that owns a weight, one of KINDS."""
+        return self._kinds.get(name, "other" if self._tensors[name].dim() > 1 else "vector")
+
+    def only(self, names: Iterable[str]) -> Weights:
+        """The weights of those names."""
+        chosen = {name: self._tensors[name] for name in names}
+        return Weights(chosen, self._owners, self._kinds, self.model)
+
+    def trainable(self) -> Weights:
+        """The weights that take a gradient."""
+        return self.only(name for name, tensor in self.items() if tensor.requires_grad)
+
+
+def identity(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors exactly when they are the same view of the same memory."""
+    inner = local(tensor)
+    if inner.is_meta or inner.numel() == 0:
+        return (id(tensor),)
+    return (inner.device, inner.data_ptr(), tuple(inner.shape), inner.stride(), inner.dtype)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor: the tensor itself unless it is sharded (FSDP2)."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def sharded_on(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions on which a tensor is sharded over processes; () when it is whole."""
+    placements: Sequence[Any] = getattr(tensor, "placements", ())
+    return tuple(placement.dim for placement in placements if placement.is_shard())
+
+
+def norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The L2 norm over all tensors together, in float32, over all shards where they are sharded."""
+    total: Tensor | None = None
+    for tensor in tensors:
+        square = tensor.detach().float().square().sum()
+        full = getattr(square, "full_tensor", None)
+        square = square if full is None else full()
+        total = square if total is None else total + square.to(total.device)
+    return torch.zeros(()) if total is None else total.sqrt()
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    getter = getattr(model, "get_output_embeddings", None)
+    return getter() if callable(getter) else None
+
+
+def _kind(name: str, parameter: Tensor, module: nn.Module, head: nn.Module | None) -> str:
+    if any(part in name.split(".") for part in _ADAPTER_PARTS):
+        return "adapter"
+    if module is head:
+        return "head"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if parameter.dim() == 2 and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+        return "linear"
+    return "vector" if parameter.dim() <= 1 else "other"
+
+
+def _refuse_rowless(name: str, parameter: Tensor) -> None:
+    if type(parameter).__name__ == "FlatParameter" or getattr(parameter, "_is_flat_param", False):
+        raise UnsupportedError(f"{name} is a flat FSDP1 shard, which has no rows; use FSDP2 (fully_shard)")
+    if hasattr(parameter, "ds_id"):
+        raise UnsupportedError(f"{name} is partitioned by ZeRO-3, whose shards have no rows; use ZeRO-1/2 or FSDP2")
