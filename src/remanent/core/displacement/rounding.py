@@ -101,6 +101,11 @@ class Rounding(Displacement):
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
         if self.quantization.percentile is None:
             return gradient
+        if self.view == "merged" and any(part.startswith("lora_") for part in name.split(".")):
+            raise UnsupportedError(
+                f"{self} masks what its percentile clip cuts off, which a LoRA's factors cannot express; learn at a "
+                "format without a clip, or in the adapter view"
+            )
         return gradient.masked_fill(clipped(local(weight), self.quantization), 0.0)
 
     def _round(self, weight: Tensor) -> Tensor:

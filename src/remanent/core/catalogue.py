@@ -1,0 +1,106 @@
+"""The systems that Remanent holds: discovered from the files that declare them, never registered."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from remanent.core.method import Method
+from remanent.errors import InputError, did_you_mean
+
+_ROOMS = ("unlearning",)
+
+
+@dataclass(frozen=True)
+class System:
+    """What a file declares as `SYSTEM`.
+
+    Args:
+        name: as users write it.
+        title: one line.
+        year: of publication.
+        arxiv: identifier; "" where there is none.
+        card: name of the paper's card; "" where it is ours.
+        family: "unlearning", "audit", "continual" ...
+        reproduction: the test that shows its headline effect.
+        needs: what it asks for besides a model: data roles, packages.
+        views: kinds of model it runs on: "full", "lora", "lora-nf4".
+        notes: what differs from the paper.
+    """
+
+    name: str
+    title: str
+    year: int
+    arxiv: str
+    card: str
+    family: str
+    reproduction: str
+    needs: tuple[str, ...] = ()
+    views: tuple[str, ...] = ("full", "lora", "lora-nf4")
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system of the catalogue.
+
+    Args:
+        system: its record.
+        module: where it lives.
+        build: makes its Method from hyper-parameters, whose defaults are the paper's; None where it is no method.
+        description: the file's own text.
+    """
+
+    system: System
+    module: str
+    build: Callable[..., Method] | None
+    description: str = field(repr=False, default="")
+
+    @property
+    def hyperparameters(self) -> Mapping[str, inspect.Parameter]:
+        """Name -> parameter, with its default and annotation."""
+        return {} if self.build is None else dict(inspect.signature(self.build).parameters)
+
+
+def systems() -> dict[str, Entry]:
+    """Every system, by name."""
+    found: dict[str, Entry] = {}
+    for room in _ROOMS:
+        package = importlib.import_module(f"remanent.{room}")
+        for item in pkgutil.iter_modules(package.__path__, f"remanent.{room}."):
+            module = importlib.import_module(item.name)
+            system = getattr(module, "SYSTEM", None)
+            if isinstance(system, System):
+                found[system.name] = Entry(
+                    system, item.name, getattr(module, "method", None), inspect.getdoc(module) or ""
+                )
+    return dict(sorted(found.items()))
+
+
+def methods() -> dict[str, Entry]:
+    """Every system that is a method, by name."""
+    return {name: entry for name, entry in systems().items() if entry.build is not None}
+
+
+def build(name: str, hyperparameters: Mapping[str, Any] | None = None) -> Method:
+    """A method by name. Raises InputError for a name, a hyper-parameter or a value that is not right."""
+    known = methods()
+    if name not in known:
+        raise InputError("method", name, did_you_mean(name, known))
+    entry = known[name]
+    assert entry.build is not None
+    given = dict(hyperparameters or {})
+    for key, value in given.items():
+        if key not in entry.hyperparameters:
+            expected = did_you_mean(key, entry.hyperparameters) if entry.hyperparameters else "no hyper-parameters"
+            raise InputError(f"hyperparameters of {name}", key, expected)
+        default = entry.hyperparameters[key].default
+        if isinstance(default, bool) != isinstance(value, bool) or not isinstance(
+            value, int | float if isinstance(default, float) else type(default)
+        ):
+            raise InputError(f"{name}.{key}", value, f"a value like its default, {default!r}")
+    return entry.build(**given)

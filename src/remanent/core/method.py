@@ -1,0 +1,169 @@
+"""A method: which losses are taken, at which points, how their gradients become one, and what may move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from remanent.core.batch import Batch, Unit
+from remanent.core.displacement import Displacement, Here
+from remanent.core.episode import Episode
+from remanent.core.schedule import LearningRateSchedule, Ramp
+from remanent.core.scores import AnswerScores
+from remanent.core.selection import EVERYTHING, Selection
+from remanent.core.weights import Weights
+from remanent.errors import InputError
+
+Predict = Callable[[Batch], AnswerScores]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named loss of an objective.
+
+    Args:
+        unit: what the loss is a mean over: "token" or "record" of the first role.
+        roles: the batches that it needs.
+    """
+
+    unit: Unit
+    roles: tuple[str, ...]
+
+
+class Objective(Protocol):
+    """Turns named batches into named losses. Owns no loop, no loader, no model and no device."""
+
+    terms: ClassVar[Mapping[str, Term]]
+    needs_reference: ClassVar[frozenset[str]]  # roles whose batches must carry the reference model's scores
+
+    def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
+        """Each term whose batches are there, SUMMED over its unit: whoever asks divides, so that splitting a batch
+        into micro-batches changes nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class At:
+    """A point where some of the terms are taken.
+
+    Args:
+        displacement: the point.
+        terms: names of the terms taken there; None takes all.
+        weight: what they are multiplied with.
+    """
+
+    displacement: Displacement
+    terms: tuple[str, ...] | None = None
+    weight: float | Ramp = 1.0
+
+    def weight_at(self, step: int, steps: int) -> float:
+        """The weight at an update, counted from 1."""
+        return self.weight.at(step, steps) if isinstance(self.weight, Ramp) else self.weight
+
+
+class Combine(Protocol):
+    """Several gradients to one."""
+
+    def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """(term, point) -> weight's name -> weighted gradient; returns weight's name -> gradient."""
+        ...
+
+
+class Pull(Protocol):
+    """What draws the weights back, taken once per update and at the point where the model is."""
+
+    def add_gradient(self, weights: Weights) -> Tensor:
+        """Add its gradient to `.grad` of the weights; returns its loss, detached."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is trained unless a user says otherwise: the defaults of its paper.
+
+    Args:
+        learning_rate: of AdamW.
+        steps: updates; None: `epochs` passes over the first role's records.
+        epochs: passes over the first role's records, where `steps` is None.
+        batch_size: records of each role per update.
+        schedule: of the learning rate.
+        warmup: share of the run over which the learning rate rises.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm; None does not clip.
+    """
+
+    learning_rate: float = 1e-5
+    steps: int | None = None
+    epochs: float = 10.0
+    batch_size: int = 32
+    schedule: LearningRateSchedule = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition. Subclasses may carry state from one episode to the next by the calls below.
+
+    Order of one update: all micro-batches at every point, unscale, combine, pull, clip, optimizer, after_update.
+
+    Args:
+        objective: the losses.
+        points: where they are taken; a bare displacement takes all terms with weight 1.
+        weights: term -> what it is multiplied with; 1 where not named.
+        combine: how the gradients of (term, point) become one; None adds them up without further buffers.
+        pull: what draws the weights back; None nothing.
+        select: which weights train.
+        recipe: the paper's training defaults.
+        from_base: the run starts from the base model and trains on what is to be kept: retraining.
+    """
+
+    objective: Objective
+    points: Sequence[At | Displacement] = (Here(),)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    combine: Combine | None = None
+    pull: Pull | None = None
+    select: Selection = EVERYTHING
+    recipe: Recipe = Recipe()
+    from_base: bool = False
+
+    def __post_init__(self) -> None:
+        points = tuple(point if isinstance(point, At) else At(point) for point in self.points)
+        if not points:
+            raise InputError("points", self.points, "at least one point")
+        object.__setattr__(self, "points", points)
+        known = set(self.objective.terms)
+        for name in [*self.weights, *(term for point in points for term in point.terms or ())]:
+            if name not in known:
+                raise InputError("term", name, f"a term of {type(self.objective).__name__}: {', '.join(sorted(known))}")
+
+    @property
+    def places(self) -> tuple[At, ...]:
+        """The points, each with its terms and weight."""
+        return tuple(point for point in self.points if isinstance(point, At))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The batches that it needs, in order."""
+        return tuple(dict.fromkeys(role for term in self.objective.terms.values() for role in term.roles))
+
+    def begin(self, model: nn.Module, episode: Episode) -> Method | None:
+        """The composition for an episode; None skips it. The optimizer is built afterwards."""
+        return self
+
+    def after_update(self, model: nn.Module, step: int) -> None:
+        """Called after each optimizer step, counted from 1."""
+
+    def end(self, model: nn.Module, episode: Episode) -> None:
+        """Called when an episode is over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries over: tensors and plain data, nested in dicts and lists."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""

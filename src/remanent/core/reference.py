@@ -1,0 +1,75 @@
+"""Scores of the reference model on fixed records, computed once and kept on disk: no second model is ever loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from remanent.core.batch import Encoded
+from remanent.core.displacement import AdapterOff
+from remanent.core.files import write_atomic
+from remanent.core.scores import score_records
+from remanent.core.weights import Weights, local
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters, one tensor at a time."""
+    digest = hashlib.sha256()
+    for name, tensor in Weights.of(model).items():
+        part = local(tensor).detach().cpu().contiguous()
+        digest.update(f"{name}|{part.dtype}|{tuple(part.shape)}|".encode())
+        digest.update(part.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def data_digest(encoded: Sequence[Encoded]) -> str:
+    """SHA-256 over the records' tokens and labels."""
+    digest = hashlib.sha256()
+    for item in encoded:
+        digest.update(repr((item.input_ids, item.labels)).encode())
+    return digest.hexdigest()
+
+
+def reference_nll(
+    model: nn.Module,
+    encoded: Sequence[Encoded],
+    *,
+    pad_id: int,
+    batch_size: int = 16,
+    autocast: torch.dtype | None = None,
+    cache: Path | None = None,
+) -> Tensor:
+    """Summed answer NLL of each record under the reference: the model as it is, without its adapter where it has one.
+
+    Args:
+        model: before training.
+        encoded: the records.
+        pad_id: token that fills short rows.
+        batch_size: records per forward pass.
+        autocast: dtype of the arithmetic.
+        cache: folder in which scores are kept, named by the hash of model, data and arithmetic.
+
+    Returns:
+        float32, (records,), in nats.
+    """
+    has_adapter = any("lora_B" in name.split(".") for name in Weights.of(model))
+    point = AdapterOff().at(model) if has_adapter else nullcontext()
+    with point:
+        file = None
+        if cache is not None:
+            key = f"{weights_digest(model)}|{data_digest(encoded)}|{autocast}"
+            file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+            if file.is_file():
+                return load_file(file)["nll"]
+        scores = score_records(model, encoded, pad_id=pad_id, batch_size=batch_size, autocast=autocast)
+    nll = scores.nll.float()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, save({"nll": nll}))
+    return nll

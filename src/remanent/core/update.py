@@ -1,0 +1,206 @@
+"""One update of a method, in its fixed order. The same object runs in our loop, in a user's, and in Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from remanent.core.batch import Batch
+from remanent.core.displacement.base import Context, learning_at
+from remanent.core.method import At, Method
+from remanent.core.scores import AnswerScores, answer_scores
+from remanent.core.weights import Weights, norm
+from remanent.errors import DivergedError, InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Update:
+    """Callable: one update on named batches.
+
+    All micro-batches at every point -> unscale -> combine -> pull -> clip -> optimizer -> after_update.
+
+    Args:
+        model: in train mode, or in eval mode for training without dropout: it is left as it is.
+        method: the composition.
+        optimizer: over the weights that train.
+        steps: the run's number of updates, for weights that change over it.
+        micro_batch: most records per forward and backward pass; None takes each batch whole. Changes memory, not the
+            result.
+        max_grad_norm: clips the gradient's L2 norm; None does not clip.
+        autocast: dtype of the arithmetic; weights and gradients keep theirs.
+        accelerator: scales losses and adds gradients up over processes; None is one process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        micro_batch: int | None = None,
+        max_grad_norm: float | None = None,
+        autocast: torch.dtype | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.model, self.method, self.optimizer = model, method, optimizer
+        self.steps, self.micro_batch, self.max_grad_norm = steps, micro_batch, max_grad_norm
+        self.autocast, self.accelerator = autocast, accelerator
+        self.weights = Weights.of(model)
+        self.step = 0
+
+    def __call__(self, batches: Mapping[str, Batch]) -> dict[str, float]:
+        """Make one update. Returns the mean of each loss as "term@point", unweighted, and "gradient_norm".
+
+        Raises DivergedError before the optimizer moves anything when a loss or the gradient is not finite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.gradients(batches)
+        self._check_finite(losses, batches)
+        self.optimizer.step()
+        self.method.after_update(self.model, self.step)
+        return losses
+
+    def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
+        """Everything of an update but the optimizer: leaves the finished gradient in `.grad`."""
+        missing = [role for role in self.method.roles if role not in batches]
+        if missing:
+            raise InputError("batches", ", ".join(batches) or "none", f"a batch named '{missing[0]}'")
+        self.step += 1
+        totals = self._totals(batches)
+        pieces = _pieces({role: batches[role] for role in self.method.roles}, self.micro_batch)
+        sums: dict[str, Tensor] = {}
+        apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+        for place in self.method.places:
+            weight = place.weight_at(self.step, self.steps)
+            if weight == 0:
+                continue
+            names = place.terms or tuple(self.method.objective.terms)
+            factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
+            # What a combination needs apart is taken apart: one backward pass per term.
+            for group in [(name,) for name in names] if self.method.combine else [names]:
+                self._at(place, {name: factors[name] for name in group}, pieces, totals, sums)
+                if self.method.combine:
+                    apart[group[0], str(place.displacement)] = self._take_gradients()
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            if self.method.combine:
+                apart = {key: self._added_up(gradients) for key, gradients in apart.items()}
+            else:
+                self._put_gradients(self._added_up(self._take_gradients()))
+            sums = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
+        if self.method.combine:
+            self._put_gradients(self.method.combine(apart))
+        if self.accelerator is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+        if self.method.pull is not None:
+            sums["pull"] = self.method.pull.add_gradient(self.weights)
+        return {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
+
+    def _at(
+        self,
+        place: At,
+        factors: Mapping[str, float],
+        pieces: list[dict[str, Batch]],
+        totals: Mapping[str, int],
+        sums: dict[str, Tensor],
+    ) -> None:
+        """Add one point's gradient to `.grad`: the weights move once, all micro-batches run there."""
+        displacement = place.displacement.resolve(self.step)
+        label = str(displacement)
+        climbed = {name: [self._loss({name: factor}, piece) for piece in pieces] for name, factor in factors.items()}
+        context = Context(self.model, climbed, self.step)
+        with learning_at(displacement, self.weights, context):
+            for piece in pieces:
+                terms = self._terms(tuple(factors), piece)
+                if not terms:
+                    continue
+                for name, value in terms.items():
+                    mean = value.detach() / totals[name]
+                    sums[f"{name}@{label}"] = sums.get(f"{name}@{label}", torch.zeros_like(mean)) + mean
+                self._backward(sum((factors[name] * value for name, value in terms.items()), torch.zeros(())))
+
+    def _loss(self, factors: Mapping[str, float], piece: Mapping[str, Batch]) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            terms = self._terms(tuple(factors), piece)
+            return sum((factors[name] * value for name, value in terms.items()), torch.zeros((), requires_grad=True))
+
+        return loss
+
+    def _terms(self, names: tuple[str, ...], piece: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses of those names on a micro-batch, each batch passed through the model once."""
+        roles = {role for name in names for role in self.method.objective.terms[name].roles}
+        wanted = {role: batch for role, batch in piece.items() if role in roles}
+        seen: dict[int, AnswerScores] = {}
+
+        def predict(batch: Batch) -> AnswerScores:
+            if id(batch) not in seen:
+                device = batch.input_ids.device.type
+                # An autocast of its own, since one that outlives the pass would keep casts of weights that move.
+                with torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
+                    seen[id(batch)] = answer_scores(self.model, batch)
+            return seen[id(batch)]
+
+        losses = self.method.objective.losses(wanted, predict)
+        return {name: losses[name] for name in names if name in losses}
+
+    def _totals(self, batches: Mapping[str, Batch]) -> dict[str, int]:
+        counts = {name: batches[term.roles[0]].units(term.unit) for name, term in self.method.objective.terms.items()}
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            here = torch.tensor(list(counts.values()), device=self.accelerator.device)
+            counts = dict(zip(counts, self.accelerator.reduce(here, "sum").tolist(), strict=True))
+        return {name: max(1, count) for name, count in counts.items()}
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.accelerator is not None:
+            self.accelerator.backward(loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def _take_gradients(self) -> dict[str, Tensor]:
+        taken = {name: tensor.grad for name, tensor in self.weights.items() if tensor.grad is not None}
+        for name in taken:
+            self.weights[name].grad = None
+        return taken
+
+    def _put_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, gradient in gradients.items():
+            self.weights[name].grad = gradient
+
+    def _added_up(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert self.accelerator is not None
+        # Every process must take part for every weight, also for one that its own records did not reach.
+        return {
+            name: self.accelerator.reduce(gradients.get(name, torch.zeros_like(tensor)), "sum")
+            for name, tensor in self.weights.trainable().items()
+        }
+
+    @torch.no_grad()
+    def _clip(self) -> float:
+        gradients = [tensor.grad for tensor in self.weights.values() if tensor.grad is not None]
+        length = norm(gradients)
+        if self.max_grad_norm is not None and length > self.max_grad_norm:
+            torch._foreach_mul_(gradients, float(self.max_grad_norm / length))
+        return float(length)
+
+    def _check_finite(self, losses: Mapping[str, float], batches: Mapping[str, Batch]) -> None:
+        scaler = None if self.accelerator is None else self.accelerator.scaler
+        for name, value in losses.items():
+            # Under fp16's loss scaling a gradient that overflows is the scaler's business: it skips the step.
+            if not torch.isfinite(torch.tensor(value)) and not (name == "gradient_norm" and scaler is not None):
+                records = {role: batch.records.tolist() for role, batch in batches.items()}
+                raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
+
+
+def _pieces(batches: Mapping[str, Batch], micro_batch: int | None) -> list[dict[str, Batch]]:
+    """Micro-batches, the n-th of every role together, so that terms that need several roles see matching records."""
+    if micro_batch is None:
+        return [dict(batches)]
+    split: dict[str, list[Batch]] = {role: batch.split(micro_batch) for role, batch in batches.items()}
+    count = max(len(parts) for parts in split.values())
+    return [{role: parts[index] for role, parts in split.items() if index < len(parts)} for index in range(count)]
+

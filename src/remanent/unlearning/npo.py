@@ -1,0 +1,77 @@
+"""Negative preference optimization: a bounded forget loss that fades as a record is forgotten.
+
+L_f = mean over records of -(2 / beta) log sigmoid(-beta D), D = log p(answer) - log p_reference(answer), summed over
+the answer's tokens. Its gradient is gradient ascent's times 2 sigmoid(beta D), which goes to 0 as D falls. The
+reference is the model before unlearning, whose scores are computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from remanent.core.batch import Batch
+from remanent.core.catalogue import System
+from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.errors import InputError
+
+SYSTEM = System(
+    name="npo",
+    title="Negative preference optimization",
+    year=2024,
+    arxiv="2404.05868",
+    card="llm-unlearning-baselines",
+    family="unlearning",
+    reproduction="tests/reproductions/test_baselines.py",
+    needs=("forget", "retain"),
+)
+
+
+@dataclass(frozen=True)
+class NPO:
+    """L_f as above, mean over records; L_r = token mean NLL of retain.
+
+    Args:
+        beta: inverse temperature, above 0; towards 0 the loss becomes gradient ascent.
+
+    Source: arXiv 2404.05868, equation 3; open-unlearning's form.
+    """
+
+    beta: float = 0.1
+
+    terms: ClassVar[Mapping[str, Term]] = {
+        "forget": Term("record", ("forget",)),
+        "retain": Term("token", ("retain",)),
+    }
+    needs_reference: ClassVar[frozenset[str]] = frozenset({"forget"})
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise InputError("beta", self.beta, "a number above 0")
+
+    def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if "forget" in batches:
+            batch = batches["forget"]
+            if batch.reference is None:
+                raise InputError("batches['forget'].reference", None, "the reference model's NLL of each record")
+            log_ratio = batch.reference - predict(batch).nll
+            found["forget"] = -(2 / self.beta) * functional.logsigmoid(-self.beta * log_ratio).sum()
+        if "retain" in batches:
+            found["retain"] = -predict(batches["retain"]).log_probs.sum()
+        return found
+
+
+def method(beta: float = 0.1, forget_weight: float = 1.0, retain_weight: float = 1.0) -> Method:
+    """NPO with open-unlearning's defaults.
+
+    Args:
+        beta: inverse temperature.
+        forget_weight: gamma.
+        retain_weight: alpha.
+    """
+    return Method(NPO(beta), weights={"forget": forget_weight, "retain": retain_weight}, recipe=Recipe())
