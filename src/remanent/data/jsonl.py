@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from remanent.core.files import write_atomic
 from remanent.data.record import Message, Record
 from remanent.data.rows import RowReader
 from remanent.errors import DataError, InputError
@@ -47,20 +46,12 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
 
     Raises:
         InputError: where a paraphrased prompt differs in more than its last question, which no row can say.
+        OSError: where the folder cannot be written.
     """
     path = Path(path)
     content = "".join(json.dumps(_row(record), ensure_ascii=False) + "\n" for record in records)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomic(path, content)
 
 
 def _object(path: Path, number: int, line: bytes) -> object:
