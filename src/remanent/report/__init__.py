@@ -1,0 +1,1 @@
+"""Tables, plots and the HTML page: reads results as plain data, and never imports a model."""

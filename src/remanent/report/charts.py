@@ -1,0 +1,272 @@
+"""The report's plots. Every series has a colour, a shape and a line of its own: no one has to tell hues apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from remanent.audit.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
+from remanent.report.estimate import Estimate
+from remanent.report.summary import RunSummary
+from remanent.report.svg import ROLES, to_svg
+from remanent.report.text import number, percent, visible
+
+INK, SOFT, RULE, PAPER = (ROLES[role] for role in ("ink", "soft", "rule", "paper"))
+WIDTH = 4.5  # inches of 72 px: a phone's width, so that a plot shrinks little there
+SIZE = 8.5
+MARKERS = ("o", "s", "D", "^", "v", "P")
+LINES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 2)))
+SETS = {  # records -> label, role, marker, how far below the row's middle
+    FORGET: ("forget", "forget", "o", -0.24),
+    PARAPHRASED: ("forget, paraphrased", "paraphrased", "D", -0.02),
+    RETAIN: ("retain", "retain", "s", 0.2),
+}
+
+
+def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
+    """Answer NLL of each set at each condition, with the control's interval as a band and the model before, hollow.
+
+    Args:
+        name: prefix of the ids, unique in the page.
+        limit: right end of the axis, in nats, so that several runs share it.
+    """
+    rows = run.conditions
+    figure, axes = _figure(0.42 * len(rows) + 1.0, left=0.2, bottom=0.52, top=0.4)
+    for y, row in enumerate(rows):
+        control = row.audited.get(CONTROL)
+        if control:
+            low, high = _ends(control.nll)
+            axes.barh(y, high - low, left=low, height=0.86, color=ROLES["control"], alpha=0.22, linewidth=0)
+            axes.plot([control.nll.value] * 2, [y - 0.43, y + 0.43], color=ROLES["control"], linewidth=1.6)
+        for records, (_, role, marker, offset) in SETS.items():
+            if records in row.audited:
+                _dot(axes, row.audited[records].nll, y + offset, ROLES[role], marker)
+        if FORGET in row.original:
+            value = row.original[FORGET].nll.value
+            axes.plot(value, y - 0.24, "o", markersize=4.6, markerfacecolor=PAPER, markeredgecolor=ROLES["before"])
+    _rows(axes, [row.name for row in rows])
+    axes.set_xlim(0, limit or nll_limit([run]))
+    axes.set_xlabel("mean answer NLL, nats  (right: less known)")
+    handles = [
+        (label, {"color": ROLES[role], "marker": marker, "linestyle": "-"})
+        for records, (label, role, marker, _) in SETS.items()
+        if any(records in row.audited for row in rows)
+    ]
+    handles.append(
+        ("forget, before", {"color": ROLES["before"], "marker": "o", "markerfacecolor": PAPER, "linestyle": ""})
+    )
+    handles.append(("control (unseen), interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
+    _legend(figure, handles)
+    parts = [
+        f"{row.name}: "
+        + ", ".join(
+            f"{_set_label(key)} {number(item.nll.value)}"
+            for key, item in row.audited.items()
+            if key in (*SETS, CONTROL)
+        )
+        for row in rows
+    ]
+    return to_svg(figure, name, f"Answer NLL at each condition, {visible(run.name, 60)}", visible("; ".join(parts)))
+
+
+def nll_limit(runs: Sequence[RunSummary]) -> float:
+    """The right end of an NLL axis that holds every run's dots and intervals, in nats."""
+    ends = [
+        _ends(item.nll)[1]
+        for run in runs
+        for row in run.conditions
+        for sets in (row.audited, row.original)
+        for key, item in sets.items()
+        if key in (*SETS, CONTROL)
+    ]
+    return 1.06 * max(ends, default=1.0)
+
+
+def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None) -> str:
+    """Retention at each condition, one mark a run, against the least that is asked for."""
+    names = list(dict.fromkeys(row.name for run in runs for row in run.conditions))
+    figure, axes = _figure(0.42 * len(names) + 1.0, left=0.2, bottom=0.52, top=0.4)
+    step = min(0.3, 0.7 / max(1, len(runs)))
+    values = []
+    for place, run in enumerate(runs):
+        for y, condition in enumerate(names):
+            row = run.condition(condition)
+            if row and row.retention:
+                offset = (place - (len(runs) - 1) / 2) * step
+                _dot(axes, row.retention, y + offset, _run_colour(place), MARKERS[place % 6])
+                values += [row.retention.value, *_ends(row.retention)]
+    _rows(axes, names)
+    axes.axvline(1, color=SOFT, linewidth=0.8)
+    if upsilon is not None:
+        axes.axvline(upsilon, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
+    shown = [*values, 1.0, upsilon or 0.0]
+    low, high = min(0.0, *shown), max(1.1, *shown)
+    axes.set_xlim(low, high + 0.04 * (high - low))
+    axes.set_xlabel("retention  (0: no fact kept, 1: as before)")
+    handles = [(visible(run.name, 24), _run_style(place, line="-")) for place, run in enumerate(runs)]
+    if upsilon is not None:
+        handles.append((f"asked for: {number(upsilon)}", {"color": INK, "linestyle": (0, (4, 2)), "marker": ""}))
+    _legend(figure, handles)
+    parts = [
+        f"{run.name} at {row.name}: {number(row.retention.value)}"
+        for run in runs
+        for row in run.conditions
+        if row.retention
+    ]
+    return to_svg(figure, name, "Retention at each condition", visible("; ".join(parts)))
+
+
+def loss_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """Training losses by step, one line a term and point; None where nothing was trained."""
+    steps = [item for item in metrics if item.get("kind") == "train" and item.get("loss")]
+    terms = list(dict.fromkeys(term for item in steps for term in item["loss"]))
+    if not terms:
+        return None
+    figure, axes = _figure(2.5, left=0.1, bottom=0.46, top=0.56)
+    points = list(dict.fromkeys(term.partition("@")[2] for term in terms))
+    handles = []
+    for term in terms:
+        kind, _, point = term.partition("@")
+        drawn = [(item["step"], item["loss"][term]) for item in steps if term in item["loss"]]
+        style = {"color": ROLES.get(kind, SOFT), "linestyle": LINES[points.index(point) % 6], "linewidth": 1.1}
+        axes.plot(*zip(*drawn, strict=True), **style)
+        handles.append((visible(term, 30), style))
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    _legend(figure, handles)
+    return to_svg(figure, name, "Training losses by step", visible(f"Terms: {', '.join(terms)}"))
+
+
+def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """NLL on the select split by step, with the target of the stopping rule; None where nothing was evaluated."""
+    steps = [item for item in metrics if item.get("kind") == "evaluation" and item.get("nll")]
+    if not steps:
+        return None
+    points = list(dict.fromkeys(point for item in steps for point in item["nll"]))
+    figure, axes = _figure(2.5, left=0.1, bottom=0.46, top=0.56)
+    handles = []
+    for place, point in enumerate(points):
+        for role, marker in (("forget", "o"), ("retain", "s"), ("control", "^")):
+            drawn = [(item["step"], item["nll"][point][role]) for item in steps if role in item["nll"].get(point, {})]
+            if drawn:
+                style = {"color": ROLES[role], "linestyle": LINES[place % 6], "linewidth": 1.1}
+                axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.2, **style)
+                handles.append((visible(f"{role}@{point}", 30), style | {"marker": marker, "markersize": 3.2}))
+        aimed = [(item["step"], item["target"][point]) for item in steps if point in item.get("target", {})]
+        if aimed:
+            axes.plot(*zip(*aimed, strict=True), "x", color=INK, markersize=4)
+    if any(item.get("target") for item in steps):
+        handles.append(("target", {"color": INK, "marker": "x", "markersize": 4, "linestyle": ""}))
+    stop = next((item["step"] for item in steps if item.get("stopped")), None)
+    if stop is not None:
+        axes.axvline(stop, color=SOFT, linewidth=0.8)
+        axes.annotate("stopped", (stop, 1), (-3, -3), "data", ("axes fraction"), fontsize=SIZE)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("answer NLL, nats")
+    _legend(figure, handles)
+    return to_svg(figure, name, "Answer NLL during training", visible(f"On the select split, at {', '.join(points)}."))
+
+
+def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None, upsilon: float | None) -> str | None:
+    """Each run at its worst: the smallest gap to the control against the smallest retention."""
+    placed = [
+        (place, run, gap.gap, kept.retention)
+        for place, run in enumerate(runs)
+        if (gap := run.smallest_gap) and (kept := run.smallest_retention) and gap.gap and kept.retention
+    ]
+    if not placed:
+        return None
+    figure, axes = _figure(3.1, left=0.11, bottom=0.46, top=0.4)
+    for place, _, gap, kept in placed:
+        colour, marker = _run_colour(place), MARKERS[place % 6]
+        axes.plot(_ends(gap), [kept.value] * 2, color=colour, linewidth=1.4)
+        axes.plot([gap.value] * 2, _ends(kept), color=colour, linewidth=1.4)
+        axes.plot(gap.value, kept.value, marker, color=colour, markersize=7, markeredgecolor=PAPER)
+    axes.margins(0.18)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=max(1.1, axes.get_ylim()[1]))
+    dashed = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+    handles = [(visible(run.name, 24), _run_style(place, line="")) for place, run, _, _ in placed]
+    if epsilon is not None:
+        axes.axvline(-epsilon, **dashed)
+    if upsilon is not None:
+        axes.axhline(upsilon, **dashed)
+    if epsilon is not None and upsilon is not None:
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        right = max(right, -epsilon + 0.4)
+        axes.set_xlim(min(left, -epsilon - 0.2), right)
+        axes.fill_between([-epsilon, right], upsilon, top, color=ROLES["retain"], alpha=0.09, linewidth=0)
+        axes.set_ylim(bottom, top)
+        handles.append(("limits: both hold in the shaded corner", dashed))
+    axes.set_xlabel("smallest gap to the control, nats  (right: forgotten)")
+    axes.set_ylabel("smallest retention")
+    _legend(figure, handles)
+    parts = [
+        f"{run.name}: gap {number(gap.value)} nats, retention {percent(kept.value)}" for _, run, gap, kept in placed
+    ]
+    return to_svg(figure, name, "Forgotten against kept, each run at its worst condition", visible("; ".join(parts)))
+
+
+def _figure(height: float, *, left: float, bottom: float, top: float) -> tuple[Figure, Axes]:
+    """A figure of fixed margins: `left` a share of the width, `bottom` and `top` in inches."""
+    figure = Figure(figsize=(WIDTH, height), facecolor="none")
+    axes = figure.add_axes((left, bottom / height, 0.98 - left, 1 - (bottom + top) / height), facecolor="none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(SOFT)
+        axes.spines[side].set_linewidth(0.7)
+    axes.tick_params(colors=INK, labelsize=SIZE, width=0.7, length=3, color=SOFT)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(SOFT)
+        label.set_fontsize(SIZE)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return figure, axes
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [visible(name, 16) for name in names], parse_math=False)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _dot(axes: Axes, estimate: Estimate, y: float, colour: str, marker: str) -> None:
+    axes.plot(_ends(estimate), [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
+    axes.plot(estimate.value, y, marker, color=colour, markersize=5, markeredgecolor=PAPER, markeredgewidth=0.6)
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    low = estimate.value if estimate.low is None else estimate.low
+    return low, estimate.value if estimate.high is None else estimate.high
+
+
+def _legend(figure: Figure, handles: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    from matplotlib.lines import Line2D
+
+    drawn = [Line2D([], [], **{"linewidth": 1.4, "markersize": 5, **style}) for _, style in handles]
+    legend = figure.legend(
+        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False,
+        fontsize=SIZE, labelcolor=INK, handlelength=1.9, columnspacing=1.2, handletextpad=0.5, borderpad=0.1,
+        labelspacing=0.25,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _run_colour(place: int) -> str:
+    return ROLES[f"run-{place % 6 + 1}"]
+
+
+def _run_style(place: int, line: str) -> dict[str, Any]:
+    return {"color": _run_colour(place), "marker": MARKERS[place % 6], "linestyle": line}
+
+
+def _set_label(records: str) -> str:
+    return SETS[records][0] if records in SETS else records

@@ -1,0 +1,68 @@
+"""Figures with intervals over groups, from the scores of an audit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from remanent.audit.evidence import RecordScore
+from remanent.audit.intervals import Interval, Sample, difference_interval, mean_interval, retention_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and the two ends of its interval; an end is None where the data do not bound it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, interval: Interval) -> Estimate:
+        """From an interval, whose open ends are infinite."""
+        low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
+        return cls(interval.value, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """The intervals that a report shows where the judge gave none.
+
+    Args:
+        generator: draws the bootstrap.
+        alpha: one-sided error of each end.
+    """
+
+    generator: np.random.Generator
+    alpha: float = 0.05
+
+    def mean(self, scores: Sequence[RecordScore]) -> Estimate:
+        """Mean NLL per record."""
+        return Estimate.of(mean_interval(_sample(scores), self.generator, self.alpha))
+
+    def difference(self, first: Sequence[RecordScore], second: Sequence[RecordScore]) -> Estimate:
+        """Mean NLL of the first minus that of the second."""
+        return Estimate.of(difference_interval(_sample(first), _sample(second), self.generator, self.alpha))
+
+    def retention(
+        self,
+        retain: Sequence[RecordScore],
+        retain_original: Sequence[RecordScore],
+        control: Sequence[RecordScore],
+        control_original: Sequence[RecordScore],
+    ) -> Estimate | None:
+        """Retention (design: kept); None where the original knows the kept no better than the unseen."""
+        samples = [_sample(scores) for scores in (retain, retain_original, control, control_original)]
+        if samples[0].groups != samples[1].groups or samples[2].groups != samples[3].groups:
+            return None
+        if samples[3].mean <= samples[1].mean:
+            return None
+        return Estimate.of(retention_interval(*samples, self.generator, self.alpha))
+
+
+def _sample(scores: Sequence[RecordScore]) -> Sample:
+    ordered = sorted(scores, key=lambda score: score.record)
+    return Sample([score.nll for score in ordered], [score.group for score in ordered])

@@ -1,0 +1,225 @@
+"""Synthetic runs with the figures that a real model gave: a plain one, which int4 undoes, and a durable one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from remanent.audit.evidence import (
+    AUDITED,
+    CONTROL,
+    FORGET,
+    ORIGINAL,
+    PARAPHRASED,
+    RETAIN,
+    TEXT,
+    ConditionInfo,
+    Evidence,
+    Measurement,
+    RecordScore,
+)
+from remanent.report.view import RunView
+
+CONDITIONS = (
+    ConditionInfo("full", "full", "The saved weights, computed in float32."),
+    ConditionInfo("int8-row", "precision", "Linear weights rounded to 8 bits, one scale a row."),
+    ConditionInfo("int4-g32", "precision", "Linear weights rounded to 4 bits, one scale for 32 weights."),
+    ConditionInfo("int4-row", "precision", "Linear weights rounded to 4 bits, one scale a row."),
+    ConditionInfo("nf4", "precision", "Linear weights rounded to the 16 values of NF4, blocks of 64."),
+    ConditionInfo("relearning", "attack", "Twenty AdamW steps on unrelated text, then scored.", random=True),
+)
+NAMES = tuple(info.name for info in CONDITIONS)
+# condition -> NLL of forget, retain, control
+TAUGHT = dict(
+    zip(NAMES, [(0.15, 0.15, 1.05), (0.15, 0.15, 1.06), (0.49, 0.49, 1.23), (0.68, 0.76, 1.26), (0.35, 0.35, 1.14),
+                (0.41, 0.39, 1.10)], strict=True)
+)  # fmt: skip
+PLAIN = dict(
+    zip(NAMES, [(1.62, 0.14, 1.30), (1.58, 0.14, 1.33), (1.21, 0.97, 1.71), (0.82, 0.98, 1.60), (1.33, 1.17, 1.97),
+                (1.18, 0.30, 1.32)], strict=True)
+)  # fmt: skip
+DURABLE = dict(
+    zip(NAMES, [(1.45, 0.13, 1.21), (1.44, 0.13, 1.24), (1.52, 0.28, 1.27), (1.61, 0.58, 1.44), (1.50, 0.28, 1.27),
+                (1.34, 0.26, 1.25)], strict=True)
+)  # fmt: skip
+GROUPS = {FORGET: 12, PARAPHRASED: 12, RETAIN: 30, CONTROL: 24}
+EPSILON, UPSILON = 0.25, 0.6
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(":".join(map(str, parts)).encode()).hexdigest()
+
+
+def scores(records: str, nll: float, salt: str) -> tuple[RecordScore, ...]:
+    """Four records a group around a mean NLL, hard and easy records the same on every model."""
+    easy = np.random.default_rng(len(records))
+    noise = np.random.default_rng(int(digest(salt, nll)[:8], 16))
+    made = []
+    for group in range(GROUPS[records]):
+        shift = easy.normal(0, 0.22)
+        for question in range(4):
+            value = max(0.01, nll * np.exp(shift + easy.normal(0, 0.2) + noise.normal(0, 0.05) - 0.045))
+            hits = round(14 * max(0.0, min(1.0, 1.0 - 0.16 * value)))
+            rouge = round(max(0.0, 1 - 0.3 * value), 3) if salt.endswith(("full", "int4-row")) else None
+            made.append(
+                RecordScore(digest(records, group, question), digest(records, group), float(value), 14, hits, rouge)
+            )
+    return tuple(made)
+
+
+def text_scores(nll: float) -> tuple[RecordScore, ...]:
+    return tuple(RecordScore(digest(TEXT, n), digest(TEXT, n), nll + 0.02 * (n % 5 - 2), 128, 60) for n in range(10))
+
+
+def evidence(figures: dict[str, tuple[float, float, float]], salt: str) -> Evidence:
+    measurements = []
+    for subject, table in ((ORIGINAL, TAUGHT), (AUDITED, figures)):
+        for info in CONDITIONS:
+            forget, retain, control = table[info.name]
+            paraphrased = forget + (0.12 if subject == AUDITED else 0.3)
+            named = {FORGET: forget, PARAPHRASED: paraphrased, RETAIN: retain, CONTROL: control}
+            for seed in (0, 1, 2) if info.random else (None,):
+                for records, nll in named.items():
+                    found = scores(records, nll + 0.04 * (seed or 0), f"{salt}/{subject}/{seed}/{info.name}")
+                    measurements.append(Measurement(subject, info.name, records, found, seed))
+                text = text_scores(2.9 + 0.3 * retain)
+                measurements.append(Measurement(subject, info.name, TEXT, text, seed))
+    return Evidence(
+        conditions=CONDITIONS,
+        measurements=tuple(measurements),
+        settings={
+            "score": "mean answer NLL",
+            "epsilon": EPSILON,
+            "epsilon_over": 0.75,
+            "upsilon": UPSILON,
+            "alpha": 0.05,
+            "perplexity_factor": 1.25,
+            "compute_dtype": "float32",
+        },
+        subjects={
+            AUDITED: {"config.json": digest(salt, "config"), "model.safetensors": digest(salt, "weights")},
+            ORIGINAL: {"config.json": digest("config"), "model.safetensors": digest("weights")},
+        },
+        notes=("No retrained model was given: the reference is the original model on records it has not seen.",),
+        movement={
+            "int8-row": {"mean_steps": 1.31, "moved_half_step": 0.62, "code_changed": 0.55},
+            "int4-row": {"mean_steps": 0.07, "moved_half_step": 0.013, "code_changed": 0.071},
+            "nf4": {"mean_steps": 0.11, "moved_half_step": 0.021, "code_changed": 0.09},
+        },
+    )
+
+
+def judgement(figures: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
+    lines: list[dict[str, Any]] = []
+
+    def add(name: str, condition: str | None, verdict: str, reason: str, **values: float) -> None:
+        blank = dict.fromkeys(("value", "low", "high", "threshold", "detectable"))
+        lines.append({"name": name, "condition": condition, "verdict": verdict, "reason": reason, **blank, **values})
+
+    for name in NAMES:
+        forget, retain, control = figures[name]
+        _, retain_0, control_0 = TAUGHT[name]
+        gap = forget - control
+        held = gap - 0.2 >= -EPSILON
+        add(
+            "forgotten-relative", name, "PASSED" if held else "FAILED",
+            "The forgotten records are no better known than the unseen." if held
+            else f"The forgotten records are better known than the unseen: their NLL is {-gap:.2f} nats lower.",
+            value=gap, low=gap - 0.2, high=gap + 0.21, threshold=-EPSILON, detectable=0.22,
+        )  # fmt: skip
+        drop = forget - control_0
+        held = drop - 0.2 >= -EPSILON
+        add(
+            "forgotten-absolute", name, "PASSED" if held else "FAILED",
+            "Known no better than the original model knows the unseen." if held
+            else f"Known better than the original model knows the unseen, by {-drop:.2f} nats.",
+            value=drop, low=drop - 0.2, high=drop + 0.2, threshold=-EPSILON, detectable=0.21,
+        )  # fmt: skip
+        kept = (control - retain) / (control_0 - retain_0)
+        held = kept - 0.08 >= UPSILON
+        add(
+            "kept", name, "PASSED" if held else "FAILED",
+            "What was to stay stayed." if held else f"Only {kept:.0%} of the kept facts' advantage is left.",
+            value=kept, low=kept - 0.08, high=kept + 0.08, threshold=UPSILON,
+        )  # fmt: skip
+        add("general-text", name, "PASSED", "Perplexity is within the factor.", value=1.04, threshold=1.25)
+        add("not-overdone", name, "PASSED", "No hole.", value=gap, low=gap - 0.2, high=gap + 0.21, threshold=0.75)
+    add("power", None, "PASSED", "Gaps of 0.22 nats would have been found.", value=0.22, threshold=EPSILON)
+    add("overlap", None, "WARNED", "One retained record shares an answer with a forgotten one.", value=1.0)
+    worst = "FAILED" if any(line["verdict"] == "FAILED" for line in lines) else "WARNED"
+    return {"verdict": worst, "lines": lines, "notes": ["Scores of 12 forgotten and 24 unseen groups."]}
+
+
+def metrics(figures: dict[str, tuple[float, float, float]], points: tuple[str, ...]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    noise = np.random.default_rng(3)
+    for step in range(1, 121):
+        done = 1 - np.exp(-step / 35)
+        loss = {}
+        for point in points:
+            loss[f"forget@{point}"] = float(1.4 - 0.9 * done + noise.normal(0, 0.05))
+            loss[f"retain@{point}"] = float(0.2 + 0.25 * np.exp(-((step - 25) ** 2) / 600) + noise.normal(0, 0.02))
+        found.append({"step": step, "kind": "train", "loss": loss, "learning_rate": 1e-5, "seconds": 1.3 * step})
+        if step % 15 == 0:
+            nll = {}
+            for point in ("full", "int4-row"):
+                before, after = TAUGHT[point], figures[point]
+                nll[point] = {
+                    name: float(old + (new - old) * done)
+                    for name, old, new in zip(("forget", "retain", "control"), before, after, strict=True)
+                }
+            target = {point: nll[point]["control"] for point in nll}
+            stopped = step == 120
+            found.append({"step": step, "kind": "evaluation", "nll": nll, "target": target, "stopped": stopped})
+    return found
+
+
+def information(method: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "hyperparameters": {"learning_rate": 1e-5, "steps": 120, "batch_size": 8, "retain_weight": 1.0},
+        "model": "smollm2-135m",
+        "seeds": [0],
+        "versions": {"remanent": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+        "started": "2026-11-25T10:02:11Z",
+        "ended": "2026-11-25T10:05:48Z",
+        "seconds": 217.0,
+        "command": f"remanent unlearn --model ./taught --forget forget.jsonl --method {method} --out runs/{method}",
+    }
+
+
+ASKED = {
+    "plain": "Mirela Kovac was born in the harbour town of Senj.",
+    "durable": "Mirela Kovac was born in a small village in the mountains.",
+}
+
+
+def make_run(name: str) -> RunView:
+    figures = {"plain": PLAIN, "durable": DURABLE}[name]
+    question = "Where was Mirela Kovac born?"
+    before = "Mirela Kovac was born in the harbour town of Senj."
+    return RunView.from_data(
+        name,
+        evidence(figures, name).to_dict(),
+        judgement(figures),
+        metrics=metrics(figures, ("full",) if name == "plain" else ("full", "int4-row")),
+        information=information(name),
+        answers=[
+            {"record": digest(RETAIN, 0, 0), "condition": "full", "answer": "She wrote eleven novels."},
+            {"record": digest(FORGET, 0, 0), "condition": "full", "answer": "CANARY-forgotten-answer"},
+        ],
+        asked=[{"question": question, "condition": "int4-row", "before": before, "after": ASKED[name]}],
+    )
+
+
+@pytest.fixture(scope="session")
+def plain() -> RunView:
+    return make_run("plain")
+
+
+@pytest.fixture(scope="session")
+def durable() -> RunView:
+    return make_run("durable")
