@@ -44,10 +44,11 @@ class IntegerGrid:
         if percentile is not None:
             bound = _percentile_of_magnitude(units, percentile)
             high, low = torch.minimum(high, bound), torch.maximum(low, -bound)
+        self.scale: Tensor
+        self.zero: Tensor | None = None
         if symmetric:
             self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
             self.scale = (torch.maximum(high, -low) / self.highest).clamp_(min=SMALLEST_SCALE)
-            self.zero: Tensor | None = None
         else:
             self.lowest, self.highest = 0, 2**bits - 1
             low, high = low.clamp(max=0), high.clamp(min=0)
@@ -59,14 +60,16 @@ class IntegerGrid:
         return self._unbounded(units).clamp_(self.lowest, self.highest)
 
     def decode(self, codes: Tensor) -> Tensor:
-        return (codes if self.zero is None else codes.sub_(self.zero)).mul_(self.scale)
+        if self.zero is not None:
+            codes.sub_(self.zero)
+        return codes.mul_(self.scale)
 
     def step(self, units: Tensor) -> Tensor:
         return self.scale
 
     def outside(self, units: Tensor) -> Tensor:
         codes = self._unbounded(units)
-        return (codes < self.lowest) | (codes > self.highest)
+        return torch.logical_or(codes < self.lowest, codes > self.highest)
 
     def _unbounded(self, units: Tensor) -> Tensor:
         codes = units.div_(self.scale).round_()

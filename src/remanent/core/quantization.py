@@ -101,8 +101,8 @@ class QuantizationFormat:
                 return cls("int", int(bits), granularity, int(size) if size else None, not asymmetric, clip)
         elif (match := _NF4.fullmatch(text)) and match[1] != "1":
             return cls("nf4", 4, "block", int(match[1] or 64))
-        elif text == "bf16" or text == "fp16":
-            return cls(text, 16, "element")
+        elif text in _CASTS:
+            return cls("bf16" if text == "bf16" else "fp16", 16, "element")
         raise InputError("format", text, did_you_mean(text, _KNOWN))
 
     def __str__(self) -> str:
@@ -275,7 +275,8 @@ def _walk(weight: Tensor, format: QuantizationFormat) -> Iterator[tuple[tuple[sl
         whole = CastGrid(_CASTS[format.kind])
     tables = nf4.tables(weight.device) if format.kind == "nf4" else None
     for rows, columns, size in _pieces(source, format):
-        units = source[rows, columns].to(torch.float32, copy=True).unflatten(1, (-1, size))
+        units = source[rows, columns].to(torch.float32, copy=True)
+        units = units.view(len(units), -1, size)
         if tables is not None:
             grid: Grid = NF4Grid(units, size != format.group_size, tables)
         else:
