@@ -65,8 +65,9 @@ def known(
         with point.at(model):
             found[str(point)] = {
                 name: float(
-                    score_records(model, records, pad_id=pad_id, batch_size=batch_size, autocast=autocast)
-                    .mean_nll.mean()
+                    score_records(
+                        model, records, pad_id=pad_id, batch_size=batch_size, autocast=autocast
+                    ).mean_nll.mean()
                 )
                 for name, records in sets.items()
             }

@@ -15,7 +15,7 @@ from remanent.core.batch import Encoded
 from remanent.core.displacement import AdapterOff
 from remanent.core.files import write_atomic
 from remanent.core.scores import score_records
-from remanent.core.weights import Weights, local
+from remanent.core.weights import Weights, has_adapter, local
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -58,8 +58,7 @@ def reference_nll(
     Returns:
         float32, (records,), in nats.
     """
-    has_adapter = any("lora_B" in name.split(".") for name in Weights.of(model))
-    point = AdapterOff().at(model) if has_adapter else nullcontext()
+    point = AdapterOff().at(model) if has_adapter(model) else nullcontext()
     with point:
         file = None
         if cache is not None:

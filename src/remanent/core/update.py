@@ -203,4 +203,3 @@ def _pieces(batches: Mapping[str, Batch], micro_batch: int | None) -> list[dict[
     split: dict[str, list[Batch]] = {role: batch.split(micro_batch) for role, batch in batches.items()}
     count = max(len(parts) for parts in split.values())
     return [{role: parts[index] for role, parts in split.items() if index < len(parts)} for index in range(count)]
-

@@ -104,6 +104,11 @@ class Weights(Mapping[str, Tensor]):
         return self.only(name for name, tensor in self.items() if tensor.requires_grad)
 
 
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a model has a LoRA."""
+    return any(part in _ADAPTER_PARTS for name, _ in model.named_parameters() for part in name.split("."))
+
+
 def identity(tensor: Tensor) -> tuple[Any, ...]:
     """Equal for two tensors exactly when they are the same view of the same memory."""
     inner = local(tensor)

@@ -233,9 +233,7 @@ def learning_at(displacement: Displacement, weights: Weights, context: Context) 
         yield
 
 
-def _pull_back_hook(
-    displacement: Displacement, name: str, tensor: Tensor, state: State
-) -> Callable[[Tensor], Tensor]:
+def _pull_back_hook(displacement: Displacement, name: str, tensor: Tensor, state: State) -> Callable[[Tensor], Tensor]:
     def hook(gradient: Tensor) -> Tensor:
         with torch.no_grad():
             here = state.weight(name) if displacement.pulls_back_by_weight else tensor

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.tensors import TensorFolder
 from remanent.core.weights import Weights
 from remanent.errors import InputError
 
@@ -38,7 +37,7 @@ class Interpolation(Displacement):
     def move(self, weights: Weights, context: Context) -> None:
         if self.t == 0:
             return
-        lookup = self.other if isinstance(self.other, Mapping) else _folder(Path(self.other))
+        lookup = self.other if isinstance(self.other, Mapping) else TensorFolder(Path(self.other))
         for name, weight in weights.items():
             there = lookup.get(name)
             if there is None or there.shape != weight.shape:
@@ -53,25 +52,3 @@ class Interpolation(Displacement):
 
     def __str__(self) -> str:
         return f"interpolation-{self.t:g}"
-
-
-class _folder:
-    """Tensors of a folder of safetensors by name, one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        if index.is_file():
-            files = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
-        elif single.is_file():
-            files = {single}
-        else:
-            raise InputError("other", str(folder), "a folder with model.safetensors")
-        self._readers: dict[str, Callable[[str], Tensor]] = {}
-        for file in sorted(files):
-            reader = safe_open(file, framework="pt")
-            self._readers.update(dict.fromkeys(reader.keys(), reader.get_tensor))
-
-    def get(self, name: str) -> Tensor | None:
-        read = self._readers.get(name)
-        return None if read is None else read(name)

@@ -62,12 +62,12 @@ class Rounding(Displacement):
 
     @property
     def pulls_back_by_weight(self) -> bool:
-        return self.quantization.percentile is not None
+        return self.quantization.clips
 
     def moving(self, weights: Weights) -> Weights:
         if self.view == "adapter":
             return (self.select or _ADAPTERS).of(weights)
-        select = self.select or (EVERYTHING if self.quantization.is_cast else LINEARS)
+        select = self.select or (EVERYTHING if self.quantization.granularity == "element" else LINEARS)
         if weights.model is None:
             return select.of(weights)
         # What sits under a LoRA is moved with it, packed or not; a packed base has no floating-point weight to list.
@@ -79,7 +79,7 @@ class Rounding(Displacement):
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
         layers = _lora_layers(context.model) if context.model is not None and self.view == "merged" else {}
-        if layers and self.quantization.is_cast:
+        if layers and self.quantization.granularity == "element":
             layers = {}
         for layer in layers.values():
             for dropout in getattr(layer, "lora_dropout", {}).values():
@@ -99,9 +99,11 @@ class Rounding(Displacement):
             part.copy_(self._round(part.float() + delta.float()) - delta.float())
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
-        if self.quantization.percentile is None:
+        if not self.quantization.clips:
             return gradient
         if self.view == "merged" and any(part.startswith("lora_") for part in name.split(".")):
+            if self.quantization.percentile is None:
+                return gradient
             raise UnsupportedError(
                 f"{self} masks what its percentile clip cuts off, which a LoRA's factors cannot express; learn at a "
                 "format without a clip, or in the adapter view"

@@ -1,0 +1,115 @@
+"""What a model may meet after it was unlearned: the conditions at which it is audited."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from remanent.audit.evidence import ConditionInfo
+from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Rounding
+from remanent.core.quantization import QuantizationFormat
+from remanent.errors import InputError
+
+DEFAULT = "full,bf16,int8,int4-row,int4-g32,nf4,relearning"
+ATTACK_SEEDS = (0, 1, 2)
+_RELEARNING = re.compile(r"relearning(?:-(unrelated|overlap))?(?:-(\d+))?")
+_NOISE = re.compile(r"noise-(\d*\.?\d+)")
+
+
+@dataclass(frozen=True)
+class RelearningAttack:
+    """Somebody fine-tunes the model.
+
+    Args:
+        overlap: on a part of what was forgotten, of which the rest is then asked; else on unrelated text.
+        steps: updates of AdamW.
+        learning_rate: constant.
+        batch_size: records per update.
+    """
+
+    overlap: bool
+    steps: int = 50
+    learning_rate: float = 2e-5
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition.
+
+    Args:
+        info: name, kind and description.
+        displacement: the point; of an attack, where the model goes after it.
+        attack: fine-tuning that comes first; None where there is none.
+        seeds: of a random attack; (None,) where the condition is deterministic.
+    """
+
+    info: ConditionInfo
+    displacement: Displacement = field(default_factory=Here)
+    attack: RelearningAttack | None = None
+    seeds: Sequence[int | None] = (None,)
+
+
+def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Condition]:
+    """Conditions from their names, separated by commas; full precision always comes first.
+
+    "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "int4-g32", "nf4" ...); "noise-0.01" (of
+    each tensor's root mean square); "adapter-off"; "relearning" (on unrelated text and on a part of the forget set),
+    "relearning-unrelated-100", "relearning-overlap"; and "relearning-overlap+int4-row": relearned, then rounded.
+
+    Args:
+        text: the names.
+        seeds: over which random attacks are repeated.
+    """
+    found: dict[str, Condition] = {"full": _deterministic("full", "full", "The weights as saved.", Here())}
+    for name in (part.strip() for part in text.split(",")):
+        if not name:
+            continue
+        for condition in _parse(name, seeds):
+            found.setdefault(condition.info.name, condition)
+    return list(found.values())
+
+
+def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
+    first, _, second = name.partition("+")
+    relearning = _RELEARNING.fullmatch(first)
+    if relearning:
+        kinds = [relearning[1]] if relearning[1] else ["unrelated", "overlap"]
+        steps = int(relearning[2]) if relearning[2] else RelearningAttack.steps
+        if steps < 1:
+            raise InputError("at", name, "at least 1 step of relearning")
+        after = _parse(second, seeds)[0] if second else None
+        return [_relearning(kind, steps, after, seeds) for kind in kinds]
+    if second:
+        raise InputError("at", name, "'+' after a relearning attack only, as in 'relearning-overlap+int4-row'")
+    noise = _NOISE.fullmatch(name)
+    if noise:
+        sigma = float(noise[1])
+        text = f"Seeded Gaussian noise of {sigma:g} times each tensor's root mean square."
+        return [_deterministic(name, "other", text, Noise(sigma))]
+    if name == "adapter-off":
+        return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
+    if name in ("full", "here"):
+        return [_deterministic("full", "full", "The weights as saved.", Here())]
+    try:
+        format = QuantizationFormat.parse(name)
+    except InputError as error:
+        expected = f"'full', 'relearning', 'noise-<sigma>', 'adapter-off' or {error.expected}"
+        raise InputError("at", name, expected) from None
+    text = f"Every weight cast to {name}." if format.granularity == "element" else f"Linear layers rounded to {name}."
+    return [_deterministic(name, "precision", text, Rounding(format))]
+
+
+def _relearning(kind: str, steps: int, after: Condition | None, seeds: Sequence[int]) -> Condition:
+    attack = RelearningAttack(overlap=kind == "overlap", steps=steps)
+    what = "half of the forgotten groups, the other half being asked" if attack.overlap else "unrelated text"
+    text = f"Fine-tuned for {steps} steps (AdamW, {attack.learning_rate:g}) on {what}"
+    text += f", then: {after.info.description}" if after else "."
+    name = f"relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
+    info = ConditionInfo(name, "attack", text, random=True)
+    return Condition(info, after.displacement if after else Here(), attack, tuple(seeds))
+
+
+def _deterministic(name: str, kind: str, description: str, displacement: Displacement) -> Condition:
+    return Condition(ConditionInfo(name, kind, description), displacement)

@@ -1,0 +1,189 @@
+"""Score sets of records on a model at a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from remanent.audit.condition import Condition, RelearningAttack
+from remanent.audit.evidence import CONTROL, FORGET, ORIGINAL, PARAPHRASED, TEXT, Measurement, RecordScore
+from remanent.core.batch import Batch, Encoded, collate
+from remanent.core.displacement import AdapterOff, Here, Relearning, Then
+from remanent.core.sampling import Sampler, seed_of
+from remanent.core.scores import score_records
+from remanent.core.weights import has_adapter
+from remanent.data.encode import encode_all, pad_id, prompt_ids
+from remanent.data.record import Record
+from remanent.errors import InputError
+
+
+@dataclass(frozen=True)
+class AuditSet:
+    """Records of one kind, encoded, with the hashes that name them in evidence."""
+
+    records: Sequence[Record]
+    encoded: Sequence[Encoded]
+    hashes: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(
+        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, hashed: Callable[[str], str]
+    ) -> AuditSet:
+        """Encode records; `hashed` turns a key or a group into its keyed hash."""
+        names = [(hashed(record.key), hashed(record.group)) for record in records]
+        return cls(records, encode_all(records, tokenizer), names)
+
+    def where(self, chosen: Callable[[Record], bool]) -> AuditSet:
+        """Those of the records that are chosen."""
+        rows = [index for index, record in enumerate(self.records) if chosen(record)]
+        return AuditSet(*([part[row] for row in rows] for part in (self.records, self.encoded, self.hashes)))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures one model.
+
+    Args:
+        subject: whose weights these are, for the evidence.
+        model: the model.
+        tokenizer: its tokenizer.
+        sets: name of the records -> records.
+        batch_size: records per forward pass.
+        autocast: dtype of the arithmetic; None is the weights' own.
+        on_batch: called with the number of records after each forward pass.
+    """
+
+    subject: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    sets: Mapping[str, AuditSet]
+    batch_size: int = 16
+    autocast: torch.dtype | None = None
+    on_batch: Callable[[int], None] | None = None
+
+    def measure(self, condition: Condition, seed: int | None) -> list[Measurement]:
+        """Every set, at a condition. Under an attack only what was forgotten and the control are scored."""
+        sets = dict(self.sets)
+        displacement = condition.displacement
+        if isinstance(displacement, AdapterOff) and not has_adapter(self.model):
+            displacement = Here()
+        if condition.attack is not None:
+            batches, sets = self._attack(condition.attack, seed or 0)
+            first = Relearning(
+                batches, condition.attack.steps, condition.attack.learning_rate, seed or 0, self.autocast
+            )
+            displacement = Then(first, displacement)
+        with displacement.at(self.model):
+            return [self._score(condition, seed, name, part) for name, part in sets.items() if len(part)]
+
+    def generate(self, condition: Condition, names: Sequence[str], most: int) -> dict[tuple[str, str], float]:
+        """ROUGE-L F1 of greedy answers: (set, record's hash) -> score, of the first `most` records of each set."""
+        with condition.displacement.at(self.model):
+            return {
+                (name, key): score
+                for name in names
+                if name in self.sets
+                for key, score in self._rouge(self.sets[name], most)
+            }
+
+    def _score(self, condition: Condition, seed: int | None, name: str, part: AuditSet) -> Measurement:
+        found = score_records(
+            self.model,
+            part.encoded,
+            pad_id=pad_id(self.tokenizer),
+            batch_size=self.batch_size,
+            autocast=self.autocast,
+            on_batch=self.on_batch,
+        )
+        rows = zip(part.hashes, found.mean_nll.tolist(), found.tokens.tolist(), found.hits.tolist(), strict=True)
+        scores = tuple(RecordScore(key, group, nll, int(n), int(hits)) for (key, group), nll, n, hits in rows)
+        return Measurement(self.subject, condition.info.name, name, scores, seed)
+
+    def _attack(self, attack: RelearningAttack, seed: int) -> tuple[list[Batch], dict[str, AuditSet]]:
+        """What is relearned, and what is then asked: never the same records."""
+        if not attack.overlap:
+            if TEXT not in self.sets:
+                raise InputError("text", "none", "general text, which relearning on unrelated data needs")
+            asked = {name: part for name, part in self.sets.items() if name in (FORGET, PARAPHRASED, CONTROL)}
+            return self._batches(self.sets[TEXT], attack, seed), asked
+        # The original model knows the forget set; the matching question to it is a part of the control.
+        source = CONTROL if self.subject == ORIGINAL else FORGET
+        if source not in self.sets:
+            raise InputError(source, "none", f"a {source} set, a part of which is relearned")
+        groups = sorted({record.group for record in self.sets[source].records})
+        if len(groups) < 2:
+            raise InputError(source, f"{len(groups)} group", "at least 2 groups, one to relearn and one to ask")
+        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_of(seed, "relearned groups")))
+        forgotten = len({record.group for record in self.sets[FORGET].records}) if FORGET in self.sets else len(groups)
+        taken = {groups[index] for index in order[: min(forgotten, len(groups)) // 2].tolist()}
+        asked = {
+            name: part if name == CONTROL != source else part.where(lambda record: record.group not in taken)
+            for name, part in self.sets.items()
+            if name in (source, CONTROL) or (name == PARAPHRASED and source == FORGET)
+        }
+        relearned = self.sets[source].where(lambda record: record.group in taken)
+        return self._batches(relearned, attack, seed), asked
+
+    def _batches(self, part: AuditSet, attack: RelearningAttack, seed: int) -> list[Batch]:
+        sampler = Sampler(len(part), attack.batch_size, seed, "relearning")
+        fill = pad_id(self.tokenizer)
+        return [collate(part.encoded, sampler.batch(step), fill) for step in range(1, attack.steps + 1)]
+
+    def _rouge(self, part: AuditSet, most: int) -> Iterator[tuple[str, float]]:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(["rougeL"], use_stemmer=True)
+        asked = [index for index, record in enumerate(part.records) if record.prompt][:most]
+        for start in range(0, len(asked), self.batch_size):
+            rows = asked[start : start + self.batch_size]
+            prompts = [prompt_ids(part.records[index], self.tokenizer) for index in rows]
+            # Room for an answer half as long again as the true one; longer ones are cut, as their score would fall.
+            room = max(part.encoded[index].scored for index in rows) * 3 // 2 + 4
+            answers = generate(self.model, self.tokenizer, prompts, room, self.autocast)
+            for index, answer in zip(rows, answers, strict=True):
+                yield part.hashes[index][0], scorer.score(part.records[index].answer, answer)["rougeL"].fmeasure
+            if self.on_batch is not None:
+                self.on_batch(len(rows))
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    autocast: torch.dtype | None = None,
+) -> list[str]:
+    """Greedy answers to prompts given as tokens, padded on the left."""
+    device = next(model.parameters()).device
+    length, fill = max(map(len, prompts)), pad_id(tokenizer)
+    ids = torch.tensor([[fill] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        out = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=fill,
+        )
+    return tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+
+
+def with_rouge(measurement: Measurement, scores: Mapping[tuple[str, str], float]) -> Measurement:
+    """The measurement with generated answers' scores filled in where there are any."""
+    filled = tuple(
+        replace(score, rouge_l=scores.get((measurement.records, score.record), score.rouge_l))
+        for score in measurement.scores
+    )
+    return replace(measurement, scores=filled)
