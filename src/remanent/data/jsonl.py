@@ -25,6 +25,12 @@ def read_records(path: str | Path, role: str) -> list[Record]:
     Raises:
         DataError: naming file, line and field.
     """
+    reader = RowReader(path, role)
+    return [reader.read(row, number) for number, row in read_rows(path, role)]
+
+
+def read_rows(path: str | Path, role: str) -> list[tuple[int, object]]:
+    """The objects of a JSON Lines file, not yet checked, each with the number of its line from 1. Raises DataError."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -32,13 +38,11 @@ def read_records(path: str | Path, role: str) -> list[Record]:
         raise DataError(path, 0, "", f"there is no such file; expected the {role} records") from None
     except OSError as error:
         raise DataError(path, 0, "", f"cannot be read ({error.strerror}); expected the {role} records") from None
-    reader, records = RowReader(path, role), []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            records.append(reader.read(_object(path, number, line), number))
-    if not records:
+    lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
+    rows = [(number, _object(path, number, line)) for number, line in lines if line.strip()]
+    if not rows:
         raise DataError(path, 0, "", f"is empty; expected the {role} records, one JSON object a line")
-    return records
+    return rows
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:

@@ -1,0 +1,79 @@
+"""Records by name: a file, the embedded authors, TOFU, MUSE, or any data set on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from remanent.data import muse, tofu
+from remanent.data.authors import author_sets
+from remanent.data.hub import hub_rows
+from remanent.data.jsonl import read_records
+from remanent.data.record import Record
+from remanent.data.rows import RowReader
+from remanent.errors import InputError, did_you_mean
+
+AUTHOR_SETS = ("forget", "retain", "control")
+NAMES = (
+    *(f"authors:{part}" for part in AUTHOR_SETS),
+    *(f"tofu:{name}" for name in tofu.NAMES),
+    *(f"muse:{name}" for name in muse.NAMES),
+)
+FORMS = "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, hub:<owner>/<name>[:config][:split]"
+
+
+def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[Record]:
+    """The records that a name stands for.
+
+    Args:
+        name: one of
+            a path to a JSON Lines file (`read_records`);
+            "authors:forget", "authors:retain" or "authors:control", the embedded authors of seed 0, or of another
+            seed: "authors:forget:3";
+            "tofu:forget01" and so on (`tofu.NAMES`); "muse:books/forget_qa" and so on (`muse.NAMES`);
+            "hub:owner/name[:config][:split]", any data set on the hub whose rows have one of the forms that
+            `read_records` takes; the split is "train" unless given, and "hub:owner/name::test" names a split alone.
+        role: the setting that holds the name ("forget", "retain" ...), for errors and for keys that a file lacks.
+        folder: where copies of TOFU and MUSE lie, in folders tofu/ and muse/; default: the environment variable
+            REMANENT_DATA. What is not there is asked of the hub.
+
+    Raises:
+        InputError: where the name is not known or cannot be loaded.
+        DataError: where a row is wrong, with file, line and field.
+        MissingExtraError: where the hub is asked and `datasets` is not installed.
+    """
+    text = str(name)
+    scheme, _, rest = text.partition(":")
+    folder = folder or os.environ.get("REMANENT_DATA") or None
+    match scheme if rest else "":
+        case "authors":
+            return _authors(rest, text, role)
+        case "tofu":
+            return tofu.tofu(rest, Path(folder, "tofu") if folder else None, role)
+        case "muse":
+            return muse.muse(rest, Path(folder, "muse") if folder else None, role)
+        case "hub":
+            return _hub(rest, text, role)
+    if text.endswith(".jsonl") or Path(text).is_file() or "/" in text or os.sep in text:
+        return read_records(text, role)
+    near = re.search(r" \(did you mean .*", did_you_mean(text, NAMES))
+    raise InputError(role, text, FORMS + (near.group() if near else ""))
+
+
+def _authors(rest: str, text: str, role: str) -> list[Record]:
+    part, _, seed = rest.partition(":")
+    if part not in AUTHOR_SETS:
+        raise InputError(role, text, "authors:<set>[:seed] with " + did_you_mean(part, AUTHOR_SETS))
+    if seed and not re.fullmatch(r"[0-9]+", seed):
+        raise InputError(role, text, "authors:<set>[:seed] with a whole number from 0 as the seed")
+    return list(getattr(author_sets(int(seed or 0)), part))
+
+
+def _hub(rest: str, text: str, role: str) -> list[Record]:
+    found = re.fullmatch(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<config>[^:]*))?(:(?P<split>[^:]+))?", rest)
+    if not found:
+        raise InputError(role, text, "hub:<owner>/<name>[:config][:split]")
+    repository, config, split = found["repository"], found["config"] or "", found["split"] or "train"
+    reader = RowReader(text, role)
+    return [reader.read(row, line) for line, row in hub_rows(repository, config, split, role)]
