@@ -134,8 +134,8 @@ def audit(
         if subject not in subjects:
             continue
         loaded = subjects[subject]()
-        digests[subject] = loaded.source.files
-        store = _Store(folder, subject, loaded.source.files, named, plan)
+        digests[subject] = loaded.source.files()
+        store = _Store(folder, subject, digests[subject], named, plan)
         progress = _Counter(subject, on_progress, _work(plan, named))
         sets = {name: AuditSet.of(records, loaded.tokenizer, hashed) for name, records in named.items()}
         measurer = Measurer(

@@ -1,0 +1,94 @@
+"""A run's folder: what was asked, what came of it, and the check that both belong together."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from remanent.core.files import read_json, sha256_file, write_atomic, write_json
+from remanent.errors import InputError, RunConflictError
+
+_PACKAGES = ("remanent", "torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; made where it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.inputs = path / "inputs.json"
+        self.metrics = path / "metrics.jsonl"
+        self.model = path / "model"
+        self.audit = path / "audit.json"
+        self.judgement = path / "judgement.json"
+        self.certificate = path / "certificate.json"
+        self.report = path / "report.html"
+        self.manifest = path / "manifest.json"
+
+    def begin(self, config: str, inputs: Mapping[str, str]) -> None:
+        """Start a run, or go on with it.
+
+        Args:
+            config: the complete settings, as text.
+            inputs: name -> keyed hash of everything that the run reads.
+
+        Raises InputError where the folder cannot be written, RunConflictError where it belongs to another run.
+        """
+        check_writable(self.path)
+        if self.config.is_file():
+            if self.config.read_text(encoding="utf-8") != config:
+                raise RunConflictError(
+                    f"{self.path} belongs to a run with other settings ({self.config}); give another folder, or "
+                    "remove this one"
+                )
+            before = read_json(self.inputs)
+            changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+            if changed:
+                raise RunConflictError(
+                    f"{self.path}: {', '.join(changed)} changed since the run began; restore it, or start a new run"
+                )
+            return
+        if any(self.path.iterdir()):
+            raise RunConflictError(f"{self.path} is not empty and holds no run; give another folder")
+        write_json(self.inputs, dict(inputs))
+        write_atomic(self.config, config)
+
+    def finish(self, **facts: Any) -> None:
+        """Write the manifest: versions, the facts given, and the SHA-256 of every output."""
+        outputs = {
+            str(file.relative_to(self.path)): sha256_file(file)
+            for file in sorted(self.path.rglob("*"))
+            if file.is_file() and file != self.manifest and "checkpoints" not in file.relative_to(self.path).parts
+        }
+        write_json(self.manifest, {"versions": versions(), **facts, "outputs": outputs})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the machine and the packages that decide a result."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_writable(path: Path) -> None:
+    """Make a folder where there is none. Raises InputError where it cannot be made or written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError("out", str(path), f"a folder that can be written ({os.strerror(error.errno or 0)})") from None

@@ -1,0 +1,1 @@
+"""The jobs that the command line and the first functions of the library run: one file each."""

@@ -1,0 +1,138 @@
+"""One model of settings per job: the YAML file, the command line's options and the docs all come from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from remanent.core.files import write_atomic
+from remanent.errors import InputError, did_you_mean
+
+Adapter = Literal["full", "lora", "lora-nf4"]
+Precision = Literal["fp32", "bf16"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Settings):
+    """The records of a job: paths of JSON Lines files, or names such as "authors:forget" or "tofu:forget01"."""
+
+    forget: str | None = Field(None, description="Records to be forgotten.")
+    retain: str | None = Field(None, description="Records to be kept.")
+    control: str | None = Field(
+        None, description="Records of the same kind that no model has seen: the yardstick of forgetting."
+    )
+    text: str | None = Field(None, description="General text for perplexity; the embedded passages by default.")
+    split_seed: int = Field(0, ge=0, description="Decides which groups train, select and audit.")
+    max_length: int | None = Field(None, ge=8, description="Longest record, in tokens; answers are cut.")
+
+
+class UnlearnSettings(_Settings):
+    """Make a model forget."""
+
+    model: str = Field(description="The model that knows too much: a folder, a .gguf file, a hub name.")
+    data: DataSettings
+    method: str = Field("durable", description="Name of the method; `remanent methods` lists them.")
+    hyperparameters: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="The method's own settings; the paper's where nothing is said."
+    )
+    base: str | None = Field(None, description="The model before it was taught; retraining starts from it.")
+    adapter: Adapter = Field("full", description="Train all weights, a LoRA, or a LoRA on an NF4 base.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA.")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the LoRA: alpha / rank.")
+    steps: int | None = Field(None, ge=1, description="Updates at most; the method's own where nothing is said.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the forget set, where no steps are given.")
+    learning_rate: float | None = Field(None, gt=0, description="Of AdamW; the method's own where nothing is said.")
+    batch_size: int | None = Field(None, ge=1, description="Records of each role per update.")
+    micro_batch: int | None = Field(None, ge=1, description="Records per forward pass; saves memory.")
+    schedule: Literal["constant", "linear", "cosine"] | None = Field(None, description="Of the learning rate.")
+    warmup: float | None = Field(None, ge=0, lt=1, description="Share of the run over which the rate rises.")
+    precision: Precision = Field("fp32", description="Of the arithmetic; weights stay float32.")
+    seed: int = Field(0, ge=0, description="Of the order of records and of dropout.")
+    stop: bool = Field(True, description="Stop when the forget set is no better known than the control.")
+    stop_at: str = Field("full,int4-row", description="Conditions at which the stopping rule must hold.")
+    stop_margin: float = Field(0.0, description="Nats by which the forget NLL may stay below the control's.")
+    evaluate_every: int = Field(10, ge=0, description="Updates between evaluations.")
+    checkpoint_every: int = Field(50, ge=0, description="Updates between checkpoints; 0 writes none.")
+    threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
+
+
+class AuditSettings(_Settings):
+    """Ask a saved model what it still knows, at every condition it may meet."""
+
+    model: str = Field(description="The model to audit.")
+    data: DataSettings
+    reference: str | None = Field(None, description="The model before unlearning.")
+    retrained: str | None = Field(None, description="A model that never saw the forget set, where there is one.")
+    at: str = Field("full,bf16,int8,int4-row,int4-g32,nf4,relearning", description="Conditions, separated by commas.")
+    attack_seeds: int = Field(3, ge=1, description="Seeds over which a random attack is repeated.")
+    epsilon: float = Field(0.25, gt=0, description="Nats by which forget may be better known than the control.")
+    epsilon_over: float = Field(1.0, gt=0, description="Nats above the control that count as overdone.")
+    upsilon: float = Field(0.9, gt=0, le=1, description="Share of the retained knowledge that must be kept.")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error of each bound.")
+    perplexity_factor: float = Field(1.2, ge=1, description="Times the original's general-text perplexity allowed.")
+    generate: int = Field(50, ge=0, description="Records per set answered freely at full and worst precision.")
+    batch_size: int = Field(16, ge=1, description="Records per forward pass.")
+    precision: Precision = Field("fp32", description="Of the arithmetic.")
+    threads: int | None = Field(None, ge=1, description="Threads.")
+
+
+class JobSettings(_Settings):
+    """A file for `remanent run`: unlearn, then audit what came of it."""
+
+    unlearn: UnlearnSettings
+    audit: AuditSettings | None = None
+
+
+def parse(kind: type[BaseModel], data: Any, source: str) -> Any:
+    """Settings from plain data. Raises InputError that names the field, the value and what would be right."""
+    if not isinstance(data, dict):
+        raise InputError(source, type(data).__name__, "a mapping of settings")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            names = _fields(kind, first["loc"][:-1])
+            raise InputError(f"{source}: {where}", first["input"], did_you_mean(str(first["loc"][-1]), names)) from None
+        if first["type"] == "missing":
+            raise InputError(f"{source}: {where}", None, "a value: this setting is required") from None
+        raise InputError(f"{source}: {where}", first["input"], _lower(first["msg"])) from None
+
+
+def read_yaml(path: Path, kind: type[BaseModel]) -> Any:
+    """Settings from a YAML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError("config", str(path), f"a YAML file that can be read ({error.strerror})") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise InputError("config", f"{path}{place}", f"YAML: {getattr(error, 'problem', error)}") from None
+    return parse(kind, data, str(path))
+
+
+def write_yaml(path: Path, settings: BaseModel) -> None:
+    """Settings as a YAML file that runs again as it is."""
+    write_atomic(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        kind = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(kind.model_fields)
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,185 @@
+"""Unlearn: from a model, a forget set and a retain set to a saved model, in a run folder that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from remanent.audit.condition import parse_conditions
+from remanent.core.batch import Encoded
+from remanent.core.catalogue import build
+from remanent.core.episode import Episode
+from remanent.core.evaluation import ForgetAtControl
+from remanent.core.loop import Outcome, Settings, run_episode, with_recipe
+from remanent.core.method import Method
+from remanent.core.run_folder import RunFolder
+from remanent.data.encode import encode_all, pad_id
+from remanent.data.record import Record
+from remanent.errors import InputError
+from remanent.jobs.config import UnlearnSettings
+from remanent.jobs.data import JobData, input_hashes, load_data, overlap_sentences
+from remanent.jobs.progress import Interface
+from remanent.models.load import Loaded, load
+from remanent.models.lora import add_lora, load_nf4
+from remanent.models.save import is_saved, save
+from remanent.models.source import find
+
+
+def unlearn(
+    settings: UnlearnSettings,
+    out: Path,
+    *,
+    interface: Interface | None = None,
+    records: Mapping[str, list[Record]] | None = None,
+) -> RunFolder:
+    """Run an unlearning job, or go on with one that was cut off.
+
+    Args:
+        settings: the job.
+        out: the run folder.
+        interface: where progress goes; None is silent.
+        records: role -> records in place of the settings' names.
+
+    Raises InputError, DataError and RunConflictError before any work starts.
+    """
+    interface = interface or Interface()
+    method = build_method(settings)
+    data = load_data(settings.data, records)
+    _check_roles(method, data, settings)
+    stop_at = parse_conditions(settings.stop_at)
+    if any(condition.attack is not None for condition in stop_at):
+        raise InputError("stop_at", settings.stop_at, "precisions only; an attack during the run would be part of it")
+    start = settings.base if method.from_base else settings.model
+    source = find(start or settings.model)
+    run = RunFolder(out)
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    run.begin(text, {**input_hashes(data), "model": _digest(source.files())})
+    _, sentences = overlap_sentences(data)
+    for sentence in sentences:
+        interface.warn(sentence)
+    if is_saved(run.model) and run.manifest.is_file():
+        interface.say(f"{run.path}: finished already; the model is in {run.model}")
+        return run
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    interface.say(f"Loading {start}")
+    loaded = _load(start or settings.model, settings)
+    began = time.monotonic()
+    outcome = _train(method, loaded, data, settings, run, interface, [item.displacement for item in stop_at])
+    save(loaded.model, loaded.tokenizer, run.model, merged=settings.adapter == "lora")
+    run.finish(
+        seed=settings.seed,
+        threads=torch.get_num_threads(),
+        seconds=round(time.monotonic() - began, 1),
+        steps=outcome.steps,
+        planned_steps=outcome.planned,
+        stopped_by_rule=outcome.stopped,
+        best_step=outcome.best_step,
+    )
+    interface.say(_summary(outcome, run))
+    return run
+
+
+def build_method(settings: UnlearnSettings) -> Method:
+    """The method of a job, with the settings that its user gave in place of the paper's."""
+    method = build(settings.method, settings.hyperparameters)
+    return with_recipe(
+        method,
+        steps=settings.steps if settings.epochs is None else None,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+    )
+
+
+def _check_roles(method: Method, data: JobData, settings: UnlearnSettings) -> None:
+    if method.from_base:
+        if settings.base is None:
+            raise InputError("base", None, "the model before it was taught, since retraining starts from it")
+        if not data.retain:
+            raise InputError("data.retain", None, "the records that retraining trains on")
+        return
+    for role, there in (("forget", data.forget), ("retain", data.retain)):
+        if role in method.roles and not there:
+            raise InputError(f"data.{role}", getattr(settings.data, role), f"{role} records, which the method needs")
+
+
+def _load(name: str, settings: UnlearnSettings) -> Loaded:
+    if settings.adapter == "lora-nf4":
+        loaded = load_nf4(name, dtype=torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+    else:
+        loaded = load(name)
+    if settings.adapter == "full":
+        return loaded
+    model = add_lora(loaded.model, settings.lora_rank, settings.lora_alpha, seed=settings.seed)
+    return Loaded(model, loaded.tokenizer, loaded.source)
+
+
+def _train(
+    method: Method,
+    loaded: Loaded,
+    data: JobData,
+    settings: UnlearnSettings,
+    run: RunFolder,
+    interface: Interface,
+    stop_points: list[Any],
+) -> Outcome:
+    def encoded(records: list[Record]) -> list[Encoded]:
+        return encode_all(records, loaded.tokenizer, settings.data.max_length)
+
+    if method.from_base:
+        roles = {"task": encoded(data.all_retained)}
+    else:
+        roles = {"forget": encoded(data.forget)}
+        if data.retain:
+            roles["retain"] = encoded(data.retain["train"])
+    loop = Settings(
+        pad_id=pad_id(loaded.tokenizer),
+        seed=settings.seed,
+        precision=settings.precision,
+        micro_batch=settings.micro_batch,
+        evaluate_every=settings.evaluate_every,
+        checkpoint_every=settings.checkpoint_every,
+    )
+    rule = None
+    if settings.stop and not method.from_base:
+        if data.control:
+            sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
+            if data.retain:
+                sets["retain"] = encoded(data.retain["select"])
+            rule = ForgetAtControl(sets, stop_points, loop.pad_id, margin=settings.stop_margin, autocast=loop.autocast)
+        else:
+            interface.warn("no control set: nothing says when forgetting is enough, so the run goes to its last step")
+    with interface.bar(f"{settings.method}") as advance:
+        return run_episode(
+            loaded.model,
+            method,
+            Episode("unlearn", "teach" if method.from_base else "erase", roles),
+            loop,
+            rule=rule,
+            folder=run.path,
+            on_step=lambda step, steps, losses: advance(step, steps, _brief(losses)),
+            on_warning=interface.warn,
+            reference_cache=run.path / "cache",
+        )
+
+
+def _brief(losses: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "gradient_norm")
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())).encode()).hexdigest()
+
+
+def _summary(outcome: Outcome, run: RunFolder) -> str:
+    how = "stopped by its rule" if outcome.stopped else "ran to its last step"
+    return f"{outcome.steps} of {outcome.planned} steps, {how}; step {outcome.best_step} is saved in {run.model}"
