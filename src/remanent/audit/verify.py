@@ -1,0 +1,199 @@
+"""Does a certificate belong to these files, and did this key sign it? Nothing in the file is trusted before that.
+
+Files that the certificate does not name: a loader may pick up more than weights (adapters, configuration, tokenizer
+files, templates, code), so any extra file fails the verification, except what no loader reads: the certificate itself,
+hidden files, `.md` files, licences and notices. Those are noted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from remanent.audit.hashes import is_inside, list_files
+from remanent.audit.judgement import overall
+from remanent.audit.signing import envelope_bytes, load_public_key, open_envelope
+from remanent.audit.statement import PREDICATE_TYPE, STATEMENT_TYPE
+from remanent.core.files import parse_json, sha256_file
+from remanent.errors import IntegrityError
+
+LARGEST = 64 * 2**20
+HARMLESS_NAMES = ("license", "licence", "notice", "copying")
+Verdict = Literal["PASSED", "WARNED", "NOT ASSESSABLE", "FAILED"]
+
+
+def _safe(name: str) -> str:
+    path = PurePosixPath(name)
+    plain = name.isprintable() and not any(character in name for character in '\\:*?"<>|')
+    if not plain or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+        raise ValueError("must be a relative path without '..'")
+    return name
+
+
+def _exactly(expected: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value != expected:
+            raise ValueError(f"must be {expected}")
+        return value
+
+    return check
+
+
+class _Untrusted(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Digest(_Untrusted):
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class _Subject(_Untrusted):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_safe)]
+    digest: _Digest
+
+
+class _Line(_Untrusted):
+    name: str
+    condition: str
+    verdict: Verdict
+    value: float | None
+    low: float | None
+    high: float | None
+    threshold: float | None
+    detectable: float | None
+    reason: str
+
+
+class _Predicate(_Untrusted):
+    tool: dict[str, Any]
+    created: str
+    verdict: Verdict
+    lines: list[_Line]
+    method: dict[str, Any]
+    settings: dict[str, Any]
+    conditions: list[dict[str, Any]]
+    intervals: str
+    record_sets: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    movement: dict[str, dict[str, float]]
+    lineage: dict[str, dict[str, str]]
+    notes: list[str]
+    limits: list[str]
+
+
+class _Statement(_Untrusted):
+    kind: Annotated[str, AfterValidator(_exactly(STATEMENT_TYPE))] = Field(alias="_type")
+    subject: Annotated[list[_Subject], Field(min_length=1)]
+    predicateType: Annotated[str, AfterValidator(_exactly(PREDICATE_TYPE))]
+    predicate: _Predicate
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a certificate is worth for a folder.
+
+    Args:
+        ok: whether the key signed it, unchanged, and it names exactly these files. It says nothing of the verdict:
+            a certificate that reads FAILED can be verified as well as one that reads PASSED.
+        problems: why not; () where it is.
+        verdict: of the audit; None where the signature or the form is wrong, since then nothing in it can be relied on.
+        statement: the content; None likewise.
+        notes: files that the certificate does not name and that no loader reads.
+    """
+
+    ok: bool
+    problems: tuple[str, ...]
+    verdict: str | None = None
+    statement: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def verify(
+    certificate_path: str | os.PathLike[str],
+    model_folder: str | os.PathLike[str],
+    public_key_path: str | os.PathLike[str],
+) -> Verification:
+    """Check a certificate's signature, form and files.
+
+    Args:
+        certificate_path: the DSSE envelope.
+        model_folder: the files it should be about.
+        public_key_path: the key of whom you trust, from them and not from beside the certificate.
+
+    Raises:
+        InputError: where the key cannot be read or the model folder is none. Whatever is wrong with the certificate
+            or with the files is a problem in the result, not an error.
+    """
+    key = load_public_key(public_key_path)
+    certificate, folder = Path(certificate_path), Path(model_folder)
+    try:
+        raw = _read(certificate)
+        envelope = parse_json(raw, "certificate")
+        payload = open_envelope(envelope, key)
+        if envelope_bytes(envelope) != raw:
+            raise IntegrityError("the certificate file is not spelled as it was written")
+        statement = parse_json(payload, "statement")
+        checked = _Statement.model_validate(statement)
+    except ValidationError as error:
+        return Verification(False, tuple(_worded(error)))
+    except IntegrityError as error:
+        return Verification(False, (str(error),))
+    predicate = checked.predicate
+    problems = []
+    if predicate.verdict != overall(line.verdict for line in predicate.lines):
+        problems.append(f"the verdict {predicate.verdict} does not follow from the certificate's own lines")
+    found, notes = _files(checked.subject, folder, certificate)
+    problems += found
+    return Verification(not problems, tuple(problems), predicate.verdict, statement, tuple(notes))
+
+
+def _files(subjects: list[_Subject], folder: Path, certificate: Path) -> tuple[list[str], list[str]]:
+    problems, notes = [], []
+    named = {subject.name: subject.digest.sha256 for subject in subjects}
+    if len(named) != len(subjects):
+        problems.append("the certificate names a file twice")
+    try:
+        present = list_files(folder)
+    except IntegrityError as error:
+        return [*problems, str(error)], notes
+    for name, digest in named.items():
+        path = folder / name
+        if not is_inside(folder, path):
+            problems.append(f"{name}: leads out of the model folder")
+        elif not path.is_file():
+            problems.append(f"{name}: is missing")
+        elif sha256_file(path) != digest:
+            problems.append(f"{name}: is not the file that was certified (its sha256 differs)")
+    for name in present:
+        if name in named or (folder / name).resolve() == certificate.resolve():
+            continue
+        if _harmless(name):
+            notes.append(f"{name}: is not named in the certificate")
+        else:
+            problems.append(f"{name}: is not named in the certificate, and a loader might read it")
+    return problems, notes
+
+
+def _harmless(name: str) -> bool:
+    path = PurePosixPath(name.lower())
+    return path.suffix == ".md" or (path.stem in HARMLESS_NAMES and path.suffix in ("", ".txt"))
+
+
+def _read(certificate: Path) -> bytes:
+    try:
+        if certificate.stat().st_size > LARGEST:
+            raise IntegrityError(f"{certificate}: is larger than {LARGEST // 2**20} MiB, which no certificate is")
+        return certificate.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{certificate}: cannot be read: {error.strerror}") from error
+
+
+def _worded(error: ValidationError) -> list[str]:
+    """Pydantic's findings, without the values: they are not ours to repeat."""
+    return [f"statement, {'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()[:20]]
