@@ -1,0 +1,121 @@
+"""A model folder as transformers writes it: checked first, then loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from remanent.core.files import read_json
+from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.models.save import check_saved
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load_folder(
+    folder: Path, dtype: torch.dtype | None, **keywords: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer of a folder.
+
+    Args:
+        folder: with config.json, safetensors weights and tokenizer files. What `save` wrote is checked first.
+        dtype: of the floating-point weights; None: as saved.
+        keywords: for `from_pretrained`: quantization_config, device_map.
+
+    Raises:
+        IntegrityError: where a weight, a shard or a saved file is missing or damaged.
+        UnsupportedError: where the weights are pickled or quantized already, or transformers cannot load the folder.
+        InputError: where the folder holds no model.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    check_folder(folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **keywords,
+        )
+    except SafetensorError as error:
+        raise IntegrityError(f"{folder}: a weights file is damaged or cut off: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError, NotImplementedError) as error:
+        raise UnsupportedError(f"{folder}: transformers cannot load this model: {error}") from error
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        missing = sorted(info["missing_keys"])
+        raise IntegrityError(f"{folder}: {len(missing)} weight(s) are missing, the first: {missing[0]}")
+    return model, load_tokenizer(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not whole, not safetensors, or quantized already. Raises as `load_folder` does."""
+    check_saved(folder)
+    if not any(folder.glob("*.safetensors")):
+        pickled = [file.name for pattern in PICKLES for file in sorted(folder.glob(pattern))]
+        if pickled:
+            raise UnsupportedError(
+                f"{folder}: has only pickled weights ({pickled[0]}), which can run code when they are read; convert "
+                "them to safetensors where you trust them (save_pretrained of a recent transformers writes it)"
+            )
+        raise InputError("model", str(folder), "a folder with safetensors weights, or the path of a .gguf file")
+    shard = missing_shard(folder)
+    if shard:
+        raise IntegrityError(f"{folder}: the weights file {shard} is missing")
+    if not (folder / "config.json").is_file():
+        raise InputError("model", str(folder), "a folder with a config.json")
+    config = read_json(folder / "config.json")
+    quantization = config.get("quantization_config") or config.get("compression_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown method")
+        raise UnsupportedError(
+            f"{folder}: is quantized already ({method}): its weights are packed integers, which cannot be moved, "
+            "rounded or trained; give the model it was made from, and for LoRA on a 4-bit base load that with load_nf4"
+        )
+
+
+def missing_shard(folder: Path) -> str | None:
+    """The first weights file that the folder's index names and that is not there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return None
+    names = sorted(set(read_json(index)["weight_map"].values()))
+    return next((name for name in names if not (folder / name).is_file()), None)
+
+
+def load_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a GGUF file; where it has no pad token, its end-of-sequence token pads.
+
+    A tokenizer without a chat template is fine.
+
+    Raises:
+        UnsupportedError: where there is none, or it needs code or a package that is not there.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    keywords = {} if gguf_file is None else {"gguf_file": gguf_file}
+    # AutoTokenizer may put another tokenizer in the place of what tokenizer.json says, by the model's type.
+    kind = PreTrainedTokenizerFast if gguf_file is None and _declares_generic(folder) else AutoTokenizer
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **keywords)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        place = folder if gguf_file is None else gguf_file
+        raise UnsupportedError(f"{place}: has no tokenizer that can be loaded: {error}") from error
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _declares_generic(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file() or not (folder / "tokenizer.json").is_file():
+        return False
+    return read_json(settings).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")

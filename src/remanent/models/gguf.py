@@ -1,0 +1,77 @@
+"""GGUF files as float models, and a converted copy of them that loads fast."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from remanent.core.files import sha256_file
+from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.models.folder import load_folder, load_tokenizer
+from remanent.models.save import check_saved, is_saved, save
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A GGUF file's model, dequantized, and its tokenizer.
+
+    Its weights lie on the file's grid until they are trained. The mark of quantization is taken off, so that the
+    model can be saved.
+
+    Raises:
+        IntegrityError: where the file is not GGUF or cut off.
+        UnsupportedError: where transformers does not know the architecture or the quantization.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise IntegrityError(f"{path.name}: is not a GGUF file")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise UnsupportedError(
+            f"{path.name}: transformers cannot load this GGUF file, or it is cut off: {error}"
+        ) from error
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+    return model, load_tokenizer(path.parent, path.name)
+
+
+def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same from a safetensors copy in the user's cache folder, which is made the first time.
+
+    The copy lies in $XDG_CACHE_HOME/remanent/gguf/<SHA-256 of the GGUF file> (by default under ~/.cache) in float32:
+    four bytes a parameter. A copy that is damaged is made anew; where the folder cannot be written, there is none.
+    """
+    folder = cache_folder() / sha256_file(path)
+    if not _is_whole(folder):
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            save(*load_gguf(path, torch.float32), folder)
+        except (OSError, InputError):
+            return load_gguf(path, dtype)
+    return load_folder(folder, dtype)
+
+
+def cache_folder() -> Path:
+    """Where converted copies of GGUF files lie; what is in it may be deleted at any time."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "remanent" / "gguf"
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_saved(folder)
+    except IntegrityError:
+        return False
+    return is_saved(folder)
