@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remanent.data.jsonl import read_records, write_records
@@ -123,6 +123,7 @@ def record_lists(draw):
     return records
 
 
+@settings(deadline=None)  # it flushes to the disk
 @given(record_lists())
 def test_what_is_written_reads_back(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("written") / "new" / "out.jsonl"

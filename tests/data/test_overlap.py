@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remanent.data.overlap import find_overlap
@@ -72,6 +72,7 @@ def test_the_most_similar_is_listed_and_the_first_of_equals():
 texts = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(texts, texts, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.integers(1, 3))
 def test_the_search_finds_what_comparing_all_pairs_finds(left, right, threshold, words):
     def grams(text):

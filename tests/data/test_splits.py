@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remanent.data.record import Record
@@ -39,6 +39,7 @@ def test_shares_that_are_none_are_refused(shares):
         split_by_group(records_of("abc"), shares, seed=0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=3), unique=True, min_size=3, max_size=40),
     st.integers(0, 2**40),

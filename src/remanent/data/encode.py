@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remanent.core.batch import IGNORED, Encoded
 from remanent.data.record import Message, Record
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Llama's template writes today's date and Qwen's an open place for thoughts unless told otherwise: the first would
 # make a score depend on the day, the second put tokens between the prompt and the answer.
-TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024", "enable_thinking": False}
+TEMPLATE_VARIABLES: dict[str, Any] = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoded:

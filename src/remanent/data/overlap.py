@@ -92,7 +92,9 @@ def find_overlap(
         raise InputError("words", words, "at least 1")
     if not 0 < threshold <= 1:
         raise InputError("threshold", threshold, "a number in (0, 1]")
-    texts, questions, grams_of = {}, {}, {}
+    texts: dict[str, str] = {}
+    questions: dict[str, str] = {}
+    grams_of: dict[Grams, str] = {}
     for record in other:
         question, text = _normal(record.question), _text(record)
         texts.setdefault(text, record.key)
