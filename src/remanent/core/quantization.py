@@ -12,6 +12,7 @@ from torch import Tensor
 
 from remanent.core import nf4
 from remanent.core.grids import CastGrid, Grid, IntegerGrid, NF4Grid
+from remanent.core.packed import is_packed
 from remanent.errors import InputError, UnsupportedError, did_you_mean
 
 Kind = Literal["int", "nf4", "bf16", "fp16"]
@@ -223,7 +224,7 @@ def movement(before: Tensor, after: Tensor, format: QuantizationFormat) -> dict[
 
 def _check(weight: Tensor, name: str) -> None:
     """Refuse what is no float weight, and values that no grid fits."""
-    if weight.dtype not in _FLOATING or hasattr(weight, "quant_state"):
+    if weight.dtype not in _FLOATING or is_packed(weight):
         raise UnsupportedError(
             f"{name}: a {type(weight).__name__} of {weight.dtype} is quantized or not a weight; "
             "rounding needs float32, bfloat16, float16 or float64: dequantize it first"
