@@ -57,17 +57,21 @@ def scores(records: str, nll: float, salt: str) -> tuple[RecordScore, ...]:
     """Four records a group around a mean NLL, hard and easy records the same on every model."""
     easy = np.random.default_rng(len(records))
     noise = np.random.default_rng(int(digest(salt, nll)[:8], 16))
-    made = []
+    made: list[tuple[str, str, float]] = []
     for group in range(GROUPS[records]):
         shift = easy.normal(0, 0.22)
         for question in range(4):
-            value = max(0.01, nll * np.exp(shift + easy.normal(0, 0.2) + noise.normal(0, 0.05) - 0.045))
-            hits = round(14 * max(0.0, min(1.0, 1.0 - 0.16 * value)))
-            rouge = round(max(0.0, 1 - 0.3 * value), 3) if salt.endswith(("full", "int4-row")) else None
-            made.append(
-                RecordScore(digest(records, group, question), digest(records, group), float(value), 14, hits, rouge)
-            )
-    return tuple(made)
+            value = np.exp(shift + easy.normal(0, 0.2) + noise.normal(0, 0.05))
+            made.append((digest(records, group, question), digest(records, group), float(value)))
+    scale = nll / np.mean([value for *_, value in made])  # so that the mean is the figure asked for
+    generated = salt.endswith(("full", "int4-row"))
+    found = []
+    for record, group_name, raw in made:
+        value = float(raw * scale)
+        hits = round(14 * max(0.0, 1.0 - 0.16 * value))
+        rouge = round(max(0.0, 1 - 0.3 * value), 3) if generated else None
+        found.append(RecordScore(record, group_name, value, 14, hits, rouge))
+    return tuple(found)
 
 
 def text_scores(nll: float) -> tuple[RecordScore, ...]:

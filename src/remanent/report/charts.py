@@ -7,17 +7,20 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from remanent.audit.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
 from remanent.report.estimate import Estimate
 from remanent.report.summary import RunSummary
 from remanent.report.svg import ROLES, to_svg
-from remanent.report.text import number, percent, visible
+from remanent.report.text import number, visible
 
 INK, SOFT, RULE, PAPER = (ROLES[role] for role in ("ink", "soft", "rule", "paper"))
 WIDTH = 4.5  # inches of 72 px: a phone's width, so that a plot shrinks little there
+Handles = list[tuple[str, dict[str, Any]]]
 SIZE = 8.5
+LEGEND_COLUMNS = 3
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 2)))
 SETS = {  # records -> label, role, marker, how far below the row's middle
@@ -35,7 +38,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
         limit: right end of the axis, in nats, so that several runs share it.
     """
     rows = run.conditions
-    figure, axes = _figure(0.42 * len(rows) + 1.0, left=0.2, bottom=0.52, top=0.4)
+    figure, axes = _figure(0.42 * len(rows) + 0.9, left=0.2, bottom=0.46, top=0.42)
     for y, row in enumerate(rows):
         control = row.audited.get(CONTROL)
         if control:
@@ -51,7 +54,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
     _rows(axes, [row.name for row in rows])
     axes.set_xlim(0, limit or nll_limit([run]))
     axes.set_xlabel("mean answer NLL, nats  (right: less known)")
-    handles = [
+    handles: Handles = [
         (label, {"color": ROLES[role], "marker": marker, "linestyle": "-"})
         for records, (label, role, marker, _) in SETS.items()
         if any(records in row.audited for row in rows)
@@ -59,7 +62,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
     handles.append(
         ("forget, before", {"color": ROLES["before"], "marker": "o", "markerfacecolor": PAPER, "linestyle": ""})
     )
-    handles.append(("control (unseen), interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
+    handles.append(("control, interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
     _legend(figure, handles)
     parts = [
         f"{row.name}: "
@@ -89,7 +92,7 @@ def nll_limit(runs: Sequence[RunSummary]) -> float:
 def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None) -> str:
     """Retention at each condition, one mark a run, against the least that is asked for."""
     names = list(dict.fromkeys(row.name for run in runs for row in run.conditions))
-    figure, axes = _figure(0.42 * len(names) + 1.0, left=0.2, bottom=0.52, top=0.4)
+    figure, axes = _figure(0.42 * len(names) + 0.9, left=0.2, bottom=0.46, top=0.42)
     step = min(0.3, 0.7 / max(1, len(runs)))
     values = []
     for place, run in enumerate(runs):
@@ -107,7 +110,7 @@ def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None
     low, high = min(0.0, *shown), max(1.1, *shown)
     axes.set_xlim(low, high + 0.04 * (high - low))
     axes.set_xlabel("retention  (0: no fact kept, 1: as before)")
-    handles = [(visible(run.name, 24), _run_style(place, line="-")) for place, run in enumerate(runs)]
+    handles: Handles = [(visible(run.name, 24), _run_style(place, line="-")) for place, run in enumerate(runs)]
     if upsilon is not None:
         handles.append((f"asked for: {number(upsilon)}", {"color": INK, "linestyle": (0, (4, 2)), "marker": ""}))
     _legend(figure, handles)
@@ -126,13 +129,17 @@ def loss_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | None:
     terms = list(dict.fromkeys(term for item in steps for term in item["loss"]))
     if not terms:
         return None
-    figure, axes = _figure(2.5, left=0.1, bottom=0.46, top=0.56)
+    figure, axes = _curves(len(terms))
     points = list(dict.fromkeys(term.partition("@")[2] for term in terms))
-    handles = []
+    handles: Handles = []
     for term in terms:
         kind, _, point = term.partition("@")
         drawn = [(item["step"], item["loss"][term]) for item in steps if term in item["loss"]]
-        style = {"color": ROLES.get(kind, SOFT), "linestyle": LINES[points.index(point) % 6], "linewidth": 1.1}
+        style: dict[str, Any] = {
+            "color": ROLES.get(kind, SOFT),
+            "linestyle": LINES[points.index(point) % 6],
+            "linewidth": 1.1,
+        }
         axes.plot(*zip(*drawn, strict=True), **style)
         handles.append((visible(term, 30), style))
     axes.set_xlabel("step")
@@ -147,13 +154,13 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
     if not steps:
         return None
     points = list(dict.fromkeys(point for item in steps for point in item["nll"]))
-    figure, axes = _figure(2.5, left=0.1, bottom=0.46, top=0.56)
-    handles = []
+    figure, axes = _curves(3 * len(points) + 1)
+    handles: Handles = []
     for place, point in enumerate(points):
         for role, marker in (("forget", "o"), ("retain", "s"), ("control", "^")):
             drawn = [(item["step"], item["nll"][point][role]) for item in steps if role in item["nll"].get(point, {})]
             if drawn:
-                style = {"color": ROLES[role], "linestyle": LINES[place % 6], "linewidth": 1.1}
+                style: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[place % 6], "linewidth": 1.1}
                 axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.2, **style)
                 handles.append((visible(f"{role}@{point}", 30), style | {"marker": marker, "markersize": 3.2}))
         aimed = [(item["step"], item["target"][point]) for item in steps if point in item.get("target", {})]
@@ -182,15 +189,15 @@ def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None,
     if not placed:
         return None
     figure, axes = _figure(3.1, left=0.11, bottom=0.46, top=0.4)
-    for place, _, gap, kept in placed:
+    for place, _, x, y in placed:
         colour, marker = _run_colour(place), MARKERS[place % 6]
-        axes.plot(_ends(gap), [kept.value] * 2, color=colour, linewidth=1.4)
-        axes.plot([gap.value] * 2, _ends(kept), color=colour, linewidth=1.4)
-        axes.plot(gap.value, kept.value, marker, color=colour, markersize=7, markeredgecolor=PAPER)
+        axes.plot(_ends(x), [y.value] * 2, color=colour, linewidth=1.4)
+        axes.plot([x.value] * 2, _ends(y), color=colour, linewidth=1.4)
+        axes.plot(x.value, y.value, marker, color=colour, markersize=7, markeredgecolor=PAPER)
     axes.margins(0.18)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=max(1.1, axes.get_ylim()[1]))
-    dashed = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2))}
-    handles = [(visible(run.name, 24), _run_style(place, line="")) for place, run, _, _ in placed]
+    dashed: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+    handles: Handles = [(visible(run.name, 24), _run_style(place, line="")) for place, run, _, _ in placed]
     if epsilon is not None:
         axes.axvline(-epsilon, **dashed)
     if upsilon is not None:
@@ -205,9 +212,7 @@ def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None,
     axes.set_xlabel("smallest gap to the control, nats  (right: forgotten)")
     axes.set_ylabel("smallest retention")
     _legend(figure, handles)
-    parts = [
-        f"{run.name}: gap {number(gap.value)} nats, retention {percent(kept.value)}" for _, run, gap, kept in placed
-    ]
+    parts = [f"{run.name}: gap {number(x.value)} nats, retention {number(y.value)}" for _, run, x, y in placed]
     return to_svg(figure, name, "Forgotten against kept, each run at its worst condition", visible("; ".join(parts)))
 
 
@@ -230,10 +235,20 @@ def _figure(height: float, *, left: float, bottom: float, top: float) -> tuple[F
     return figure, axes
 
 
+def _curves(entries: int) -> tuple[Figure, Axes]:
+    """A figure for lines over steps, with room above for a legend of that many entries."""
+    top = 0.14 + 0.16 * -(-entries // LEGEND_COLUMNS)
+    figure, axes = _figure(2.15 + top, left=0.115, bottom=0.46, top=top)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return figure, axes
+
+
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [visible(name, 16) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
+    for y in range(len(names) - 1):
+        axes.axhline(y + 0.5, color=RULE, linewidth=0.6, zorder=0)
     axes.spines["left"].set_visible(False)
 
 
@@ -247,14 +262,12 @@ def _ends(estimate: Estimate) -> tuple[float, float]:
     return low, estimate.value if estimate.high is None else estimate.high
 
 
-def _legend(figure: Figure, handles: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, handles: Handles) -> None:
     drawn = [Line2D([], [], **{"linewidth": 1.4, "markersize": 5, **style}) for _, style in handles]
     legend = figure.legend(
-        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False,
-        fontsize=SIZE, labelcolor=INK, handlelength=1.9, columnspacing=1.2, handletextpad=0.5, borderpad=0.1,
-        labelspacing=0.25,
+        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS,
+        frameon=False, fontsize=SIZE, labelcolor=INK, handlelength=1.9, handletextpad=0.5, columnspacing=1.2,
+        labelspacing=0.25, borderpad=0.1,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -54,13 +54,16 @@ class Estimator:
         control: Sequence[RecordScore],
         control_original: Sequence[RecordScore],
     ) -> Estimate | None:
-        """Retention (design: kept); None where the original knows the kept no better than the unseen."""
-        samples = [_sample(scores) for scores in (retain, retain_original, control, control_original)]
-        if samples[0].groups != samples[1].groups or samples[2].groups != samples[3].groups:
+        """Retention (design: kept); None where the original knows the kept no better than the
+        unseen, or the records of the two models differ."""
+        kept, kept_before, unseen, unseen_before = (
+            _sample(scores) for scores in (retain, retain_original, control, control_original)
+        )
+        if (kept.groups, unseen.groups) != (kept_before.groups, unseen_before.groups):
             return None
-        if samples[3].mean <= samples[1].mean:
+        if unseen_before.mean <= kept_before.mean:
             return None
-        return Estimate.of(retention_interval(*samples, self.generator, self.alpha))
+        return Estimate.of(retention_interval(kept, kept_before, unseen, unseen_before, self.generator, self.alpha))
 
 
 def _sample(scores: Sequence[RecordScore]) -> Sample:

@@ -14,11 +14,10 @@ from remanent.errors import InputError
 from remanent.report import charts
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
-from remanent.report.view import FAILED, NOT_ASSESSABLE, WARNED, Line, RunView
+from remanent.report.view import MARKS, Line, RunView
 from remanent.report.words import figure, headline, untested, words_of
 
 OUTPUT_LIMIT = 600
-MARKS = {"PASSED": "✓", WARNED: "!", FAILED: "✕", NOT_ASSESSABLE: "?"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
         _page(f"run-{place}", run, summary, limit)
         for place, (run, summary) in enumerate(zip(runs, summaries, strict=True), start=1)
     ]
-    shared = {"retention": charts.retention_chart(summaries, "retention", upsilon)}
+    shared: dict[str, str | None] = {"retention": charts.retention_chart(summaries, "retention", upsilon)}
     if len(runs) > 1:
         shared["frontier"] = charts.frontier_chart(summaries, "frontier", epsilon, upsilon)
     template = _environment().get_template("report.html.j2")
@@ -153,6 +152,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number,
         "percent": percent,
+        "percent_1": lambda share: percent(share, 1),
         "duration": duration,
         "output": lambda text: visible(text, OUTPUT_LIMIT),
         "flat": lambda data: list(_flat(data)),

@@ -125,7 +125,7 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; what is no finite number is None."""
-        return _finite(asdict(self))
+        return {key: _finite(value) for key, value in asdict(self).items()}
 
 
 def summarize(run: RunView, generator: np.random.Generator | None = None) -> RunSummary:

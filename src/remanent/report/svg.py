@@ -43,13 +43,12 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         description: what it shows, in a sentence, for those who do not see it.
     """
     written = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}
-    with matplotlib.rc_context(settings):
-        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
+        FigureCanvasSVG(figure).print_figure(written, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(written.getvalue())
-    for element in root.iter():
+    for element in root.iter():  # in a page, tags and attributes (xlink:href) have no namespace
         element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {_attribute(key, name): _value(key, value, name) for key, value in element.attrib.items()}
+        element.attrib = {key.rpartition("}")[2]: _value(key, value, name) for key, value in element.attrib.items()}
         for unwanted in [child for child in element if child.tag.endswith(("}metadata", "}style"))]:
             element.remove(unwanted)
     width, height = root.attrib.pop("width"), root.attrib.pop("height")
@@ -60,10 +59,6 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         label.text = text
         root.insert(place, label)
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _attribute(key: str, name: str) -> str:
-    return key.rpartition("}")[2]  # xlink:href is plain href in a page
 
 
 def _value(key: str, value: str, name: str) -> str:

@@ -55,11 +55,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as a percentage without decimals, or with one below 10 % and above 0."""
-    if share is None or not math.isfinite(share):
-        return number(share)
-    return f"{number(100 * share, 1 if 0 < abs(share) < 0.0995 else 0)}%"
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share in [0, 1] as a percentage."""
+    return number(share, digits) if share is None or not math.isfinite(share) else f"{number(100 * share, digits)}%"
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:

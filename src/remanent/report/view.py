@@ -10,6 +10,7 @@ from remanent.audit.evidence import Evidence
 from remanent.errors import InputError
 
 PASSED, WARNED, FAILED, NOT_ASSESSABLE = "PASSED", "WARNED", "FAILED", "NOT ASSESSABLE"
+MARKS = {PASSED: "✓", WARNED: "!", FAILED: "✕", NOT_ASSESSABLE: "?"}
 VERDICTS = (FAILED, NOT_ASSESSABLE, WARNED, PASSED)  # as they are read: what went wrong first
 
 
@@ -108,4 +109,5 @@ class RunView:
 def _line(item: Mapping[str, Any]) -> Line:
     if item.get("verdict") not in VERDICTS or "name" not in item:
         raise InputError("judgement.lines", dict(item), f"a name and a verdict of {', '.join(VERDICTS)}")
-    return Line(**{key: item.get(key) for key in Line.__slots__} | {"reason": str(item.get("reason") or "")})
+    figures = {key: item.get(key) for key in ("value", "low", "high", "threshold", "detectable")}
+    return Line(item["name"], item.get("condition"), item["verdict"], **figures, reason=item.get("reason") or "")

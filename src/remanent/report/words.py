@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from remanent.audit.evidence import CONTROL, PARAPHRASED, RETRAINED, TEXT
-from remanent.report.text import number, percent
+from remanent.report.text import number
 from remanent.report.view import FAILED, NOT_ASSESSABLE, PASSED, WARNED, Line, RunView
 
 
@@ -91,9 +91,7 @@ def figure(name: str, value: float | None) -> str:
     unit = words_of(name).unit
     if value is None:
         return ""
-    if unit == "factor":
-        return f"× {number(value)}"
-    return percent(value) if unit == "share" else number(value)
+    return f"× {number(value)}" if unit == "factor" else number(value)
 
 
 def headline(run: RunView) -> str:
@@ -105,7 +103,7 @@ def headline(run: RunView) -> str:
     start = {
         FAILED: f"{len(found)} of {total} lines failed",
         NOT_ASSESSABLE: f"{len(found)} of {total} lines could not be judged",
-        WARNED: f"No line failed; {len(found)} of {total} {'needs' if len(found) == 1 else 'need'} a reader's judgement",
+        WARNED: f"No line failed; a reader has to judge {len(found)} of {total}",
     }[run.verdict]
     clauses = _clauses(found)
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
@@ -119,11 +117,11 @@ def untested(run: RunView) -> list[str]:
     kinds = {info.kind for info in evidence.conditions}
     generated = any(score.rouge_l is not None for item in evidence.measurements for score in item.scores)
     found = [
-        (RETRAINED not in subjects, "No retrained model was compared: the reference is the original model on unseen records."),
+        (RETRAINED not in subjects, "No retrained model was compared: only the original, on unseen records."),
         (CONTROL not in records, "No unseen control was scored: nothing separates forgetting from a changed format."),
-        (PARAPHRASED not in records, "The forget questions were asked in one wording only: no paraphrases were scored."),
+        (PARAPHRASED not in records, "No paraphrases were scored: the forget questions were asked in one wording."),
         (TEXT not in records, "General text was not scored."),
-        ("precision" not in kinds, "No rounded precision was audited: the model may answer again once it is quantized."),
+        ("precision" not in kinds, "No rounded precision was audited: once quantized, the model may answer again."),
         ("attack" not in kinds, "No attack that trains the model further was run."),
         (not generated, "No answers were generated: scores are teacher forced."),
     ]  # fmt: skip
