@@ -46,15 +46,16 @@ def list_files(folder: str | os.PathLike[str]) -> list[str]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError("model folder", str(folder), "an existing folder")
-    return sorted(_walk(root, root.resolve()))
+    return sorted(_walk(root))
 
 
 def is_inside(folder: Path, path: Path) -> bool:
     """Whether a path, with its links followed, lies in a folder."""
-    return path.resolve().is_relative_to(folder.resolve())
+    # realpath, since Path.resolve raises on a loop of links
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _walk(root: Path, resolved: Path) -> Iterator[str]:
+def _walk(root: Path) -> Iterator[str]:
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
@@ -64,7 +65,7 @@ def _walk(root: Path, resolved: Path) -> Iterator[str]:
             path = Path(place) / name
             if name.startswith("."):
                 continue
-            if not path.resolve().is_relative_to(resolved):
+            if not is_inside(root, path):
                 raise IntegrityError(f"{path}: the link leads out of the folder; copy the file instead")
             if not path.is_file():
                 raise IntegrityError(f"{path}: is not a file")

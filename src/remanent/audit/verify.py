@@ -49,7 +49,7 @@ class _Untrusted(BaseModel):
 
 
 class _Digest(_Untrusted):
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Subject(_Untrusted):
@@ -154,7 +154,8 @@ def verify(
 
 
 def _files(subjects: list[_Subject], folder: Path, certificate: Path) -> tuple[list[str], list[str]]:
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     named = {subject.name: subject.digest.sha256 for subject in subjects}
     if len(named) != len(subjects):
         problems.append("the certificate names a file twice")
@@ -163,21 +164,29 @@ def _files(subjects: list[_Subject], folder: Path, certificate: Path) -> tuple[l
     except IntegrityError as error:
         return [*problems, str(error)], notes
     for name, digest in named.items():
-        path = folder / name
-        if not is_inside(folder, path):
-            problems.append(f"{name}: leads out of the model folder")
-        elif not path.is_file():
-            problems.append(f"{name}: is missing")
-        elif sha256_file(path) != digest:
-            problems.append(f"{name}: is not the file that was certified (its sha256 differs)")
+        try:
+            problem = _differs(folder, name, digest)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        if problem:
+            problems.append(f"{name}: {problem}")
     for name in present:
-        if name in named or (folder / name).resolve() == certificate.resolve():
+        if name in named or os.path.realpath(folder / name) == os.path.realpath(certificate):
             continue
         if _harmless(name):
             notes.append(f"{name}: is not named in the certificate")
         else:
             problems.append(f"{name}: is not named in the certificate, and a loader might read it")
     return problems, notes
+
+
+def _differs(folder: Path, name: str, digest: str) -> str:
+    path = folder / name
+    if not is_inside(folder, path):
+        return "leads out of the model folder"
+    if not path.is_file():
+        return "is missing"
+    return "" if sha256_file(path) == digest else "is not the file that was certified (its sha256 differs)"
 
 
 def _harmless(name: str) -> bool:
