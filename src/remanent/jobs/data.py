@@ -61,11 +61,12 @@ def load_data(settings: DataSettings, given: Mapping[str, list[Record]] | None =
 
 
 def overlap_sentences(data: JobData) -> tuple[int, list[str]]:
-    """How many pairs of forget and retain records overlap, and sentences about them that name keys only."""
+    """How many records and groups the forget and retain sets share, and sentences about them that name keys only."""
     if not data.forget or not data.retain:
         return 0, []
     overlap = find_overlap(data.forget, data.all_retained)
-    return overlap.count, list(overlap.sentences())
+    pairs = len(overlap.identical) + len(overlap.same_question) + len(overlap.near_duplicates)
+    return pairs + len(overlap.shared_groups), list(overlap.sentences())
 
 
 def input_hashes(data: JobData) -> dict[str, str]:

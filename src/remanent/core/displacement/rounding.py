@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,9 +86,9 @@ class Rounding(Displacement):
             for dropout in getattr(layer, "lora_dropout", {}).values():
                 dropout.training = False
             if is_packed(layer):
-                context.cleanup.enter_context(merged_forward(layer, self._round))
-        if context.model is not None and not layers:
-            _refuse_packed(context.model)
+                context.cleanup.enter_context(merged_forward(layer, self._round, self._clipped))
+        if context.model is not None:
+            _refuse_packed(context.model, under_lora=layers)
         for name, weight in weights.items():
             part = self._rows(name, weight)
             owner = weights.owner(name)
@@ -108,7 +109,10 @@ class Rounding(Displacement):
                 f"{self} masks what its percentile clip cuts off, which a LoRA's factors cannot express; learn at a "
                 "format without a clip, or in the adapter view"
             )
-        return gradient.masked_fill(clipped(local(weight), self.quantization), 0.0)
+        return gradient.masked_fill(self._clipped(local(weight)), 0.0)
+
+    def _clipped(self, weight: Tensor) -> Tensor:
+        return clipped(weight, self.quantization)
 
     def _round(self, weight: Tensor) -> Tensor:
         return round_to(weight, self.quantization)
@@ -136,10 +140,10 @@ def _lora_layers(model: nn.Module) -> dict[nn.Module, nn.Module]:
     return found
 
 
-def _refuse_packed(model: nn.Module) -> None:
+def _refuse_packed(model: nn.Module, under_lora: Mapping[nn.Module, nn.Module]) -> None:
     for name, module in model.named_modules():
-        if is_packed(module):
+        if is_packed(module) and module not in under_lora and module not in under_lora.values():
             raise UnsupportedError(
                 f"{name or type(module).__name__} holds packed weights, which rounding cannot move; load the model "
-                "in bf16 or float32, or add a LoRA and use its merged view"
+                "in bf16 or float32, or put a LoRA on every packed layer and use its merged view"
             )
