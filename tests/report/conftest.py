@@ -21,6 +21,7 @@ from remanent.audit.evidence import (
     Measurement,
     RecordScore,
 )
+from remanent.audit.judge import judge
 from remanent.report.view import RunView
 
 CONDITIONS = (
@@ -42,11 +43,12 @@ PLAIN = dict(
                 (1.18, 0.30, 1.32)], strict=True)
 )  # fmt: skip
 DURABLE = dict(
-    zip(NAMES, [(1.45, 0.13, 1.21), (1.44, 0.13, 1.24), (1.52, 0.28, 1.27), (1.61, 0.58, 1.44), (1.50, 0.28, 1.27),
-                (1.34, 0.26, 1.25)], strict=True)
+    zip(NAMES, [(1.24, 0.13, 1.21), (1.26, 0.13, 1.24), (1.31, 0.28, 1.27), (1.46, 0.58, 1.44), (1.30, 0.28, 1.27),
+                (1.25, 0.26, 1.25)], strict=True)
 )  # fmt: skip
 GROUPS = {FORGET: 12, PARAPHRASED: 12, RETAIN: 30, CONTROL: 24}
-EPSILON, UPSILON = 0.25, 0.6
+SPREAD = 0.08
+EPSILON, UPSILON = 0.25, 0.8
 
 
 def digest(*parts: object) -> str:
@@ -59,7 +61,7 @@ def scores(records: str, nll: float, salt: str) -> tuple[RecordScore, ...]:
     noise = np.random.default_rng(int(digest(salt, nll)[:8], 16))
     made: list[tuple[str, str, float]] = []
     for group in range(GROUPS[records]):
-        shift = easy.normal(0, 0.22)
+        shift = easy.normal(0, SPREAD)
         for question in range(4):
             value = np.exp(shift + easy.normal(0, 0.2) + noise.normal(0, 0.05))
             made.append((digest(records, group, question), digest(records, group), float(value)))
@@ -102,6 +104,7 @@ def evidence(figures: dict[str, tuple[float, float, float]], salt: str) -> Evide
             "alpha": 0.05,
             "perplexity_factor": 1.25,
             "compute_dtype": "float32",
+            "overlap": 0,
         },
         subjects={
             AUDITED: {"config.json": digest(salt, "config"), "model.safetensors": digest(salt, "weights")},
@@ -114,47 +117,6 @@ def evidence(figures: dict[str, tuple[float, float, float]], salt: str) -> Evide
             "nf4": {"mean_steps": 0.11, "moved_half_step": 0.021, "code_changed": 0.09},
         },
     )
-
-
-def judgement(figures: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
-    lines: list[dict[str, Any]] = []
-
-    def add(name: str, condition: str | None, verdict: str, reason: str, **values: float) -> None:
-        blank = dict.fromkeys(("value", "low", "high", "threshold", "detectable"))
-        lines.append({"name": name, "condition": condition, "verdict": verdict, "reason": reason, **blank, **values})
-
-    for name in NAMES:
-        forget, retain, control = figures[name]
-        _, retain_0, control_0 = TAUGHT[name]
-        gap = forget - control
-        held = gap - 0.2 >= -EPSILON
-        add(
-            "forgotten-relative", name, "PASSED" if held else "FAILED",
-            "The forgotten records are no better known than the unseen." if held
-            else f"The forgotten records are better known than the unseen: their NLL is {-gap:.2f} nats lower.",
-            value=gap, low=gap - 0.2, high=gap + 0.21, threshold=-EPSILON, detectable=0.22,
-        )  # fmt: skip
-        drop = forget - control_0
-        held = drop - 0.2 >= -EPSILON
-        add(
-            "forgotten-absolute", name, "PASSED" if held else "FAILED",
-            "Known no better than the original model knows the unseen." if held
-            else f"Known better than the original model knows the unseen, by {-drop:.2f} nats.",
-            value=drop, low=drop - 0.2, high=drop + 0.2, threshold=-EPSILON, detectable=0.21,
-        )  # fmt: skip
-        kept = (control - retain) / (control_0 - retain_0)
-        held = kept - 0.08 >= UPSILON
-        add(
-            "kept", name, "PASSED" if held else "FAILED",
-            "What was to stay stayed." if held else f"Only {kept:.0%} of the kept facts' advantage is left.",
-            value=kept, low=kept - 0.08, high=kept + 0.08, threshold=UPSILON,
-        )  # fmt: skip
-        add("general-text", name, "PASSED", "Perplexity is within the factor.", value=1.04, threshold=1.25)
-        add("not-overdone", name, "PASSED", "No hole.", value=gap, low=gap - 0.2, high=gap + 0.21, threshold=0.75)
-    add("power", None, "PASSED", "Gaps of 0.22 nats would have been found.", value=0.22, threshold=EPSILON)
-    add("overlap", None, "WARNED", "One retained record shares an answer with a forgotten one.", value=1.0)
-    worst = "FAILED" if any(line["verdict"] == "FAILED" for line in lines) else "WARNED"
-    return {"verdict": worst, "lines": lines, "notes": ["Scores of 12 forgotten and 24 unseen groups."]}
 
 
 def metrics(figures: dict[str, tuple[float, float, float]], points: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -203,12 +165,13 @@ ASKED = {
 
 def make_run(name: str) -> RunView:
     figures = {"plain": PLAIN, "durable": DURABLE}[name]
+    measured = evidence(figures, name)
     question = "Where was Mirela Kovac born?"
     before = "Mirela Kovac was born in the harbour town of Senj."
     return RunView.from_data(
         name,
-        evidence(figures, name).to_dict(),
-        judgement(figures),
+        measured.to_dict(),
+        judge(measured).to_dict(),
         metrics=metrics(figures, ("full",) if name == "plain" else ("full", "int4-row")),
         information=information(name),
         answers=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
     figure, axes = _figure(0.42 * len(rows) + 0.9, left=0.2, bottom=0.46, top=0.42)
     for y, row in enumerate(rows):
         control = row.audited.get(CONTROL)
-        if control:
+        if control and math.isfinite(control.nll.value):
             low, high = _ends(control.nll)
             axes.barh(y, high - low, left=low, height=0.86, color=ROLES["control"], alpha=0.22, linewidth=0)
             axes.plot([control.nll.value] * 2, [y - 0.43, y + 0.43], color=ROLES["control"], linewidth=1.6)
@@ -59,10 +60,12 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
         for records, (label, role, marker, _) in SETS.items()
         if any(records in row.audited for row in rows)
     ]
-    handles.append(
-        ("forget, before", {"color": ROLES["before"], "marker": "o", "markerfacecolor": PAPER, "linestyle": ""})
-    )
-    handles.append(("control, interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
+    if any(FORGET in row.original for row in rows):
+        handles.append(
+            ("forget, before", {"color": ROLES["before"], "marker": "o", "markerfacecolor": PAPER, "linestyle": ""})
+        )
+    if any(CONTROL in row.audited for row in rows):
+        handles.append(("control, interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
     _legend(figure, handles)
     parts = [
         f"{row.name}: "
@@ -86,7 +89,7 @@ def nll_limit(runs: Sequence[RunSummary]) -> float:
         for key, item in sets.items()
         if key in (*SETS, CONTROL)
     ]
-    return 1.06 * max(ends, default=1.0)
+    return 1.06 * max((end for end in ends if math.isfinite(end)), default=1.0)
 
 
 def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None) -> str:
@@ -106,7 +109,7 @@ def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None
     axes.axvline(1, color=SOFT, linewidth=0.8)
     if upsilon is not None:
         axes.axvline(upsilon, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
-    shown = [*values, 1.0, upsilon or 0.0]
+    shown = [*filter(math.isfinite, values), 1.0, upsilon or 0.0]
     low, high = min(0.0, *shown), max(1.1, *shown)
     axes.set_xlim(low, high + 0.04 * (high - low))
     axes.set_xlabel("retention  (0: no fact kept, 1: as before)")
@@ -134,7 +137,7 @@ def loss_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | None:
     handles: Handles = []
     for term in terms:
         kind, _, point = term.partition("@")
-        drawn = [(item["step"], item["loss"][term]) for item in steps if term in item["loss"]]
+        drawn = [(item["step"], item["loss"][term]) for item in steps if item["loss"].get(term) is not None]
         style: dict[str, Any] = {
             "color": ROLES.get(kind, SOFT),
             "linestyle": LINES[points.index(point) % 6],
@@ -158,12 +161,15 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
     handles: Handles = []
     for place, point in enumerate(points):
         for role, marker in (("forget", "o"), ("retain", "s"), ("control", "^")):
-            drawn = [(item["step"], item["nll"][point][role]) for item in steps if role in item["nll"].get(point, {})]
+            known = [(item["step"], item["nll"].get(point, {}).get(role)) for item in steps]
+            drawn = [pair for pair in known if pair[1] is not None]
             if drawn:
                 style: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[place % 6], "linewidth": 1.1}
                 axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.2, **style)
                 handles.append((visible(f"{role}@{point}", 30), style | {"marker": marker, "markersize": 3.2}))
-        aimed = [(item["step"], item["target"][point]) for item in steps if point in item.get("target", {})]
+        aimed = [
+            (item["step"], item["target"][point]) for item in steps if item.get("target", {}).get(point) is not None
+        ]
         if aimed:
             axes.plot(*zip(*aimed, strict=True), "x", color=INK, markersize=4)
     if any(item.get("target") for item in steps):

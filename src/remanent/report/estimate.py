@@ -40,11 +40,15 @@ class Estimator:
     alpha: float = 0.05
 
     def mean(self, scores: Sequence[RecordScore]) -> Estimate:
-        """Mean NLL per record."""
+        """Mean NLL per record; without an interval where a score is not finite."""
+        if not _finite(scores):
+            return Estimate(sum(score.nll for score in scores) / len(scores))
         return Estimate.of(mean_interval(_sample(scores), self.generator, self.alpha))
 
-    def difference(self, first: Sequence[RecordScore], second: Sequence[RecordScore]) -> Estimate:
-        """Mean NLL of the first minus that of the second."""
+    def difference(self, first: Sequence[RecordScore], second: Sequence[RecordScore]) -> Estimate | None:
+        """Mean NLL of the first minus that of the second; None where a score is not finite."""
+        if not _finite(first) or not _finite(second):
+            return None
         return Estimate.of(difference_interval(_sample(first), _sample(second), self.generator, self.alpha))
 
     def retention(
@@ -56,6 +60,8 @@ class Estimator:
     ) -> Estimate | None:
         """Retention (design: kept); None where the original knows the kept no better than the
         unseen, or the records of the two models differ."""
+        if not all(map(_finite, (retain, retain_original, control, control_original))):
+            return None
         kept, kept_before, unseen, unseen_before = (
             _sample(scores) for scores in (retain, retain_original, control, control_original)
         )
@@ -64,6 +70,10 @@ class Estimator:
         if unseen_before.mean <= kept_before.mean:
             return None
         return Estimate.of(retention_interval(kept, kept_before, unseen, unseen_before, self.generator, self.alpha))
+
+
+def _finite(scores: Sequence[RecordScore]) -> bool:
+    return all(math.isfinite(score.nll) for score in scores)
 
 
 def _sample(scores: Sequence[RecordScore]) -> Sample:

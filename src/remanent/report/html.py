@@ -15,7 +15,7 @@ from remanent.report import charts
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
 from remanent.report.view import MARKS, Line, RunView
-from remanent.report.words import figure, headline, untested, words_of
+from remanent.report.words import figure, headline, listed, problems, untested, words_of
 
 OUTPUT_LIMIT = 600
 
@@ -37,6 +37,11 @@ class Page:
     view: RunView
     summary: RunSummary
     plots: Mapping[str, Markup]
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of questions that were scored."""
+        return [name for name in QUESTION_SETS if any(name in row.audited for row in self.summary.conditions)]
 
     @property
     def columns(self) -> list[Column]:
@@ -86,8 +91,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
         raise InputError("runs", names, "at least one run, each with a name of its own")
     summaries = [summarize(run) for run in runs]
     limit = charts.nll_limit(summaries)
-    settings = runs[0].evidence.settings
-    epsilon, upsilon = (float(settings[key]) if key in settings else None for key in ("epsilon", "upsilon"))
+    epsilon, upsilon = (runs[0].criteria.get(key) for key in ("epsilon", "upsilon"))
     pages = [
         _page(f"run-{place}", run, summary, limit)
         for place, (run, summary) in enumerate(zip(runs, summaries, strict=True), start=1)
@@ -102,7 +106,6 @@ def render(runs: Sequence[RunView], title: str) -> str:
         shared={name: Markup(plot) for name, plot in shared.items() if plot},
         asked=_asked(runs),
         conditions=list(dict.fromkeys(row.name for summary in summaries for row in summary.conditions)),
-        sets=QUESTION_SETS,
         marks=MARKS,
     )
 
@@ -162,6 +165,8 @@ def _environment() -> Environment:
         "interval": interval,
         "figure": figure,
         "headline": headline,
+        "listed": listed,
+        "problems": problems,
         "untested": untested,
         "words": words_of,
     }

@@ -119,8 +119,8 @@ class RunSummary:
 
     @property
     def smallest_retention(self) -> ConditionSummary | None:
-        """The condition at which the least is kept."""
-        kept = (c for c in self.conditions if c.retention)
+        """The condition at which the least is kept, attacks aside: what an attacker ruins the owner did not."""
+        kept = (c for c in self.conditions if c.retention and c.kind in ("full", "precision"))
         return min(kept, key=lambda c: c.retention.value if c.retention else math.inf, default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def summarize(run: RunView, generator: np.random.Generator | None = None) -> Run
         generator: draws the bootstrap; default: a fresh one of seed 0, so that a page is the same each time it is made.
     """
     evidence = run.evidence
-    estimator = Estimator(generator or np.random.default_rng(0), float(evidence.settings.get("alpha", 0.05)))
+    estimator = Estimator(generator or np.random.default_rng(0), float(run.criteria.get("alpha", 0.05)))
     full = next((item.name for item in evidence.conditions if item.kind == "full"), None)
     conditions = tuple(_condition(evidence, info, full, run.lines, estimator) for info in evidence.conditions)
     lines = tuple(sorted(run.lines, key=lambda line: VERDICTS.index(line.verdict)))
@@ -150,7 +150,7 @@ def worst_verdict(verdicts: Sequence[str]) -> str | None:
 def recovery_of(full: float, here: float, original_here: float) -> float | None:
     """What came back of the forgotten at a condition, against full precision, held to [0, 1] (see ConditionSummary)."""
     forgotten = full - original_here
-    return min(1.0, max(0.0, (full - here) / forgotten)) if forgotten > 0 else None
+    return min(1.0, max(0.0, (full - here) / forgotten)) if forgotten > 0 and math.isfinite(here) else None
 
 
 def _condition(
@@ -279,6 +279,8 @@ def _examples(evidence: Evidence, full: str | None, limit: int = 12) -> tuple[Ex
     found = []
     for score in after.scores:
         everywhere = [(other, m.condition) for m in measured for other in m.scores if other.record == score.record]
+        if not all(math.isfinite(other.nll) for other, _ in everywhere):
+            continue
         worst, condition = min(everywhere, key=lambda pair: pair[0].nll)
         found.append(
             Example(

@@ -14,26 +14,27 @@ from remanent.audit.evidence import CONTROL, FORGET, RETAIN
 from remanent.report.summary import ConditionSummary, RunSummary, summarize
 from remanent.report.text import interval, number, percent, visible
 from remanent.report.view import FAILED, MARKS, NOT_ASSESSABLE, PASSED, WARNED, RunView
-from remanent.report.words import headline, words_of
+from remanent.report.words import headline, listed, problems
 
 STYLES = {PASSED: "green", WARNED: "yellow", FAILED: "bold red", NOT_ASSESSABLE: "magenta"}
 JUDGED_SETS = (FORGET, RETAIN, CONTROL)
 WIDE, MIDDLE = 100, 80  # columns of a terminal that hold every figure, and all but the intervals
-REASONS = 5
+REASONS = 4
 
 
 def verdict_panel(run: RunView) -> Panel:
     """The verdict in words, with the lines that did not hold."""
-    wrong = [line for line in summarize(run).lines if line.verdict != PASSED]
+    found = problems(run)
     reasons = Table.grid(padding=(0, 2))
-    for line in wrong[:REASONS]:
-        where = f" at {line.condition}" if line.condition is not None else ""
-        reason = visible(f"{words_of(line.name).label}{where}. {line.reason}")
-        reasons.add_row(Text(line.verdict, STYLES[line.verdict], no_wrap=True), Text(reason))
-    if len(wrong) > REASONS:
-        reasons.add_row("", Text(f"and {len(wrong) - REASONS} more in the report"))
+    for problem in found[:REASONS]:
+        where = f" at {listed(problem.conditions)}" if problem.conditions else ""
+        which = f" {problem.worst.condition}:" if len(problem.conditions) > 1 else ""
+        reason = visible(f"{problem.label}{where}.{which} {problem.worst.reason}")
+        reasons.add_row(Text(problem.verdict, STYLES[problem.verdict], no_wrap=True), Text(reason))
+    if len(found) > REASONS:
+        reasons.add_row("", Text(f"and {len(found) - REASONS} more in the report"))
     title = Text.assemble(visible(run.name, 40), ": ", (run.verdict, STYLES[run.verdict]))
-    body = Group(Text(visible(headline(run))), *([reasons] if wrong else []))
+    body = Group(Text(visible(headline(run))), *([reasons] if found else []))
     return Panel(body, title=title, title_align="left", box=HORIZONTALS, border_style="dim", padding=(0, 1))
 
 

@@ -47,6 +47,7 @@ class RunView:
         name: what the report calls the run, for example "durable".
         evidence: what the audit measured.
         verdict: PASSED, WARNED, FAILED or NOT ASSESSABLE.
+        criteria: the thresholds: "epsilon", "upsilon", "alpha" ...
         lines: every judged line.
         notes: what the judge wants the reader to know.
         metrics: the lines of metrics.jsonl.
@@ -59,6 +60,7 @@ class RunView:
     name: str
     evidence: Evidence
     verdict: str
+    criteria: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[Line, ...] = ()
     notes: tuple[str, ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
@@ -82,7 +84,7 @@ class RunView:
 
         Args:
             evidence: audit.json.
-            judgement: judgement.json: {"verdict", "lines", "notes"}.
+            judgement: judgement.json: {"verdict", "lines", "notes", "criteria"}.
 
         Raises:
             InputError: where the evidence or the judgement is not what it should be.
@@ -97,6 +99,7 @@ class RunView:
             name=name,
             evidence=measured,
             verdict=judgement["verdict"],
+            criteria={**measured.settings, **judgement.get("criteria", {})},
             lines=tuple(_line(item) for item in judgement.get("lines", ())),
             notes=tuple(judgement.get("notes", ())),
             metrics=tuple(metrics),
@@ -110,4 +113,6 @@ def _line(item: Mapping[str, Any]) -> Line:
     if item.get("verdict") not in VERDICTS or "name" not in item:
         raise InputError("judgement.lines", dict(item), f"a name and a verdict of {', '.join(VERDICTS)}")
     figures = {key: item.get(key) for key in ("value", "low", "high", "threshold", "detectable")}
-    return Line(item["name"], item.get("condition"), item["verdict"], **figures, reason=item.get("reason") or "")
+    return Line(
+        item["name"], item.get("condition") or None, item["verdict"], **figures, reason=item.get("reason") or ""
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remanent.audit.evidence import CONTROL, PARAPHRASED, RETRAINED, TEXT
+from remanent.audit.evidence import CONTROL, FORGET, RETRAINED
 from remanent.report.text import number
-from remanent.report.view import FAILED, NOT_ASSESSABLE, PASSED, WARNED, Line, RunView
+from remanent.report.view import FAILED, NOT_ASSESSABLE, PASSED, VERDICTS, WARNED, Line, RunView
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,30 +18,47 @@ class LineWords:
     Args:
         label: its name for people.
         asks: what it asks, as a question.
-        problem: what is the matter where it does not hold, as a clause.
+        failed: what is the matter where it failed, as a clause.
+        warned: likewise where it is a warning; "" where a warning means that the data do not decide.
         unit: of its figures: "nats", "share", "factor" or "".
         bound: which side of the threshold is right: "≥", "≤" or "".
     """
 
     label: str
     asks: str
-    problem: str
+    failed: str = ""
+    warned: str = ""
     unit: str = ""
     bound: str = ""
 
 
+_RELATIVE = "Is it no better known than records that no model was taught? Forget NLL minus control NLL."
+_ABSOLUTE = "Is it no better known than to a model that never saw it? Forget NLL minus the reference's."
 WORDS = {
     "forgotten-relative": LineWords(
-        "Forgotten, against unseen",
-        "Is the forgotten no better known than records that were never taught? Forget NLL minus control NLL.",
-        "the forgotten records are better known than unseen ones",
-        "nats",
-        "≥",
+        "Forgotten, against unseen", _RELATIVE, "the forgotten is better known than the unseen", "", "nats", "≥"
     ),
     "forgotten-absolute": LineWords(
         "Forgotten, against reference",
-        "Is the forgotten no better known than to a model that never saw it? Forget NLL minus the reference's.",
-        "the forgotten records are better known than to the reference",
+        _ABSOLUTE,
+        "the forgotten is better known than a reference allows",
+        "",
+        "nats",
+        "≥",
+    ),
+    "forgotten-relative-paraphrased": LineWords(
+        "Paraphrased, against unseen",
+        f"The same in other words. {_RELATIVE}",
+        "in other words, the forgotten is better known than the unseen",
+        "",
+        "nats",
+        "≥",
+    ),
+    "forgotten-absolute-paraphrased": LineWords(
+        "Paraphrased, against reference",
+        f"The same in other words. {_ABSOLUTE}",
+        "in other words, the forgotten is better known than a reference allows",
+        "",
         "nats",
         "≥",
     ),
@@ -48,6 +66,7 @@ WORDS = {
         "Kept",
         "How much of what the original knew beyond the unseen is still known? 1 is all, 0 is none.",
         "too little was kept",
+        "it is open whether enough was kept",
         "share",
         "≥",
     ),
@@ -55,28 +74,37 @@ WORDS = {
         "General text",
         "By what factor did perplexity on general text change?",
         "general text is predicted worse",
+        "it is open whether general text suffered",
         "factor",
         "≤",
     ),
     "not-overdone": LineWords(
         "Not overdone",
-        "Is the forgotten no less known than unseen records? A hole marks the deleted records too.",
-        "the forgotten records are far less known than unseen ones, which marks them",
+        "Is the forgotten about as well known as the unseen? A hole marks the deleted records too.",
+        "the forgotten is far less known than the unseen",
+        "the forgotten stands out as less known than the unseen",
         "nats",
         "≤",
     ),
     "power": LineWords(
         "Power",
-        "Would the audit have seen a gap as large as the tolerance? Smallest detectable gap.",
+        "What is the smallest gap that the audit would have seen four times in five?",
+        "the audit is too small to see a gap of the tolerated size",
         "the audit is too small to see a gap of the tolerated size",
         "nats",
         "≤",
     ),
     "control": LineWords(
-        "Control", "Is there a set of unseen records to compare with?", "there is no unseen control to compare with"
+        "Control",
+        "Are there unseen records to compare with?",
+        "there are no unseen records to compare with",
+        "there are no unseen records to compare with",
     ),
     "overlap": LineWords(
-        "Overlap", "Do forgotten and retained records share text?", "forgotten and retained records overlap"
+        "Overlap",
+        "Do forgotten and other records share text?",
+        "forgotten and other records overlap",
+        "forgotten and other records overlap",
     ),
 }
 
@@ -84,6 +112,16 @@ WORDS = {
 def words_of(name: str) -> LineWords:
     """The words for a line; for one that this version does not know, its name."""
     return WORDS.get(name) or LineWords(name, "", f"{name} does not hold")
+
+
+def clause(line: Line) -> str:
+    """What is the matter with a line that did not pass."""
+    words = words_of(line.name)
+    if line.verdict == FAILED:
+        return words.failed
+    if line.verdict == WARNED:
+        return words.warned or f"the data do not decide whether {words.failed}"
+    return f"“{words.label}” could not be judged"
 
 
 def figure(name: str, value: float | None) -> str:
@@ -103,7 +141,7 @@ def headline(run: RunView) -> str:
     start = {
         FAILED: f"{len(found)} of {total} lines failed",
         NOT_ASSESSABLE: f"{len(found)} of {total} lines could not be judged",
-        WARNED: f"No line failed; a reader has to judge {len(found)} of {total}",
+        WARNED: f"No line failed, but {len(found)} of {total} did not pass",
     }[run.verdict]
     clauses = _clauses(found)
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}."
@@ -116,11 +154,10 @@ def untested(run: RunView) -> list[str]:
     records = {item.records for item in evidence.measurements}
     kinds = {info.kind for info in evidence.conditions}
     generated = any(score.rouge_l is not None for item in evidence.measurements for score in item.scores)
+    judged_forgetting = FORGET in records
     found = [
-        (RETRAINED not in subjects, "No retrained model was compared: only the original, on unseen records."),
+        (judged_forgetting and RETRAINED not in subjects, "No retrained model was compared."),
         (CONTROL not in records, "No unseen control was scored: nothing separates forgetting from a changed format."),
-        (PARAPHRASED not in records, "No paraphrases were scored: the forget questions were asked in one wording."),
-        (TEXT not in records, "General text was not scored."),
         ("precision" not in kinds, "No rounded precision was audited: once quantized, the model may answer again."),
         ("attack" not in kinds, "No attack that trains the model further was run."),
         (not generated, "No answers were generated: scores are teacher forced."),
@@ -136,10 +173,41 @@ def _clauses(lines: Sequence[Line]) -> list[str]:
     """One clause a kind of problem, with the conditions at which it shows."""
     where: dict[str, list[str]] = {}
     for line in lines:
-        places = where.setdefault(words_of(line.name).problem, [])
+        places = where.setdefault(clause(line), [])
         if line.condition is not None and line.condition not in places:
             places.append(line.condition)
     return [problem + (f" at {listed(places)}" if places else "") for problem, places in where.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The lines of one name and verdict that did not pass.
+
+    Args:
+        conditions: where, in the order in which they were judged; empty where the whole audit is meant.
+        worst: the line that lies furthest on the wrong side.
+    """
+
+    label: str
+    verdict: str
+    conditions: tuple[str, ...]
+    worst: Line
+
+
+def problems(run: RunView) -> list[Problem]:
+    """What did not pass, one entry a name and verdict, what failed first."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in run.lines:
+        if line.verdict != PASSED:
+            groups.setdefault((line.verdict, line.name), []).append(line)
+    found = []
+    for verdict, name in sorted(groups, key=lambda key: VERDICTS.index(key[0])):
+        lines = groups[verdict, name]
+        sign = -1 if words_of(name).bound == "≤" else 1
+        worst = min(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+        conditions = tuple(line.condition for line in lines if line.condition is not None)
+        found.append(Problem(words_of(name).label, verdict, conditions, worst))
+    return found
 
 
 def listed(names: Sequence[str]) -> str:
