@@ -50,11 +50,18 @@ def test_every_adapter_trains_under_gradient_checkpointing(records, architecture
 
 def test_without_input_gradients_that_test_would_fail(small):
     model = add_lora(small.model, rank=4, dropout=0.0)
-    small.model.disable_input_require_grads()
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    small.model.get_input_embeddings()._forward_hooks.clear()
     with pytest.raises(RuntimeError, match="does not require grad"):
-        one_checkpointed_step(model)
-    assert len(unmoved(model, before)) == len(lora_layers(model))
+        one_step(model)
+
+
+def test_inputs_require_gradients_before_checkpointing_is_asked_for(small):
+    model = add_lora(small.model, rank=4)
+    assert small.model.get_input_embeddings()(IDS).requires_grad
+    assert not small.model.get_input_embeddings().weight.requires_grad
+    assert model(IDS).logits.requires_grad
 
 
 def test_starts_as_the_base_and_the_seed_decides(records):

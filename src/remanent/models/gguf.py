@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
         raise UnsupportedError(
             f"{path.name}: transformers cannot load this GGUF file, or it is cut off: {error}"
         ) from error

@@ -56,7 +56,7 @@ def add_lora(
         raise InputError("alpha", alpha, "more than 0")
     if not 0 <= dropout < 1:
         raise InputError("dropout", dropout, "a number from 0 to below 1")
-    if hasattr(model, "peft_config"):
+    if carries_lora(model):
         raise UnsupportedError("the model carries adapters already; give the base")
     chosen = _targets(model, targets)
     config = LoraConfig(
@@ -116,6 +116,11 @@ def load_nf4(
         return load_folder(source.path, dtype, quantization_config=config, device_map={"": device})
 
     return assemble(name_or_path, adapter, packed)
+
+
+def carries_lora(model: torch.nn.Module) -> bool:
+    """Whether LoRA layers are in a model; peft's own mark on a base stays there after they are taken out."""
+    return any("lora_" in name for name, _parameter in model.named_parameters())
 
 
 def lora_layers(model: torch.nn.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from remanent.core.files import read_json, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
-from remanent.models.lora import lora_layers, refuse_tied
+from remanent.models.lora import carries_lora, lora_layers, refuse_tied
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,16 +40,18 @@ def save(
         model: with floating-point weights of one dtype, or LoRA on such a model or on a packed one.
         tokenizer: the model's.
         folder: new, empty, or a complete earlier save, which is replaced. Parents are made.
-        merged: of a LoRA model, write the base with the adapters added in, as peft merges (in the base's dtype); the
-            live model stays as it is, bit for bit. By default its adapter alone is written, without the base.
+        merged: of a LoRA model, write the base with the adapters added in, as peft merges them; the live model stays
+            as it is, bit for bit. By default its adapter alone is written, without the base.
 
     Raises:
         InputError: where the folder cannot be written or holds something else, or `merged` without an adapter.
         UnsupportedError: where packed weights would have to be written or merged, where dtypes are mixed (loading
             would give them one), or where LoRA sits on tied weights.
     """
+    from peft import PeftModel
+
     target = Path(folder)
-    adapted = hasattr(model, "peft_config")
+    adapted = isinstance(model, PeftModel)
     if merged and not adapted:
         raise InputError("merged", merged, "False for a model that carries no adapter")
     _check_target(target)
@@ -132,6 +134,8 @@ def _check_weights(model: Any, adapted: bool, merged: bool) -> None:
         raise UnsupportedError(f"{packed} is packed: save the model it was made from, or an adapter on it")
     if adapted and not merged:
         return
+    if not adapted and carries_lora(model):
+        raise UnsupportedError("the model carries LoRA layers: give the model that add_lora returned, which wraps it")
     if packed is not None:
         raise UnsupportedError(
             f"an adapter cannot be merged into a packed base ({packed} holds {model.get_parameter(packed).dtype}): "
@@ -156,7 +160,7 @@ def _merged(model: Any) -> Iterator[None]:
     ]
     try:
         for layer in layers.values():
-            layer.merge(safe_merge=True)
+            layer.merge()
         yield
     finally:
         for layer in layers.values():

@@ -93,8 +93,7 @@ def _in_hub_cache(name: str) -> Source:
         folder = Path(snapshot_download(name, local_files_only=True))
     except OSError:
         raise LookupError("the hub cache (not there)") from None
-    # A snapshot of which only some files were ever asked for looks like a whole one.
-    if not any(folder.glob("*config.json")) or not any(folder.glob("*.safetensors")) or missing_shard(folder):
+    if not _is_whole(folder):
         raise LookupError("the hub cache (not whole, or without safetensors)")
     return Source("hub", name, folder)
 
@@ -105,11 +104,19 @@ def _from_hub(name: str) -> Source:
     if is_offline_mode():
         raise LookupError("the hub (not asked: HF_HUB_OFFLINE is set)")
     try:
-        folder = snapshot_download(name, allow_patterns=_HUB_FILES, etag_timeout=HUB_TIMEOUT)
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, etag_timeout=HUB_TIMEOUT))
     except Exception as error:  # whatever its HTTP client raises
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise LookupError(f"the hub ({reason})") from None
-    return Source("hub", name, Path(folder))
+    if not _is_whole(folder):
+        raise LookupError("the hub (not reached, or without safetensors there)")
+    return Source("hub", name, folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    # A snapshot of which only some files were ever asked for, or arrived, looks like a whole one to the client.
+    has_both = any(folder.glob("*config.json")) and any(folder.glob("*.safetensors"))
+    return has_both and missing_shard(folder) is None
 
 
 def _in_wheel(package: str) -> Source:
