@@ -22,6 +22,7 @@ from remanent.audit.evidence import (
     RecordScore,
 )
 from remanent.audit.judge import judge
+from remanent.report.html import render
 from remanent.report.view import RunView
 
 CONDITIONS = (
@@ -190,3 +191,9 @@ def plain() -> RunView:
 @pytest.fixture(scope="session")
 def durable() -> RunView:
     return make_run("durable")
+
+
+@pytest.fixture(scope="session")
+def two_runs(plain: RunView, durable: RunView) -> str:
+    """The page of both runs."""
+    return render([plain, durable], "Two runs")

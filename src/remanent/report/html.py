@@ -36,7 +36,7 @@ class Page:
     id: str
     view: RunView
     summary: RunSummary
-    plots: Mapping[str, Markup]
+    plots: Mapping[str, Markup | None]
 
     @property
     def sets(self) -> list[str]:
@@ -103,7 +103,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
     return template.render(
         title=title,
         pages=pages,
-        shared={name: Markup(plot) for name, plot in shared.items() if plot},
+        shared={name: Markup(plot) if plot else None for name, plot in shared.items()},
         asked=_asked(runs),
         conditions=list(dict.fromkeys(row.name for summary in summaries for row in summary.conditions)),
         marks=MARKS,
@@ -116,7 +116,7 @@ def _page(name: str, run: RunView, summary: RunSummary, limit: float) -> Page:
         "loss": charts.loss_chart(run.metrics, f"{name}-loss"),
         "evaluation": charts.evaluation_chart(run.metrics, f"{name}-evaluation"),
     }
-    return Page(name, run, summary, {key: Markup(plot) for key, plot in plots.items() if plot})
+    return Page(name, run, summary, {key: Markup(plot) if plot else None for key, plot in plots.items()})
 
 
 def _asked(runs: Sequence[RunView]) -> list[dict[str, Any]]:

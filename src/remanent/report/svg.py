@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -43,7 +44,11 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         description: what it shows, in a sentence, for those who do not see it.
     """
     written = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph")  # the page's fonts draw the text, not matplotlib's
         FigureCanvasSVG(figure).print_figure(written, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(written.getvalue())
     for element in root.iter():  # in a page, tags and attributes (xlink:href) have no namespace

@@ -49,7 +49,7 @@ def comparison_table(runs: Sequence[RunView], width: int = WIDE) -> Table:
     labels = _labels(width)
     for label in labels:
         table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("lines", no_wrap=True)
+    table.add_column("lines" if width >= MIDDLE else "", no_wrap=True)
     for run in runs:
         if len(runs) > 1:
             table.add_row(Text(visible(run.name, 18), "bold"))
