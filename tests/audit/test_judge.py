@@ -114,6 +114,7 @@ def test_the_absolute_line_takes_the_retrained_model_on_the_same_records_first()
     found = line(judge(evidence(*sets)), "forgotten-absolute")
     assert found.verdict == PASSED
     assert "retrained" in found.reason
+    assert found.value == pytest.approx(0.5 - 0.6, abs=0.02)
     assert found.high - found.low < 0.05  # paired: the records' difficulty cancels
     without = line(judge(evidence(*sets[:2])), "forgotten-absolute")
     assert without.verdict == FAILED
@@ -190,13 +191,20 @@ def test_an_original_that_is_broken_at_a_precision_makes_it_not_assessable() -> 
     assert line(found, "kept").verdict == PASSED
 
 
+def test_an_original_that_hardly_knows_the_retained_records_makes_it_not_assessable() -> None:
+    """It knows them a little better than the control, but not beyond doubt: a share of almost nothing says nothing."""
+    faint = judge(evidence(original(retain=UNSEEN - 0.01), forgotten(retain=UNSEEN - 0.01)))
+    assert line(faint, "kept").verdict == NOT_ASSESSABLE
+    assert "does not itself know" in line(faint, "kept").reason
+
+
 def test_kept_without_the_original_or_the_retain_set_is_not_assessable() -> None:
     assert line(judge(evidence(forgotten())), "kept").verdict == NOT_ASSESSABLE
     sets = [original(), [item for item in forgotten() if item.records != RETAIN]]
     assert line(judge(evidence(*sets)), "kept").verdict == NOT_ASSESSABLE
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.1, PASSED), (1.2, WARNED), (1.3, FAILED)])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.1, PASSED), (1.195, WARNED), (1.205, WARNED), (1.3, FAILED)])
 def test_general_text(factor: float, verdict: str) -> None:
     text = measured(AUDITED, "full", TEXT, PLAIN + math.log(factor), spread=0.1)
     generator_free = [
@@ -236,6 +244,14 @@ def test_overdone_is_warned_and_never_failed(forget: float) -> None:
     assert line(found, "not-overdone").verdict == WARNED
     assert found.verdict == WARNED
     assert "hole" in line(found, "not-overdone").reason
+
+
+def test_a_few_deep_holes_are_overdone_though_ranks_do_not_tell() -> None:
+    item = forgotten()[0]
+    scores = tuple(replace(score, nll=score.nll + (20 if i < 6 else -0.01)) for i, score in enumerate(item.scores))
+    found = line(judge(evidence(original(), [replace(item, scores=scores), *forgotten()[1:]])), "not-overdone")
+    assert found.verdict == WARNED
+    assert found.value > 1.0
 
 
 def test_better_known_is_not_overdone() -> None:

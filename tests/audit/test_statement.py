@@ -140,6 +140,8 @@ def test_files_that_were_not_audited_are_refused() -> None:
             build_statement(found, judge(found), files)
     with pytest.raises(InputError, match="files"):
         build_statement(found, judge(found), {})
+    hidden = replace(found, subjects={AUDITED: {**FILES, ".gitattributes": "00" * 32}})
+    assert len(build_statement(hidden, judge(hidden), FILES)["subject"]) == 2
 
 
 def test_a_figure_that_is_not_finite_is_refused() -> None:

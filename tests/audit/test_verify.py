@@ -203,6 +203,14 @@ def test_a_link_out_of_the_folder_is_refused(case: Case, tmp_path: Path) -> None
     assert "leads out" in " ".join(case.verify().problems)
 
 
+def test_a_hidden_link_out_of_the_folder_is_refused_too(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes((case.model / "config.json").read_bytes())
+    (case.model / ".config.json").symlink_to("../elsewhere")
+    (case.model / "config.json").unlink()
+    found = case.reissue(lambda statement: statement["subject"][0].update(name=".config.json"))
+    assert found.problems == (".config.json: leads out of the model folder",)
+
+
 def test_a_file_named_twice_is_refused(case: Case) -> None:
     found = case.reissue(lambda statement: statement["subject"].append(statement["subject"][0]))
     assert "the certificate names a file twice" in found.problems

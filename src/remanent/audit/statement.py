@@ -49,7 +49,7 @@ def build_statement(
     if not files:
         raise InputError("files", dict(files), "the model folder's files with their sha256")
     for name, digest in evidence.subjects.get(AUDITED, {}).items():
-        if files.get(name) != digest:
+        if not name.startswith(".") and files.get(name) != digest:  # hidden files are no part of the folder's hashes
             raise IntegrityError(f"{name}: is not the file that was audited: audit the folder again")
     for item in evidence.measurements:
         for score in item.scores:
