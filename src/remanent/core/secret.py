@@ -1,9 +1,7 @@
-"""The secret that keys the hashes of records, kept outside every run folder, and those hashes."""
+"""The secret that keys the hashes of records, kept outside every run folder."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 from pathlib import Path
@@ -40,7 +38,3 @@ def load_secret() -> bytes:
         raise InputError("REMANENT_SECRET", f"{file}, {len(value)} bytes", f"a file of at least {_BYTES} random bytes")
     return value
 
-
-def keyed_hash(secret: bytes, text: str) -> str:
-    """HMAC-SHA256 of a text in hexadecimal: names it to who has the secret and the text, and to nobody else."""
-    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()

@@ -16,7 +16,7 @@ from remanent.core.files import write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record
 from remanent.jobs.config import AuditSettings, write_yaml
-from remanent.jobs.data import JobData, hasher, load_data, overlap_sentences
+from remanent.jobs.data import JobData, best_device, hasher, load_data, overlap_sentences
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
@@ -30,6 +30,7 @@ def run_audit(
     *,
     interface: Interface | None = None,
     records: Mapping[str, list[Record]] | None = None,
+    cache: Path | None = None,
 ) -> tuple[Evidence, Judgement]:
     """Audit a model, or go on with an audit that was cut off, and write audit.json and judgement.json.
 
@@ -38,6 +39,8 @@ def run_audit(
         out: the run folder, or a new folder.
         interface: where progress goes; None is silent.
         records: role -> records in place of the settings' names.
+        cache: where finished measurements are kept; a folder that several audits share measures their common
+            reference once. The run folder's "audit" by default.
     """
     interface = interface or Interface()
     data = load_data(settings.data, records)
@@ -72,7 +75,7 @@ def run_audit(
             asked,
             plan,
             hasher(),
-            folder=out / "audit",
+            folder=cache or out / "audit",
             on_progress=lambda what, done, total: advance(done, total, what),
         )
     judgement = judge(evidence)
@@ -84,7 +87,7 @@ def run_audit(
 
 
 def _loader(name: str) -> Loader:
-    return lambda: load(name)
+    return lambda: load(name, device=best_device())
 
 
 def _notes(settings: AuditSettings, data: JobData) -> tuple[str, ...]:

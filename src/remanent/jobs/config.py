@@ -28,8 +28,29 @@ class DataSettings(_Settings):
         None, description="Records of the same kind that no model has seen: the yardstick of forgetting."
     )
     text: str | None = Field(None, description="General text for perplexity; the embedded passages by default.")
+    system: str | None = Field(
+        None, description="System turn put before every prompt; the chat template's own where nothing is said."
+    )
     split_seed: int = Field(0, ge=0, description="Decides which groups train, select and audit.")
     max_length: int | None = Field(None, ge=8, description="Longest record, in tokens; answers are cut.")
+
+
+class TeachSettings(_Settings):
+    """Fine-tune a model on records."""
+
+    model: str = Field(description="The model to teach: a folder, a .gguf file, a hub name.")
+    records: str = Field(description="What it is taught: a JSON Lines file or a name.")
+    system: str | None = Field(None, description="System turn put before every prompt.")
+    max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
+    epochs: float = Field(10.0, gt=0, description="Passes over the records.")
+    learning_rate: float = Field(5e-5, gt=0, description="Of AdamW.")
+    batch_size: int = Field(8, ge=1, description="Records per update.")
+    micro_batch: int | None = Field(None, ge=1, description="Records per forward pass; saves memory.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Of the learning rate.")
+    precision: Precision = Field("fp32", description="Of the arithmetic; weights stay float32.")
+    seed: int = Field(0, ge=0, description="Of the order of records and of dropout.")
+    checkpoint_every: int = Field(50, ge=0, description="Updates between checkpoints; 0 writes none.")
+    threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
 
 
 class UnlearnSettings(_Settings):

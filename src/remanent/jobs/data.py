@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from remanent.core.secret import keyed_hash, load_secret
+import torch
+
+from remanent.audit.hashes import keyed_hash
+from remanent.core.secret import load_secret
 from remanent.data.general_text import general_text
 from remanent.data.named import load
 from remanent.data.overlap import find_overlap
-from remanent.data.record import Record
+from remanent.data.record import Message, Record
 from remanent.data.splits import CONTROL_SHARES, RETAIN_SHARES, split_by_group
 from remanent.errors import InputError
-from remanent.jobs.config import DataSettings
+from remanent.jobs.config import DataSettings, Precision
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,27 @@ class JobData:
         return [record for records in self.retain.values() for record in records]
 
 
+def load_records(
+    role: str, name: str | None, system: str | None, given: Mapping[str, list[Record]] | None = None
+) -> list[Record]:
+    """The records of one role: those given, else those named, with the job's system turn before each prompt."""
+    if given is not None and role in given:
+        records = list(given[role])
+    else:
+        records = load(name, role) if name else []
+    if system is None:
+        return records
+    turn = Message("system", system)
+
+    def put_before(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+        return (turn, *prompt) if prompt and prompt[0].role != "system" else prompt
+
+    return [
+        replace(record, prompt=put_before(record.prompt), paraphrased_prompt=put_before(record.paraphrased_prompt))
+        for record in records
+    ]
+
+
 def load_data(settings: DataSettings, given: Mapping[str, list[Record]] | None = None) -> JobData:
     """Load a job's records.
 
@@ -45,11 +70,9 @@ def load_data(settings: DataSettings, given: Mapping[str, list[Record]] | None =
         settings: names and paths.
         given: role -> records that are at hand already, and are taken in place of the named ones.
     """
-    given = given or {}
 
     def records(role: str) -> list[Record]:
-        name = getattr(settings, role)
-        return list(given[role]) if role in given else load(name, role) if name else []
+        return load_records(role, getattr(settings, role), settings.system, given)
 
     retain, control = records("retain"), records("control")
     return JobData(
@@ -71,14 +94,31 @@ def overlap_sentences(data: JobData) -> tuple[int, list[str]]:
 
 def input_hashes(data: JobData) -> dict[str, str]:
     """Role -> keyed hash of its records, so that a changed file is noticed and nothing can be read from it."""
-    secret = load_secret()
     roles = {"forget": data.forget, "retain": data.all_retained, "text": data.text}
     roles["control"] = [record for records in data.control.values() for record in records]
-    return {
-        role: keyed_hash(secret, json.dumps([asdict(record) for record in records], ensure_ascii=False))
-        for role, records in roles.items()
-        if records
-    }
+    return {role: records_hash(records) for role, records in roles.items() if records}
+
+
+def records_hash(records: Sequence[Record]) -> str:
+    """Keyed hash of records."""
+    return keyed_hash(load_secret(), json.dumps([asdict(record) for record in records], ensure_ascii=False))
+
+
+def files_digest(files: Mapping[str, str]) -> str:
+    """One digest for the files of a model."""
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())).encode()).hexdigest()
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fast_precision() -> Precision:
+    """bf16 where this machine computes it faster than float32, which CPUs without its instructions do not."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
 def hasher() -> Callable[[str], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 from remanent.errors import InputError
 from remanent.jobs.config import UnlearnSettings
-from remanent.jobs.data import JobData, input_hashes, load_data, overlap_sentences
+from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap_sentences
 from remanent.jobs.progress import Interface
 from remanent.models.load import Loaded, load
 from remanent.models.lora import add_lora, load_nf4
@@ -59,7 +58,7 @@ def unlearn(
     source = find(start or settings.model)
     run = RunFolder(out)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    run.begin(text, {**input_hashes(data), "model": _digest(source.files())})
+    run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
     _, sentences = overlap_sentences(data)
     for sentence in sentences:
         interface.warn(sentence)
@@ -114,9 +113,10 @@ def _check_roles(method: Method, data: JobData, settings: UnlearnSettings) -> No
 
 def _load(name: str, settings: UnlearnSettings) -> Loaded:
     if settings.adapter == "lora-nf4":
-        loaded = load_nf4(name, dtype=torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+        dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
+        loaded = load_nf4(name, dtype=dtype, device=best_device())
     else:
-        loaded = load(name)
+        loaded = load(name, device=best_device())
     if settings.adapter == "full":
         return loaded
     model = add_lora(loaded.model, settings.lora_rank, settings.lora_alpha, seed=settings.seed)
@@ -174,10 +174,6 @@ def _train(
 
 def _brief(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "gradient_norm")
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())).encode()).hexdigest()
 
 
 def _summary(outcome: Outcome, run: RunFolder) -> str:

@@ -1,0 +1,50 @@
+"""Certify: sign what the audit of a run's model found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remanent.audit.evidence import Evidence
+from remanent.audit.hashes import hash_folder
+from remanent.audit.judgement import Judgement
+from remanent.audit.signing import load_private_key, write_certificate
+from remanent.audit.statement import build_statement
+from remanent.core.files import read_json
+from remanent.core.run_folder import RunFolder
+from remanent.errors import InputError
+
+
+def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str | None = None) -> Path:
+    """Sign the audit of a run and write certificate.json.
+
+    Args:
+        out: the run folder, with audit.json and judgement.json.
+        key: the private key.
+        model: the audited model's folder; the run's own by default.
+        passphrase: of the private key.
+
+    Returns:
+        The certificate's path. A verdict of FAILED is signed like any other: it is what was found.
+    """
+    run = RunFolder(out)
+    for file in (run.audit, run.judgement):
+        if not file.is_file():
+            raise InputError("run", str(out), f"a run folder with {file.name}; `remanent audit` writes it")
+    signer = load_private_key(key, passphrase)
+    evidence = Evidence.from_dict(read_json(run.audit))
+    judgement = Judgement.from_dict(read_json(run.judgement))
+    statement = build_statement(evidence, judgement, hash_folder(model or run.model), method=_method(run))
+    write_certificate(run.certificate, statement, signer)
+    return run.certificate
+
+
+def _method(run: RunFolder) -> dict[str, Any]:
+    """How the model was made, as the run's own settings say it; no path and no record's text."""
+    if not run.config.is_file():
+        return {}
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    left_out = {"model", "base", "data"}
+    return {name: value for name, value in settings.items() if name not in left_out and value is not None}
