@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remanent.audit.evidence import (
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     FORGET,
@@ -21,7 +21,7 @@ from remanent.audit.evidence import (
     Measurement,
     RecordScore,
 )
-from remanent.audit.judge import judge
+from remanent.auditing.judge import judge
 from remanent.report.html import render
 from remanent.report.view import RunView
 

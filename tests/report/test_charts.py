@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from remanent.audit.evidence import AUDITED, FORGET, ConditionInfo, Evidence, Measurement, RecordScore
+from remanent.auditing.evidence import AUDITED, FORGET, ConditionInfo, Evidence, Measurement, RecordScore
 from remanent.report import charts
 from remanent.report.summary import RunSummary, summarize
 from remanent.report.svg import ROLES

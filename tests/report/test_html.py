@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remanent.audit.evidence import (
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     ORIGINAL,
@@ -17,12 +17,13 @@ from remanent.audit.evidence import (
     Measurement,
     RecordScore,
 )
-from remanent.audit.judge import judge
+from remanent.auditing.judge import judge
 from remanent.errors import InputError
 from remanent.report.html import render
 from remanent.report.view import Line, RunView
 
 VOID = {"meta", "link", "br"}
+DRAWN = {"svg", "g", "path", "text", "tspan", "defs", "clippath", "rect", "use", "title", "desc"}
 HOSTILE = st.one_of(
     st.text(st.characters(codec=None), min_size=1, max_size=80),
     st.sampled_from(
@@ -45,11 +46,13 @@ HOSTILE = st.one_of(
 
 
 class Skeleton(HTMLParser):
-    """Tags and the attributes that can act, in order; well-formed nesting is checked on the way."""
+    """Tags with the names of their attributes, in order, and what plots are drawn with; nesting must be right."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.drawn: set[str] = set()
+        self.names: set[str] = set()
         self.open: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.text: list[str] = []
@@ -58,14 +61,17 @@ class Skeleton(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, tuple(sorted(name for name, _ in attrs))))
-        self.attributes += attrs
+        self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, tuple(sorted(name for name, _ in attrs))))
+        self.names |= {name for name, _ in attrs}
         self.attributes += attrs
+        if "svg" in self.open:
+            self.drawn.add(tag)
+        else:
+            self.tags.append((tag, tuple(sorted(name for name, _ in attrs))))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -108,14 +114,15 @@ def benign() -> Skeleton:
     return Skeleton(render([small("benign")], "benign"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HOSTILE)
 def test_no_text_changes_the_page(benign: Skeleton, text: str) -> None:
     page = render([small(text)], text)
     page.encode("utf-8")
     found = Skeleton(page)
-    # An SVG holds a mark for each figure, whatever the names: the whole skeleton must be the same.
-    assert [tag for tag in found.tags if tag[0] != "tspan"] == [tag for tag in benign.tags if tag[0] != "tspan"]
+    assert found.tags == benign.tags
+    assert found.drawn <= DRAWN  # how many glyphs a name takes may differ
+    assert found.names == benign.names
     assert len(page) < 600_000
     assert not set(page) & set("\u202e\u2066\u2069\x00\x1b\x07\x7f")
 

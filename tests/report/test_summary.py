@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from remanent.audit.evidence import (
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     FORGET,

@@ -16,7 +16,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
     ("text", "shown"),
     [
         ("plain, naïve, 日本", "plain, naïve, 日本"),
-        ("a\nb\tc\r", "a ↵ b c"),
+        ("a\nb\tc\r", "a ↵ b c␍"),
         ("\x1b[31mred\x07", "␛[31mred␇"),
         ("abc\u202edef", "abc⟨U+202E⟩def"),
         ("\ud800", "⟨U+D800⟩"),

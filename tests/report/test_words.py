@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from remanent.audit.evidence import AUDITED, CONTROL, FORGET, ConditionInfo, Evidence, Measurement, RecordScore
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ConditionInfo, Evidence, Measurement, RecordScore
 from remanent.report.view import Line, RunView
 from remanent.report.words import WORDS, figure, headline, listed, problems, untested
 

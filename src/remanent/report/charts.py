@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from remanent.audit.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
+from remanent.auditing.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
 from remanent.report.estimate import Estimate
 from remanent.report.summary import RunSummary
 from remanent.report.svg import ROLES, to_svg

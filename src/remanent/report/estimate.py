@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remanent.audit.evidence import RecordScore
-from remanent.audit.intervals import Interval, Sample, difference_interval, mean_interval, retention_interval
+from remanent.auditing.evidence import RecordScore
+from remanent.auditing.intervals import Interval, Sample, difference_interval, mean_interval, retention_interval
 
 
 @dataclass(frozen=True, slots=True)

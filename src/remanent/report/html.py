@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from remanent.audit.evidence import FORGET, PARAPHRASED
+from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from remanent.audit.evidence import CONTROL, FORGET, RETAIN
+from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.report.summary import ConditionSummary, RunSummary, summarize
 from remanent.report.text import interval, number, percent, visible
 from remanent.report.view import FAILED, MARKS, NOT_ASSESSABLE, PASSED, WARNED, RunView

@@ -36,8 +36,8 @@ def visible(text: object, limit: int = LIMIT) -> str:
 def _visible_character(character: str, category: str) -> str:
     if category not in _HIDDEN or character in _JOINERS:
         return character
-    if character in "\n\r\t":
-        return {"\n": " ↵ ", "\r": "", "\t": " "}[character]
+    if character in "\n\t":
+        return {"\n": " ↵ ", "\t": " "}[character]
     if ord(character) < 0x20:
         return chr(0x2400 + ord(character))
     return f"⟨U+{ord(character):04X}⟩"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from remanent.audit.evidence import Evidence
+from remanent.auditing.evidence import Evidence
 from remanent.errors import InputError
 
 PASSED, WARNED, FAILED, NOT_ASSESSABLE = "PASSED", "WARNED", "FAILED", "NOT ASSESSABLE"

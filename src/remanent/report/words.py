@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remanent.audit.evidence import CONTROL, FORGET, RETRAINED
+from remanent.auditing.evidence import CONTROL, FORGET, RETRAINED
 from remanent.report.text import number
 from remanent.report.view import FAILED, NOT_ASSESSABLE, PASSED, VERDICTS, WARNED, Line, RunView
 
