@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remanent.audit.judgement import Judgement
-    from remanent.audit.verify import Verification
+    from remanent.auditing.judgement import Judgement
+    from remanent.auditing.verify import Verification
     from remanent.data.record import Record
 
 Records = str | Path | Sequence["Record"] | None
@@ -88,7 +88,7 @@ def certify(run: str | Path, key: str | Path, *, passphrase: str | None = None) 
 
 def verify(certificate: str | Path, *, model: str | Path, key: str | Path) -> Verification:
     """Check a certificate against a model folder and a public key. A signature proves origin, not truth."""
-    from remanent.audit.verify import verify as check
+    from remanent.auditing.verify import verify as check
 
     return check(certificate, model, key)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from remanent.audit.condition import parse_conditions
-from remanent.audit.measure import generate
+from remanent.auditing.condition import parse_conditions
+from remanent.auditing.measure import generate
 from remanent.data.encode import prompt_ids
 from remanent.data.record import Message, Record
 from remanent.errors import InputError

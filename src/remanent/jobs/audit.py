@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from remanent.audit.audit import AuditData, AuditPlan, Loader, audit
-from remanent.audit.condition import parse_conditions
-from remanent.audit.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
-from remanent.audit.judge import judge
-from remanent.audit.judgement import Judgement
+from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
+from remanent.auditing.condition import parse_conditions
+from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
+from remanent.auditing.judge import judge
+from remanent.auditing.judgement import Judgement
 from remanent.core.files import write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from remanent.audit.evidence import Evidence
-from remanent.audit.hashes import hash_folder
-from remanent.audit.judgement import Judgement
-from remanent.audit.signing import load_private_key, write_certificate
-from remanent.audit.statement import build_statement
+from remanent.auditing.evidence import Evidence
+from remanent.auditing.hashes import hash_folder
+from remanent.auditing.judgement import Judgement
+from remanent.auditing.signing import load_private_key, write_certificate
+from remanent.auditing.statement import build_statement
 from remanent.core.files import read_json
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError

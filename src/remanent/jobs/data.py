@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from remanent.audit.hashes import keyed_hash
+from remanent.auditing.hashes import keyed_hash
 from remanent.core.secret import load_secret
 from remanent.data.general_text import general_text
 from remanent.data.named import load

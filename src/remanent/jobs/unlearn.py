@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from remanent.audit.condition import parse_conditions
+from remanent.auditing.condition import parse_conditions
 from remanent.core.batch import Encoded
 from remanent.core.catalogue import build
 from remanent.core.episode import Episode

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from remanent.audit.evidence import AUDITED, FORGET, PARAPHRASED, RETRAINED, Evidence
-from remanent.audit.judgement import Judgement
-from remanent.audit.table import comparisons, evidence_table, record_sets
+from remanent.auditing.evidence import AUDITED, FORGET, PARAPHRASED, RETRAINED, Evidence
+from remanent.auditing.judgement import Judgement
+from remanent.auditing.table import comparisons, evidence_table, record_sets
 from remanent.errors import InputError, IntegrityError
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

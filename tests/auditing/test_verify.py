@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from synthetic import evidence, forgotten, original
 from tiny_verifier import tiny_verify
 
-from remanent.audit.evidence import AUDITED
-from remanent.audit.hashes import hash_folder
-from remanent.audit.judge import judge
-from remanent.audit.signing import envelope_bytes, sign, write_certificate
-from remanent.audit.statement import build_statement, canonical_json
-from remanent.audit.verify import Verification, verify
+from remanent.auditing.evidence import AUDITED
+from remanent.auditing.hashes import hash_folder
+from remanent.auditing.judge import judge
+from remanent.auditing.signing import envelope_bytes, sign, write_certificate
+from remanent.auditing.statement import build_statement, canonical_json
+from remanent.auditing.verify import Verification, verify
 from remanent.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"

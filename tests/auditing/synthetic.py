@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from remanent.audit.evidence import (
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     FORGET,

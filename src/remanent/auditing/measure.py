@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from remanent.audit.condition import Condition, RelearningAttack
-from remanent.audit.evidence import CONTROL, FORGET, ORIGINAL, PARAPHRASED, TEXT, Measurement, RecordScore
+from remanent.auditing.condition import Condition, RelearningAttack
+from remanent.auditing.evidence import CONTROL, FORGET, ORIGINAL, PARAPHRASED, TEXT, Measurement, RecordScore
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import AdapterOff, Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of

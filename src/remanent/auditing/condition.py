@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from remanent.audit.evidence import ConditionInfo
+from remanent.auditing.evidence import ConditionInfo
 from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from remanent.audit.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETRAINED
-from remanent.audit.intervals import Interval, Sample, auc_interval, smallest_detectable_gap
-from remanent.audit.judgement import FAILED, PASSED, WARNED, Criteria
-from remanent.audit.place import UNDECIDED, Finding, Place, at_least, paired, sample_of, shown
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETRAINED
+from remanent.auditing.intervals import Interval, Sample, auc_interval, smallest_detectable_gap
+from remanent.auditing.judgement import FAILED, PASSED, WARNED, Criteria
+from remanent.auditing.place import UNDECIDED, Finding, Place, at_least, paired, sample_of, shown
 
 NAMES = {FORGET: "forgotten records", PARAPHRASED: "paraphrased forgotten records"}
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from remanent.audit.evidence import (
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     FORGET,
@@ -23,8 +23,8 @@ from remanent.audit.evidence import (
     ConditionInfo,
     Evidence,
 )
-from remanent.audit.forgotten import absolute, not_overdone, power, relative
-from remanent.audit.judgement import (
+from remanent.auditing.forgotten import absolute, not_overdone, power, relative
+from remanent.auditing.judgement import (
     NOT_ASSESSABLE,
     PASSED,
     VERDICTS,
@@ -34,8 +34,8 @@ from remanent.audit.judgement import (
     Line,
     overall,
 )
-from remanent.audit.kept import general_text, retention
-from remanent.audit.place import Finding, Missing, Place
+from remanent.auditing.kept import general_text, retention
+from remanent.auditing.place import Finding, Missing, Place
 from remanent.errors import InputError
 
 KEPT_KINDS = ("full", "precision")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remanent.audit.hashes import hash_folder, keyed_hash, list_files
+from remanent.auditing.hashes import hash_folder, keyed_hash, list_files
 from remanent.errors import InputError, IntegrityError
 
 SECRET = bytes(range(32))

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from remanent.audit.statement import canonical_json
+from remanent.auditing.statement import canonical_json
 from remanent.core.files import write_atomic
 from remanent.errors import InputError, IntegrityError
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remanent.audit.evidence import ConditionInfo, Evidence, RecordScore
-from remanent.audit.intervals import Interval, Sample, difference_interval, mean_interval
-from remanent.audit.judgement import FAILED, PASSED, WARNED, Criteria
+from remanent.auditing.evidence import ConditionInfo, Evidence, RecordScore
+from remanent.auditing.intervals import Interval, Sample, difference_interval, mean_interval
+from remanent.auditing.judgement import FAILED, PASSED, WARNED, Criteria
 
 UNDECIDED = "the interval crosses the threshold, so these data do not decide"
 

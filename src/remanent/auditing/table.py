@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from remanent.audit.evidence import AUDITED, CONTROL, FORGET, PARAPHRASED, Evidence, Measurement
-from remanent.audit.intervals import Interval, auc_interval, mean_interval, newcombe_interval, wilson_interval
-from remanent.audit.judgement import Criteria
-from remanent.audit.place import sample_of
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, PARAPHRASED, Evidence, Measurement
+from remanent.auditing.intervals import Interval, auc_interval, mean_interval, newcombe_interval, wilson_interval
+from remanent.auditing.judgement import Criteria
+from remanent.auditing.place import sample_of
 
 
 def evidence_table(evidence: Evidence, criteria: Criteria) -> list[dict[str, Any]]:

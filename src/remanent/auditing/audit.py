@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from remanent.audit.condition import Condition
-from remanent.audit.evidence import (
+from remanent.auditing.condition import Condition
+from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
     FORGET,
@@ -27,7 +27,7 @@ from remanent.audit.evidence import (
     Measurement,
     RecordScore,
 )
-from remanent.audit.measure import AuditSet, Measurer, with_rouge
+from remanent.auditing.measure import AuditSet, Measurer, with_rouge
 from remanent.core.displacement import Rounding
 from remanent.core.files import read_json, write_json
 from remanent.core.quantization import movement

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from remanent.audit.evidence import AUDITED, CONTROL, RETAIN, TEXT
-from remanent.audit.intervals import Interval, Sample, retention_interval
-from remanent.audit.judgement import FAILED, PASSED, WARNED
-from remanent.audit.place import UNDECIDED, Finding, Missing, Place, at_least, paired, sample_of, shown
+from remanent.auditing.evidence import AUDITED, CONTROL, RETAIN, TEXT
+from remanent.auditing.intervals import Interval, Sample, retention_interval
+from remanent.auditing.judgement import FAILED, PASSED, WARNED
+from remanent.auditing.place import UNDECIDED, Finding, Missing, Place, at_least, paired, sample_of, shown
 
 
 def retention(place: Place, baseline: str, condition: str) -> Finding:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from synthetic import ATTACK, FULL, LEARNED, UNSEEN, evidence, forgotten, original, point
 
-from remanent.audit.evidence import AUDITED, FORGET, ORIGINAL, RETRAINED, Evidence
-from remanent.audit.hashes import keyed_hash
-from remanent.audit.judge import judge
-from remanent.audit.statement import PREDICATE_TYPE, STATEMENT_TYPE, build_statement, canonical_json, limits
-from remanent.audit.table import comparisons, evidence_table, record_sets
+from remanent.auditing.evidence import AUDITED, FORGET, ORIGINAL, RETRAINED, Evidence
+from remanent.auditing.hashes import keyed_hash
+from remanent.auditing.judge import judge
+from remanent.auditing.statement import PREDICATE_TYPE, STATEMENT_TYPE, build_statement, canonical_json, limits
+from remanent.auditing.table import comparisons, evidence_table, record_sets
 from remanent.errors import InputError, IntegrityError
 
 FILES = {"model.safetensors": "ab" * 32, "config.json": "cd" * 32}

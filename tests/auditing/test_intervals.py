@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from remanent.audit.intervals import (
+from remanent.auditing.intervals import (
     Interval,
     Sample,
     auc_interval,

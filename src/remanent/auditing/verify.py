@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from remanent.audit.hashes import is_inside, list_files
-from remanent.audit.judgement import overall
-from remanent.audit.signing import envelope_bytes, load_public_key, open_envelope
-from remanent.audit.statement import PREDICATE_TYPE, STATEMENT_TYPE
+from remanent.auditing.hashes import is_inside, list_files
+from remanent.auditing.judgement import overall
+from remanent.auditing.signing import envelope_bytes, load_public_key, open_envelope
+from remanent.auditing.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from remanent.core.files import parse_json, sha256_file
 from remanent.errors import IntegrityError
 

@@ -19,9 +19,9 @@ from synthetic import (
     point,
 )
 
-from remanent.audit.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, RETRAINED, TEXT
-from remanent.audit.judge import judge
-from remanent.audit.judgement import (
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, RETRAINED, TEXT
+from remanent.auditing.judge import judge
+from remanent.auditing.judgement import (
     FAILED,
     NOT_ASSESSABLE,
     PASSED,

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from remanent.audit import signing
-from remanent.audit.signing import (
+from remanent.auditing import signing
+from remanent.auditing.signing import (
     PAYLOAD_TYPE,
     generate_key,
     key_id,
