@@ -105,8 +105,9 @@ def _save(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Plain data with a reference in each tensor's place; keys that are not text are kept as pairs."""
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {_REFERENCE: path}
+        key = f"{len(tensors)}.{path}"  # numbered, since 'a.b' may be one key or two
+        tensors[key] = value
+        return {_REFERENCE: key}
     if isinstance(value, Mapping):
         return {"pairs": [[key, _flatten(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, tuple | list):

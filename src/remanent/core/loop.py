@@ -257,7 +257,7 @@ class _Run:
 
     def _batch(self, role: str, step: int) -> Batch:
         indices = self.samplers[role].batch(step)
-        # Every process takes its share of the batch; one that gets none repeats a record that then does not count.
+        # Every process takes its share of the batch.
         mine = indices[self.accelerator.process_index :: self.accelerator.num_processes]
         if not mine:
             raise InputError(

@@ -15,13 +15,15 @@ from remanent.core.batch import Encoded
 from remanent.core.displacement import AdapterOff
 from remanent.core.files import write_atomic
 from remanent.core.scores import score_records
-from remanent.core.weights import Weights, has_adapter, local
+from remanent.core.weights import has_adapter, local
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters, one tensor at a time."""
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, packed ones and their scales too."""
     digest = hashlib.sha256()
-    for name, tensor in Weights.of(model).items():
+    for name, tensor in {**dict(model.named_buffers()), **model.state_dict()}.items():
+        if not isinstance(tensor, Tensor):
+            continue
         part = local(tensor).detach().cpu().contiguous()
         digest.update(f"{name}|{part.dtype}|{tuple(part.shape)}|".encode())
         digest.update(part.flatten().view(torch.uint8).numpy().data)

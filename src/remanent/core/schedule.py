@@ -51,7 +51,7 @@ def learning_rate_factor(schedule: LearningRateSchedule, step: int, steps: int, 
     rising = warmup * steps
     if step <= rising:
         return step / rising
-    done = (step - 1 - rising) / max(1.0, steps - rising)
+    done = max(0.0, step - 1 - rising) / max(1.0, steps - rising)
     if schedule == "constant":
         return 1.0
     return 1.0 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

@@ -19,21 +19,24 @@ class State:
     that the weights are right, and then raises RuntimeError.
     """
 
-    def __init__(self, weights: Weights, moved: Weights, gradients_aside: bool) -> None:
-        self._weights, self._moved, self._gradients_aside = weights, moved, gradients_aside
+    def __init__(self, weights: Weights, moved: Weights, gradients_aside: bool, learning: bool) -> None:
+        self._weights, self._moved = weights, moved
+        self._gradients_aside, self._learning = gradients_aside, learning
         self._keep_weights = False
         self._open = False
 
     @classmethod
-    def of(cls, weights: Weights, *, moved: Weights, gradients_aside: bool) -> State:
+    def of(cls, weights: Weights, *, moved: Weights, gradients_aside: bool, learning: bool = False) -> State:
         """A state to enter.
 
         Args:
             weights: every weight of the model.
             moved: those whose values are kept and given back: the memory that the block costs.
             gradients_aside: take `.grad` away inside and give it back; otherwise gradients flow through the block.
+            learning: the generators go on where the block left them, so that the next pass draws other dropout; and
+                where nothing moved the buffers keep what they became, as in any training pass.
         """
-        return cls(weights, moved, gradients_aside)
+        return cls(weights, moved, gradients_aside, learning)
 
     def weight(self, name: str) -> Tensor:
         """A weight as it was when the block was entered."""
@@ -47,6 +50,9 @@ class State:
     def __enter__(self) -> State:
         model = self._weights.model
         modules = list(model.modules()) if model is not None else []
+        # All parameters of the model: those that `weights` leaves out (another view of the same memory, a selection)
+        # take gradients inside the block too.
+        parameters = list(self._weights.values() if model is None else model.parameters())
         # preserve_format keeps strides, so that copying back restores the same memory.
         self._values = {name: tensor.detach().clone() for name, tensor in self._moved.items()}
         self._buffers = [
@@ -55,10 +61,10 @@ class State:
             for name, buffer in module.named_buffers(recurse=False)
         ]
         self._modes = [(module, module.training) for module in modules]
-        self._requires_grad = [(tensor, tensor.requires_grad) for tensor in self._weights.values()]
-        self._gradients = [(tensor, tensor.grad) for tensor in self._weights.values()]
+        self._requires_grad = [(tensor, tensor.requires_grad) for tensor in parameters]
+        self._gradients = [(tensor, tensor.grad) for tensor in parameters]
         if self._gradients_aside:
-            for tensor in self._weights.values():
+            for tensor in parameters:
                 tensor.grad = None
         self._cpu_generator = torch.get_rng_state()
         self._device_generators = _device_generators(self._weights)
@@ -78,6 +84,8 @@ class State:
             state._give_back(keep_weights=state._keep_weights and kind is None and not out_of_turn)
             if state is self:
                 break
+        if not stack:
+            del self._holder().__dict__[_OPEN]
         if out_of_turn:
             raise RuntimeError("a displaced block was left before one that was entered after it; both have been undone")
 
@@ -89,7 +97,7 @@ class State:
                 self._moved[name].copy_(value)
         self._values = {}
         torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights that were just left
-        for module, name, buffer, value in self._buffers:
+        for module, name, buffer, value in [] if self._learning and not self._moved else self._buffers:
             local(buffer).copy_(local(value))
             if module._buffers.get(name) is not buffer:
                 module._buffers[name] = buffer
@@ -100,14 +108,21 @@ class State:
         if self._gradients_aside:
             for tensor, gradient in self._gradients:
                 tensor.grad = gradient
+        if not self._learning:
+            self.rewind_generators()
+
+    def rewind_generators(self) -> None:
+        """Put torch's default generators where they were when the block was entered."""
         torch.set_rng_state(self._cpu_generator)
         for device, generator_state in self._device_generators:
             torch.cuda.set_rng_state(generator_state, device)
 
     def _stack(self) -> list[State]:
-        holder: nn.Module | Weights = self._weights.model if self._weights.model is not None else self._weights
-        stack: list[State] = holder.__dict__.setdefault(_OPEN, [])
+        stack: list[State] = self._holder().__dict__.setdefault(_OPEN, [])
         return stack
+
+    def _holder(self) -> nn.Module | Weights:
+        return self._weights.model if self._weights.model is not None else self._weights
 
 
 def _device_generators(weights: Weights) -> list[tuple[torch.device, Tensor]]:

@@ -48,6 +48,8 @@ class Update:
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError("micro_batch", micro_batch, "at least 1 record, or None")
         self.model, self.method, self.optimizer = model, method, optimizer
         self.steps, self.micro_batch, self.max_grad_norm = steps, micro_batch, max_grad_norm
         self.autocast, self.accelerator = autocast, accelerator
@@ -61,17 +63,22 @@ class Update:
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.gradients(batches)
-        self._check_finite(losses, batches)
         self.optimizer.step()
         self.method.after_update(self.model, self.step)
         return losses
 
     def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
-        """Everything of an update but the optimizer: leaves the finished gradient in `.grad`."""
+        """Everything of an update but the optimizer: leaves the finished gradient in `.grad`.
+
+        Returns and raises what a call does. All points see the same dropout, and each update another.
+        """
         missing = [role for role in self.method.roles if role not in batches]
         if missing:
             raise InputError("batches", ", ".join(batches) or "none", f"a batch named '{missing[0]}'")
         self.step += 1
+        # Each point gives the generators' states back when it is left: without new ones an update would draw the
+        # dropout of the one before it.
+        torch.manual_seed(int(torch.randint(2**62, ())))
         totals = self._totals(batches)
         pieces = _pieces({role: batches[role] for role in self.method.roles}, self.micro_batch)
         sums: dict[str, Tensor] = {}
@@ -82,11 +89,12 @@ class Update:
                 continue
             names = place.terms or tuple(self.method.objective.terms)
             factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
-            # What a combination needs apart is taken apart: one backward pass per term.
+            # What a combination needs apart is taken apart: one backward pass per term, at the one point.
             for group in [(name,) for name in names] if self.method.combine else [names]:
-                self._at(place, {name: factors[name] for name in group}, pieces, totals, sums)
+                sums.update(self._at(place, group, factors, pieces, totals))
                 if self.method.combine:
-                    apart[group[0], str(place.displacement)] = self._take_gradients()
+                    key = (group[0], str(place.displacement))
+                    apart[key] = _added(apart.get(key, {}), self._take_gradients())
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             if self.method.combine:
                 apart = {key: self._added_up(gradients) for key, gradients in apart.items()}
@@ -99,30 +107,35 @@ class Update:
             self.accelerator.unscale_gradients(self.optimizer)
         if self.method.pull is not None:
             sums["pull"] = self.method.pull.add_gradient(self.weights)
-        return {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
+        losses = {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
+        self._check_finite(losses, batches)
+        return losses
 
     def _at(
         self,
         place: At,
+        group: tuple[str, ...],
         factors: Mapping[str, float],
         pieces: list[dict[str, Batch]],
         totals: Mapping[str, int],
-        sums: dict[str, Tensor],
-    ) -> None:
-        """Add one point's gradient to `.grad`: the weights move once, all micro-batches run there."""
+    ) -> dict[str, Tensor]:
+        """Add one point's gradient of the terms in `group` to `.grad`: the weights move once, by all terms of the
+        place, and all micro-batches run there. Returns the mean of each loss."""
+        sums: dict[str, Tensor] = {}
         displacement = place.displacement.resolve(self.step)
         label = str(displacement)
         climbed = {name: [self._loss({name: factor}, piece) for piece in pieces] for name, factor in factors.items()}
         context = Context(self.model, climbed, self.step)
         with learning_at(displacement, self.weights, context):
             for piece in pieces:
-                terms = self._terms(tuple(factors), piece)
-                if not terms:
-                    continue
+                terms = self._terms(group, piece)
                 for name, value in terms.items():
                     mean = value.detach() / totals[name]
                     sums[f"{name}@{label}"] = sums.get(f"{name}@{label}", torch.zeros_like(mean)) + mean
-                self._backward(sum((factors[name] * value for name, value in terms.items()), torch.zeros(())))
+                # Nothing to learn where no record of the piece has a scored token.
+                if any(value.requires_grad for value in terms.values()):
+                    self._backward(sum((factors[name] * value for name, value in terms.items()), torch.zeros(())))
+        return sums
 
     def _loss(self, factors: Mapping[str, float], piece: Mapping[str, Batch]) -> Callable[[], Tensor]:
         def loss() -> Tensor:
@@ -194,6 +207,10 @@ class Update:
             if not torch.isfinite(torch.tensor(value)) and not (name == "gradient_norm" and scaler is not None):
                 records = {role: batch.records.tolist() for role, batch in batches.items()}
                 raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
+
+
+def _added(total: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**total, **{name: total[name] + value if name in total else value for name, value in more.items()}}
 
 
 def _pieces(batches: Mapping[str, Batch], micro_batch: int | None) -> list[dict[str, Batch]]:

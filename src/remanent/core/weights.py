@@ -148,7 +148,7 @@ def _head(model: nn.Module) -> nn.Module | None:
 def _kind(name: str, parameter: Tensor, module: nn.Module, head: nn.Module | None) -> str:
     if any(part in name.split(".") for part in _ADAPTER_PARTS):
         return "adapter"
-    if module is head:
+    if head is not None and module in (head, getattr(head, "base_layer", None)):
         return "head"
     if isinstance(module, nn.Embedding):
         return "embedding"

@@ -57,16 +57,14 @@ class SimNPO:
         found: dict[str, Tensor] = {}
         if "forget" in batches:
             scores = predict(batches["forget"])
-            mean = scores.nll / scores.counts
+            mean = scores.nll / scores.counts.clamp(min=1)
             found["forget"] = -(2 / self.beta) * functional.logsigmoid(self.beta * (mean - self.delta)).sum()
         if "retain" in batches:
             found["retain"] = -predict(batches["retain"]).log_probs.sum()
         return found
 
 
-def method(
-    beta: float = 4.5, delta: float = 0.0, forget_weight: float = 0.125, retain_weight: float = 1.0
-) -> Method:
+def method(beta: float = 4.5, delta: float = 0.0, forget_weight: float = 0.125, retain_weight: float = 1.0) -> Method:
     """SimNPO with open-unlearning's defaults.
 
     Args:

@@ -30,6 +30,9 @@ class AdapterOff(Displacement):
             parts = name.split(".")
             if "modules_to_save" in parts or "lora_magnitude_vector" in parts:
                 raise UnsupportedError(f"{name} is part of an adapter that zeroing LoRA's second factor leaves on")
+        for name, module in [] if weights.model is None else weights.model.named_modules():
+            if getattr(module, "merged_adapters", None):
+                raise UnsupportedError(f"{name} has its adapter merged into the base, which zeroing it leaves there")
         chosen = weights.only(name for name in weights if any(part in _SECOND_FACTORS for part in name.split(".")))
         if not chosen:
             raise InputError("displacement", "adapter-off", "a model with a LoRA adapter; this one has none")

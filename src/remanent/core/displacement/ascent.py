@@ -54,8 +54,9 @@ class Ascent(Displacement):
         for tensor in weights.values():
             tensor.grad = None
         try:
-            for loss in context.losses(self.of):
-                loss().backward()  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                for loss in context.losses(self.of):
+                    loss().backward()  # type: ignore[no-untyped-call]
             gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
         finally:
             for name, tensor in weights.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from remanent.core.state import State
 from remanent.core.weights import Weights
-from remanent.errors import InputError
+from remanent.errors import InputError, UnsupportedError
 
 # A function that returns a scalar loss with its graph; several of them are micro-batches whose losses add up.
 Loss = Callable[[], Tensor]
@@ -88,6 +88,10 @@ class Displacement:
         """
         return gradient
 
+    def pulls_back(self, weights: Weights) -> Weights:
+        """Those of the weights whose gradients go through `pullback`. Default: those that it moves."""
+        return self.moving(weights)
+
     def resolve(self, step: int) -> Displacement:
         """The displacement that stands for this one at an update. Default: itself."""
         return self
@@ -114,23 +118,26 @@ class Displacement:
             layer_by_layer: move each layer only while its forward runs: extra memory of one layer, at the price of
                 moving again at each forward. For local displacements and single forwards, never while generating.
         """
-        displacement = self.resolve(step)
-        context = Context(None if isinstance(model, Weights) else model, loss, step, generator)
+        displacement, weights = self.resolve(step), Weights.of(model)
+        context = Context(weights.model, loss, step, generator)
         if layer_by_layer:
             from remanent.core.displacement.layers import layer_by_layer as by_layer
 
             return by_layer(displacement, model, context)
-        return _looking(displacement, Weights.of(model), context)
+        return _looking(displacement, weights, context)
 
     def apply(
         self, model: nn.Module | Weights, loss: Losses | None = None, *, generator: torch.Generator | None = None
     ) -> Undo:
         """Stay: move the model there, and return what takes it back."""
-        displacement = self.resolve(0)
-        weights = Weights.of(model)
-        context = Context(None if isinstance(model, Weights) else model, loss, 0, generator)
+        displacement, weights = self.resolve(0), Weights.of(model)
+        context = Context(weights.model, loss, 0, generator)
         _check_needs(displacement, context)
         moving = displacement.moving(weights)
+        if not moving and not isinstance(displacement, Here):
+            raise UnsupportedError(
+                f"{displacement} moves no weight of this model in place, so the model cannot stay there"
+            )
         with State.of(weights, moved=moving, gradients_aside=True) as state, context.cleanup:
             displacement.move(moving, context)
             kept = state.keep_weights()
@@ -208,14 +215,13 @@ def gradient_at(
     """
     displacement = displacement.resolve(step)
     context = Context(weights.model, loss, step, generator)
-    with _entered(displacement, weights, context, gradients_aside=True) as state:
+    with _entered(displacement, weights, context, gradients_aside=True, learning=True) as state:
         value = closure()
-        gradients: dict[str, Tensor] = {}
+        gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
         with torch.no_grad():
-            for name, tensor in weights.items():
-                if tensor.grad is not None:
-                    here = state.weight(name) if displacement.pulls_back_by_weight else tensor
-                    gradients[name] = displacement.pullback(name, tensor.grad, here)
+            for name in displacement.pulls_back(weights):
+                if name in gradients:
+                    gradients[name] = displacement.pullback(name, gradients[name], state.weight(name))
     return PointGradient(value.detach(), gradients)
 
 
@@ -225,19 +231,21 @@ def learning_at(displacement: Displacement, weights: Weights, context: Context) 
 
     For sums of points that share `.grad`: no further gradient buffer is needed.
     """
-    with _entered(displacement, weights, context, gradients_aside=False) as state, ExitStack() as hooks:
+    with (
+        _entered(displacement, weights, context, gradients_aside=False, learning=True) as state,
+        ExitStack() as hooks,
+    ):
         if type(displacement).pullback is not Displacement.pullback:
-            for name, tensor in weights.trainable().items():
-                handle = tensor.register_hook(_pull_back_hook(displacement, name, tensor, state))
+            for name, tensor in displacement.pulls_back(weights).trainable().items():
+                handle = tensor.register_hook(_pull_back_hook(displacement, name, state))  # type: ignore[no-untyped-call]
                 hooks.callback(handle.remove)
         yield
 
 
-def _pull_back_hook(displacement: Displacement, name: str, tensor: Tensor, state: State) -> Callable[[Tensor], Tensor]:
+def _pull_back_hook(displacement: Displacement, name: str, state: State) -> Callable[[Tensor], Tensor]:
     def hook(gradient: Tensor) -> Tensor:
         with torch.no_grad():
-            here = state.weight(name) if displacement.pulls_back_by_weight else tensor
-            return displacement.pullback(name, gradient, here)
+            return displacement.pullback(name, gradient, state.weight(name))
 
     return hook
 
@@ -250,12 +258,14 @@ def _looking(displacement: Displacement, weights: Weights, context: Context) -> 
 
 @contextmanager
 def _entered(
-    displacement: Displacement, weights: Weights, context: Context, *, gradients_aside: bool
+    displacement: Displacement, weights: Weights, context: Context, *, gradients_aside: bool, learning: bool = False
 ) -> Iterator[State]:
     _check_needs(displacement, context)
     moving = displacement.moving(weights)
-    with State.of(weights, moved=moving, gradients_aside=gradients_aside) as state, context.cleanup:
+    state = State.of(weights, moved=moving, gradients_aside=gradients_aside, learning=learning)
+    with state, context.cleanup:
         displacement.move(moving, context)
+        state.rewind_generators()  # what is drawn inside does not depend on what the move drew
         torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights from before
         yield state
 

@@ -22,6 +22,8 @@ class Then(Displacement):
 
     def __init__(self, first: Displacement, second: Displacement) -> None:
         self.first, self.second = first, second
+        self._by_first: frozenset[str] = frozenset()
+        self._by_second: frozenset[str] = frozenset()
         self.needs: frozenset[str] = first.needs | second.needs  # type: ignore[misc]
 
     @property
@@ -40,13 +42,23 @@ class Then(Displacement):
         return weights.only(name for name in weights if name in moved)
 
     def move(self, weights: Weights, context: Context) -> None:
+        # Each chooses from the whole model, but only what is kept may move: a part of it, or one layer.
         whole = Weights.of(context.model) if context.model is not None else weights
-        self.first.move(self.first.moving(whole), context)
-        self.second.move(self.second.moving(whole), context)
+        for displacement in (self.first, self.second):
+            displacement.move(weights.only(name for name in displacement.moving(whole) if name in weights), context)
+
+    def pulls_back(self, weights: Weights) -> Weights:
+        self._by_first, self._by_second = (
+            frozenset(displacement.pulls_back(weights)) for displacement in (self.first, self.second)
+        )
+        return weights.only(name for name in weights if name in self._by_first | self._by_second)
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
-        between = self._between(name, weight) if self.second.pulls_back_by_weight else weight
-        return self.first.pullback(name, self.second.pullback(name, gradient, between), weight)
+        first = name in self._by_first
+        if name in self._by_second:
+            between = self._between(name, weight) if first and self.second.pulls_back_by_weight else weight
+            gradient = self.second.pullback(name, gradient, between)
+        return self.first.pullback(name, gradient, weight) if first else gradient
 
     def _between(self, name: str, weight: Tensor) -> Tensor:
         if not self.first.local:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.state import State
 from remanent.core.weights import Weights, identity
 from remanent.errors import InputError, UnsupportedError
 
@@ -19,8 +21,9 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
     """Inside the block, each module's own weights are moved from its forward's start to its end.
 
     Extra memory: the largest layer's. Weights that a module reads without being called itself are not moved. No
-    gradients: the weights are back before a backward pass would need them. Raises UnsupportedError for displacements
-    that are not local, and for `generate`, whose every token would move each layer again.
+    gradients: the weights are back before a backward pass would need them. What else `at` gives back is given back
+    here too. Raises UnsupportedError for displacements that are not local, and for `generate`, whose every token would
+    move each layer again.
     """
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "a torch.nn.Module, since layers are moved as they are called")
@@ -29,6 +32,7 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
     weights = Weights.of(model)
     names = {identity(tensor): name for name, tensor in displacement.moving(weights).items()}
     kept: dict[nn.Module, dict[str, Tensor]] = {}
+    installed: dict[nn.Module, ExitStack] = {}
 
     @torch.no_grad()
     def enter(module: nn.Module, arguments: Any) -> None:
@@ -36,23 +40,43 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
             dict.fromkeys(names[identity(p)] for p in module.parameters(recurse=False) if identity(p) in names)
         )
         kept[module] = {name: tensor.detach().clone() for name, tensor in own.items()}
-        displacement.move(own, context)
+        installed[module] = ExitStack()
+        displacement.move(own, replace(context, cleanup=installed[module]))
+        torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights from before
 
     @torch.no_grad()
     def leave(module: nn.Module, arguments: Any, output: Any) -> None:
         for name, value in kept.pop(module, {}).items():
             weights[name].copy_(value)
+        installed.pop(module, ExitStack()).close()
         torch.clear_autocast_cache()
 
-    with ExitStack() as stack, torch.no_grad():
+    @torch.no_grad()
+    def leave_all() -> None:
+        # A forward that was interrupted (KeyboardInterrupt) runs no hooks.
+        for module in list(kept):
+            leave(module, None, None)
+
+    nothing = weights.only(())
+    with State.of(weights, moved=nothing, gradients_aside=True), context.cleanup as stack, torch.no_grad():
+        displacement.move(nothing, context)  # what it installs besides moving weights, it installs now
+        stack.callback(leave_all)
         if hasattr(model, "generate"):
+            own = model.__dict__.get("generate")
             model.__dict__["generate"] = _refuse_generation
-            stack.callback(model.__dict__.pop, "generate")
+            stack.callback(_set_back, model, own)
         for module in model.modules():
             if any(identity(parameter) in names for parameter in module.parameters(recurse=False)):
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         yield
+
+
+def _set_back(model: nn.Module, generate: Any) -> None:
+    if generate is None:
+        del model.__dict__["generate"]
+    else:
+        model.__dict__["generate"] = generate
 
 
 def _refuse_generation(*arguments: Any, **options: Any) -> None:

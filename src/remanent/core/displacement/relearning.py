@@ -44,8 +44,12 @@ class Relearning(Displacement):
             raise InputError("batches", "none", "at least one batch to relearn from")
 
     def moving(self, weights: Weights) -> Weights:
-        return weights.trainable()
+        chosen = weights.trainable()
+        if not chosen:
+            raise UnsupportedError("relearning trains what takes a gradient, and no weight of this model does")
+        return chosen
 
+    @torch.enable_grad()
     def move(self, weights: Weights, context: Context) -> None:
         model = context.model
         if model is None:

@@ -77,6 +77,13 @@ class Rounding(Displacement):
             select.of(weights)
         return chosen
 
+    def pulls_back(self, weights: Weights) -> Weights:
+        moved = self.moving(weights)
+        if self.view == "adapter" or not self.quantization.clips:
+            return moved
+        # What is clipped of a merged weight is clipped of the adapters' sum.
+        return weights.only(name for name in weights if name in moved or weights.kind(name) == "adapter")
+
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
         layers = _lora_layers(context.model) if context.model is not None and self.view == "merged" else {}
@@ -87,7 +94,7 @@ class Rounding(Displacement):
                 dropout.training = False
             if is_packed(layer):
                 context.cleanup.enter_context(merged_forward(layer, self._round, self._clipped))
-        if context.model is not None:
+        if context.model is not None and self.view == "merged":
             _refuse_packed(context.model, under_lora=layers)
         for name, weight in weights.items():
             part = self._rows(name, weight)
