@@ -28,7 +28,7 @@ def verdict_panel(run: RunView) -> Panel:
     reasons = Table.grid(padding=(0, 2))
     for problem in found[:REASONS]:
         where = f" at {listed(problem.conditions)}" if problem.conditions else ""
-        which = f" {problem.worst.condition}:" if len(problem.conditions) > 1 else ""
+        which = f" Worst at {problem.worst.condition}:" if len(problem.conditions) > 1 else ""
         reason = visible(f"{problem.label}{where}.{which} {problem.worst.reason}")
         reasons.add_row(Text(problem.verdict, STYLES[problem.verdict], no_wrap=True), Text(reason))
     if len(found) > REASONS:
