@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from huggingface_hub import constants
 
 from remanent.core.files import sha256_file
 from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.models import source
 from remanent.models.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.save import MANIFEST, save
@@ -135,6 +138,18 @@ class TestHub:
         assert len(no_network) <= 4
         no_network.clear()
 
+    def test_a_silent_hub_is_given_up(self, monkeypatch, no_network):
+        monkeypatch.undo()
+        monkeypatch.setattr(source, "HUB_TIMEOUT", 0.3)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            start = time.monotonic()
+            with pytest.raises(InputError, match=r"the hub \(.*timed out"):
+                load("nobody/nothing")
+            assert time.monotonic() - start < 5
+
     def test_offline_is_not_asked(self, monkeypatch, no_network):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
@@ -153,7 +168,7 @@ class TestHub:
         assert weights_digest(loaded.model) == weights_digest(small.model)
         assert not no_network
         (snapshot / "model.safetensors").unlink()
-        with pytest.raises(InputError, match=r"the hub cache \(not whole.*the hub \(not reached"):
+        with pytest.raises(InputError, match=r"the hub cache \(not whole.*the hub \("):
             load("some/model")
         no_network.clear()
 

@@ -99,17 +99,19 @@ def _in_hub_cache(name: str) -> Source:
 
 
 def _from_hub(name: str) -> Source:
-    from huggingface_hub import is_offline_mode, snapshot_download
+    from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 
     if is_offline_mode():
         raise LookupError("the hub (not asked: HF_HUB_OFFLINE is set)")
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, etag_timeout=HUB_TIMEOUT))
+        # Asked first, since snapshot_download waits without limit for a hub that accepts and stays silent.
+        revision = HfApi().model_info(name, timeout=HUB_TIMEOUT).sha
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except Exception as error:  # whatever its HTTP client raises
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise LookupError(f"the hub ({reason})") from None
     if not _is_whole(folder):
-        raise LookupError("the hub (not reached, or without safetensors there)")
+        raise LookupError("the hub (no safetensors there)")
     return Source("hub", name, folder)
 
 
