@@ -96,7 +96,7 @@ def test_best_step_is_not_the_last(taught, data, arguments):
 
 def test_resumed_rule_goes_on_where_it_was(taught, data, arguments, tmp_path):
     start = copy.deepcopy(taught)
-    saving = options(save_strategy="steps", save_steps=2, max_steps=8)
+    saving = options(save_strategy="steps", save_steps=4, max_steps=6)
     callback = RemanentCallback(rule(data, margin=-1e9), evaluate_every=2)
     trainer_for(taught, data, arguments(**saving), callback).train()
     resumed = RemanentCallback(rule(data, margin=-1e9), evaluate_every=2)

@@ -80,12 +80,10 @@ def test_logs_the_weighted_loss(model, data, arguments):
     assert last["loss"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("accumulated", [2, 4])
-def test_accumulation_is_the_whole_batch(model, data, arguments, accumulated):
+def test_accumulation_is_the_whole_batch(model, data, arguments):
     expected, _ = looped(model, npo.method(), data)
-    in_pieces, _ = looped(model, npo.method(), data, micro_batch=4 // accumulated)
-    args = arguments(per_device_train_batch_size=4 // accumulated, gradient_accumulation_steps=accumulated)
-    trained(model, npo.method(), args, data)
+    in_pieces, _ = looped(model, npo.method(), data, micro_batch=1)
+    trained(model, npo.method(), arguments(per_device_train_batch_size=1, gradient_accumulation_steps=4), data)
     assert_equal(weights_of(model), in_pieces)
     # Adam divides by the gradient's size, so that its rounding shows where the gradient is near 0.
     assert_equal(weights_of(model), expected, tolerance=1e-4)
@@ -102,8 +100,8 @@ def test_two_passes_by_epochs(model, data, arguments):
 
 
 def test_bfloat16_is_the_loops(model, data, arguments):
-    expected, _ = looped(model, durable.method(), data, precision="bf16")
-    trained(model, durable.method(), arguments(bf16=True), data)
+    expected, _ = looped(model, durable.method(), data, precision="bf16", steps=3)
+    trained(model, durable.method(), arguments(bf16=True, max_steps=3), data)
     assert_equal(weights_of(model), expected)
 
 
@@ -134,13 +132,13 @@ def test_dropout_is_the_loops_and_differs_from_update_to_update(data, arguments)
 
 @pytest.mark.parametrize("step", [3, 5])
 def test_resumed_run_ends_with_the_same_weights(model, data, arguments, step, tmp_path):
-    options = {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 1}
-    start = copy.deepcopy(model)
-    whole = trained(model, durable.method(), arguments(**options, lr_scheduler_type="linear"), data)
-    assert whole.state.max_steps == 9
-    resumed = MethodTrainer(
-        start, durable.method(), arguments(**options, lr_scheduler_type="linear"), {r: data[r] for r in ROLES}
+    """At the end of a pass, and inside the second."""
+    args = arguments(
+        max_steps=-1, num_train_epochs=2, save_strategy="steps", save_steps=step, lr_scheduler_type="linear"
     )
+    start = copy.deepcopy(model)
+    assert trained(model, durable.method(), args, data).state.max_steps == 6
+    resumed = MethodTrainer(start, durable.method(), args, {role: data[role] for role in ROLES})
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
     assert_equal(weights_of(start), weights_of(model))
 
@@ -248,10 +246,10 @@ def test_only_the_selected_weights_move(model, data, arguments):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_lora(model, data, arguments, checkpointing):
-    adapted = add_lora(model, rank=2, alpha=4, dropout=0.0)
-    expected, _ = looped(adapted, durable.method(), data)
+    adapted = add_lora(model, rank=2, alpha=4, dropout=0.0, targets=["q_proj", "up_proj"])
+    expected, _ = looped(adapted, durable.method(), data, steps=3)
     before = weights_of(adapted)
-    trained(adapted, durable.method(), arguments(gradient_checkpointing=checkpointing), data)
+    trained(adapted, durable.method(), arguments(max_steps=3, activation_checkpointing=checkpointing), data)
     after = weights_of(adapted)
     assert_equal(after, expected)
     assert {name for name in after if not torch.equal(after[name], before[name])} == {
@@ -262,7 +260,7 @@ def test_lora(model, data, arguments, checkpointing):
 def test_lora_resumes(model, data, arguments, tmp_path):
     adapted = add_lora(model, rank=2, alpha=4, dropout=0.1)
     start = copy.deepcopy(adapted)
-    options = {"save_strategy": "steps", "save_steps": 2}
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     trained(adapted, npo.method(), arguments(**options), data)
     resumed = MethodTrainer(start, npo.method(), arguments(**options), {role: data[role] for role in ROLES})
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
@@ -271,8 +269,8 @@ def test_lora_resumes(model, data, arguments, tmp_path):
 
 def test_gradient_checkpointing_at_rounded_points(model, data, arguments):
     other = copy.deepcopy(model)
-    trained(model, SAF, arguments(), data)
-    trained(other, SAF, arguments(gradient_checkpointing=True), data)
+    trained(model, SAF, arguments(max_steps=3), data)
+    trained(other, SAF, arguments(max_steps=3, activation_checkpointing=True), data)
     assert_equal(weights_of(other), weights_of(model), tolerance=1e-6)
 
 

@@ -70,15 +70,12 @@ class Update:
     def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Everything of an update but the optimizer: leaves the finished gradient in `.grad`.
 
-        Returns and raises what a call does. All points see the same dropout, and each update another.
+        Returns and raises what a call does.
         """
         missing = [role for role in self.method.roles if role not in batches]
         if missing:
             raise InputError("batches", ", ".join(batches) or "none", f"a batch named '{missing[0]}'")
         self.step += 1
-        # Each point gives the generators' states back when it is left: without new ones an update would draw the
-        # dropout of the one before it.
-        torch.manual_seed(int(torch.randint(2**62, ())))
         totals = self._totals(batches)
         pieces = _pieces({role: batches[role] for role in self.method.roles}, self.micro_batch)
         sums: dict[str, Tensor] = {}
