@@ -1,0 +1,344 @@
+"""One update: its order, and what its result must not depend on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from two_processes import added_up, gradients, read_batches
+
+from remanent.core.displacement import Ascent, Here, Noise, OneOf, Rounding
+from remanent.core.method import At, Method, Term
+from remanent.core.schedule import Ramp
+from remanent.core.update import Update
+from remanent.core.weights import Weights
+from remanent.errors import DivergedError, InputError
+from remanent.unlearning.grad_diff import GradDiff
+from remanent.unlearning.npo import NPO
+from remanent.unlearning.simnpo import SimNPO
+
+
+@pytest.fixture
+def batches(make_batch):
+    """Answers of unequal lengths, and sets of unequal sizes."""
+    return {
+        "forget": replace(make_batch(5, seed=1, longest=9), reference=torch.tensor([3.0, 9.0, 20.0, 1.0, 40.0])),
+        "retain": make_batch(7, seed=2, longest=9),
+    }
+
+
+def gradient(model, method, batches, *, step=0, steps=10, **options):
+    update = Update(model, method, torch.optim.SGD(model.parameters(), lr=0.0), steps=steps, **options)
+    update.step = step
+    losses = update.gradients(batches)
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found, losses
+
+
+def assert_close(left, right, tolerance=1e-6):
+    assert set(left) == set(right)
+    for name in left:
+        torch.testing.assert_close(
+            left[name], right[name], rtol=1e-5, atol=tolerance, msg=lambda t, n=name: f"{n}: {t}"
+        )
+
+
+class RecordingSGD(torch.optim.SGD):
+    """Says when it steps and how long the gradient is then."""
+
+    def __init__(self, parameters, seen):
+        super().__init__(parameters, lr=0.1)
+        self.seen = seen
+
+    def step(self, closure=None):
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for g in self.param_groups for p in g["params"]))
+        self.seen.append(("optimizer", round(norm, 4)))
+        return super().step(closure)
+
+
+class RecordingPull:
+    def __init__(self, seen):
+        self.seen = seen
+
+    def add_gradient(self, weights):
+        self.seen.append("pull")
+        for tensor in weights.values():
+            tensor.grad.add_(100.0)  # so long that it must be clipped, and is only if the clip comes after
+        return torch.tensor(0.25)
+
+
+@dataclass(frozen=True)
+class RecordingMethod(Method):
+    seen: list = field(default_factory=list)
+
+    def after_update(self, model, step):
+        self.seen.append(("after_update", step))
+
+
+def test_the_order_of_one_update(tiny_llama, batches):
+    seen = []
+
+    def combine(found):
+        seen.append(("combine", sorted(found)))
+        return added_up(found)
+
+    model = tiny_llama()
+    method = RecordingMethod(
+        GradDiff(),
+        points=[Here(), At(Rounding("int4"), terms=("forget",))],
+        combine=combine,
+        pull=RecordingPull(seen),
+        seen=seen,
+    )
+    losses = Update(model, method, RecordingSGD(model.parameters(), seen), steps=3, max_grad_norm=0.5)(batches)
+    assert seen == [
+        ("combine", [("forget", "full"), ("forget", "int4-row"), ("retain", "full")]),
+        "pull",
+        ("optimizer", 0.5),
+        ("after_update", 1),
+    ]
+    assert set(losses) == {"forget@full", "retain@full", "forget@int4-row", "pull", "gradient_norm"}
+    assert losses["pull"] == 0.25
+    assert losses["gradient_norm"] > 1000  # as it was before the clip
+
+
+def test_each_call_is_one_step_of_the_optimizer_and_one_after_update(tiny_llama, batches):
+    seen, model = [], tiny_llama()
+    update = Update(
+        model, RecordingMethod(NPO(), seen=seen), RecordingSGD(model.parameters(), seen), steps=3, micro_batch=1
+    )
+    for _ in range(3):
+        update(batches)
+    assert [item[0] for item in seen] == ["optimizer", "after_update"] * 3
+    assert [item[1] for item in seen if item[0] == "after_update"] == [1, 2, 3]
+
+
+def test_the_gradient_is_that_of_the_formula(tiny_llama, batches, mean_loss):
+    model = tiny_llama()
+    method = Method(
+        GradDiff(),
+        points=[Here(), At(Noise(0.1), terms=("retain",), weight=0.5)],
+        weights={"retain": 3.0, "forget": 2.0},
+    )
+    found, losses = gradient(model, method, batches)
+    forget, retain = mean_loss(model, batches["forget"]), mean_loss(model, batches["retain"])
+    (-2 * forget + 3 * retain).backward()
+    forget, retain = forget.detach(), retain.detach()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    with Noise(0.1).at(model):
+        noisy = mean_loss(model, batches["retain"])
+        for name, gradient_there in zip(
+            plain, torch.autograd.grad(0.5 * 3 * noisy, list(model.parameters())), strict=True
+        ):
+            plain[name] += gradient_there
+    assert_close(found, plain, 1e-5)
+    assert losses["forget@full"] == pytest.approx(-float(forget), rel=1e-5)
+    assert losses["retain@full"] == pytest.approx(float(retain), rel=1e-5)
+    assert losses["retain@noise-0.1"] == pytest.approx(float(noisy.detach()), rel=1e-5)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in plain.values()))
+    assert losses["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", [NPO(), GradDiff(), SimNPO()], ids=lambda item: type(item).__name__)
+@pytest.mark.parametrize("point", [Here(), Rounding("int4"), Ascent(0.05)], ids=str)
+def test_splitting_a_batch_changes_nothing(objective, point, tiny_llama, batches):
+    model = tiny_llama()
+    whole, losses = gradient(model, Method(objective, points=[point]), batches)
+    for micro_batch in (1, 2):
+        parts, same = gradient(model, Method(objective, points=[point]), batches, micro_batch=micro_batch)
+        # A climb carries its own rounding errors into the gradient there.
+        assert_close(parts, whole, 1e-5 if isinstance(point, Ascent) else 1e-6)
+        assert same == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("point", [Here(), Rounding("int4-row-p95"), Ascent(0.1), Ascent(0.1, of="forget")], ids=str)
+def test_a_combination_that_adds_up_is_the_sum(point, tiny_llama, batches):
+    model, points = tiny_llama(), [At(point, weight=0.5), Here(), Here()]
+    weights = {"forget": 0.5, "retain": 2.0}
+    plain, losses = gradient(model, Method(NPO(), points=points, weights=weights), batches, micro_batch=3)
+    method = Method(NPO(), points=points, weights=weights, combine=added_up)
+    combined, same = gradient(model, method, batches, micro_batch=3)
+    assert_close(combined, plain)
+    assert same == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_point_that_is_named_twice_counts_twice_and_its_loss_is_told_once(tiny_llama, batches):
+    model = tiny_llama()
+    once, losses = gradient(model, Method(GradDiff()), batches)
+    twice, same = gradient(model, Method(GradDiff(), points=[Here(), Here()]), batches)
+    assert_close(twice, {name: 2 * value for name, value in once.items()}, 1e-5)
+    assert same["forget@full"] == pytest.approx(losses["forget@full"])
+
+
+def test_terms_are_taken_at_their_points_only(tiny_llama, batches):
+    calls = []
+
+    @dataclass(frozen=True)
+    class Spy(GradDiff):
+        def losses(self, batches, predict):
+            calls.append(sorted(batches))
+            return super().losses(batches, predict)
+
+    points = [At(Here(), terms=("retain",)), At(Rounding("int4"), terms=("forget",))]
+    _, losses = gradient(tiny_llama(), Method(Spy(), points=points), batches)
+    assert calls == [["retain"], ["forget"]]
+    assert set(losses) == {"retain@full", "forget@int4-row", "gradient_norm"}
+
+
+def test_ramp_weights_and_zero_weight_skips_the_point(tiny_llama, batches):
+    model = tiny_llama()
+    ramped = Method(GradDiff(), points=[Here(), At(Noise(0.2), weight=Ramp(0.0, 2.0, after=0.2))])
+    here, _ = gradient(model, Method(GradDiff()), batches)
+    for step, weight in ((1, 0.0), (2, 0.0), (4, 1.0), (6, 2.0), (10, 2.0)):
+        found, losses = gradient(model, ramped, batches, step=step - 1)
+        assert ("forget@noise-0.2" in losses) == (weight > 0)
+        fixed = Method(GradDiff(), points=[Here(), At(Noise(0.2), weight=weight)])
+        expected = here if weight == 0 else gradient(model, fixed, batches)[0]
+        assert_close(found, expected)
+
+
+def test_one_of_takes_another_point_at_each_update(tiny_llama, batches):
+    model = tiny_llama()
+    update = Update(
+        model,
+        Method(NPO(), points=[At(OneOf(Rounding("int4"), Rounding("int8")), terms=("retain",))]),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        steps=4,
+    )
+    seen = [next(name for name in update(batches) if "@" in name) for _ in range(4)]
+    assert seen == ["retain@int8-row", "retain@int4-row"] * 2
+
+
+def test_frozen_weights_stay_and_get_no_gradient(tiny_llama, batches, snapshot):
+    model = tiny_llama(tied=False)
+    model.model.layers[0].requires_grad_(False)
+    before = snapshot(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    method = Method(NPO(), points=[Here(), Rounding("int4")])
+    Update(model, method, optimizer, steps=2)(batches)
+    for name, parameter in model.named_parameters():
+        frozen = ".layers.0." in name
+        assert torch.equal(parameter, before[name]) == frozen, name
+        assert (parameter.grad is None) == frozen, name
+
+
+@pytest.mark.parametrize("bad", ["weight", "pull"])
+def test_a_loss_that_is_not_finite_names_step_and_records_before_anything_moves(
+    bad, tiny_llama, batches, snapshot, same_bits
+):
+    model = tiny_llama()
+    pull = None
+    if bad == "weight":
+        with torch.no_grad():
+            model.model.norm.weight[0] = math.nan
+    else:
+        pull = RecordingPull([])
+        pull.add_gradient = lambda weights: torch.tensor(math.inf)
+    before = snapshot(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    update = Update(model, Method(GradDiff(), pull=pull), optimizer, steps=9)
+    update.step = 6
+    match = r"step 7: .* is (nan|inf); records of the batch: \{'forget': \[0, 1, 2, 3, 4\]"
+    with pytest.raises(DivergedError, match=match):
+        update(batches)
+    assert same_bits(snapshot(model), before)
+    assert not optimizer.state
+
+
+def test_records_without_a_scored_token_are_harmless(tiny_llama, batches):
+    model = tiny_llama()
+    labels = batches["forget"].labels.clone()
+    labels[1] = -100
+    odd = batches | {"forget": replace(batches["forget"], labels=labels)}
+    for objective in (NPO(), GradDiff(), SimNPO()):
+        whole, _ = gradient(model, Method(objective), odd)
+        parts, losses = gradient(model, Method(objective), odd, micro_batch=1)
+        assert_close(parts, whole)
+        assert all(math.isfinite(value) for value in losses.values())
+
+
+def test_dropout_differs_from_update_to_update_in_a_loop_of_ones_own(tiny_gpt2, batches):
+    model = tiny_gpt2(dropout=0.3).train()
+    for points in ([Here()], [Rounding("int8")], [Here(), Noise(0.01)]):
+        torch.manual_seed(0)
+        update = Update(model, Method(NPO(), points=points), torch.optim.SGD(model.parameters(), lr=0.0), steps=9)
+        first, second = update(batches), update(batches)
+        assert all(first[name] != second[name] for name in first)
+
+
+def test_autocast_computes_in_low_precision_and_leaves_weights_and_gradients_alone(tiny_llama, batches):
+    model = tiny_llama()
+    plain, _ = gradient(model, Method(NPO(), points=[Here(), Rounding("int4")]), batches)
+    low, _ = gradient(model, Method(NPO(), points=[Here(), Rounding("int4")]), batches, autocast=torch.bfloat16)
+    assert all(value.dtype == torch.float32 for value in low.values())
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(low[name], plain[name])
+    assert float(torch.cosine_similarity(low[name].flatten(), plain[name].flatten(), dim=0)) > 0.99
+
+
+def test_an_update_sees_moved_weights_inside_an_outer_autocast(tiny_llama, batches):
+    model, method = tiny_llama(), Method(NPO(), points=[Here(), Rounding("int2")])
+    expected, losses = gradient(model, method, batches, autocast=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, same = gradient(model, method, batches, autocast=torch.bfloat16)
+    norm = losses.pop("gradient_norm")
+    # The outer autocast shares one cast between both batches, whose gradients are then added up in bfloat16.
+    assert same.pop("gradient_norm") == pytest.approx(norm, rel=1e-2)
+    assert same == losses
+    assert losses["retain@full"] != losses["retain@int2-row"]
+    for name in expected:
+        assert float(torch.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0)) > 0.999
+
+
+def test_terms_of_several_roles_see_matching_micro_batches(tiny_llama, batches):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Pair:
+        terms: ClassVar = {"pair": Term("record", ("forget", "retain"))}
+        needs_reference: ClassVar = frozenset()
+
+        def losses(self, batches, predict):
+            seen.append({role: batch.records.tolist() for role, batch in batches.items()})
+            return {"pair": sum(predict(batch).nll.sum() for batch in batches.values())}
+
+    gradient(tiny_llama(), Method(Pair()), batches, micro_batch=4)
+    assert seen == [{"forget": [0, 1, 2, 3], "retain": [0, 1, 2, 3]}, {"forget": [4], "retain": [4, 5, 6]}]
+
+
+def test_two_processes_find_the_gradient_of_one(two_processes):
+    from transformers import AutoModelForCausalLM
+
+    folder, results = two_processes
+    batches = read_batches(folder / "batches.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    expected, losses = gradients(model, batches, None)
+    for label in ("sum", "combine"):
+        for rank in results:
+            assert_close({name: rank[f"{label}.{name}"] for name in expected}, expected)
+            for name, value in losses.items():
+                assert float(rank[f"{label}:{name}"]) == pytest.approx(value, rel=1e-5)
+
+
+def test_bad_settings(tiny_llama, batches):
+    model = tiny_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="micro_batch"):
+        Update(model, Method(NPO()), optimizer, steps=1, micro_batch=0)
+    update = Update(model, Method(NPO()), optimizer, steps=1)
+    with pytest.raises(InputError, match="a batch named 'retain'"):
+        update({"forget": batches["forget"]})
+    with pytest.raises(InputError, match="reference"):
+        update(batches | {"forget": replace(batches["forget"], reference=None)})
+    with pytest.raises(InputError, match="a term of NPO: forget, retain"):
+        Method(NPO(), weights={"forgot": 1.0})
+    with pytest.raises(InputError, match="term"):
+        Method(NPO(), points=[At(Here(), terms=("forgot",))])
+    with pytest.raises(InputError, match="points"):
+        Method(NPO(), points=[])
+    assert len(Weights.of(model)) == len(list(model.parameters()))
