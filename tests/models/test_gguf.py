@@ -8,7 +8,7 @@ import torch
 from remanent.core.files import sha256_file
 from remanent.errors import IntegrityError, UnsupportedError
 from remanent.models import gguf
-from remanent.models.digest import weights_digest
+from remanent.core.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.lora import add_lora, load_nf4
 from remanent.models.save import save

@@ -12,22 +12,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from remanent.core.batch import Encoded
+from remanent.core.digest import weights_digest
 from remanent.core.displacement import AdapterOff
 from remanent.core.files import write_atomic
 from remanent.core.scores import score_records
-from remanent.core.weights import has_adapter, local
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, packed ones and their scales too."""
-    digest = hashlib.sha256()
-    for name, tensor in {**dict(model.named_buffers()), **model.state_dict()}.items():
-        if not isinstance(tensor, Tensor):
-            continue
-        part = local(tensor).detach().cpu().contiguous()
-        digest.update(f"{name}|{part.dtype}|{tuple(part.shape)}|".encode())
-        digest.update(part.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+from remanent.core.weights import has_adapter
 
 
 def data_digest(encoded: Sequence[Encoded]) -> str:

@@ -79,6 +79,7 @@ class UnlearnSettings(_Settings):
     stop_at: str = Field("full,int4-row", description="Conditions at which the stopping rule must hold.")
     stop_margin: float = Field(0.0, description="Nats by which the forget NLL may stay below the control's.")
     evaluate_every: int = Field(10, ge=0, description="Updates between evaluations.")
+    evaluate_records: int = Field(64, ge=2, description="Records of each set that an evaluation scores at most.")
     checkpoint_every: int = Field(50, ge=0, description="Updates between checkpoints; 0 writes none.")
     threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
 
@@ -108,6 +109,25 @@ class JobSettings(_Settings):
 
     unlearn: UnlearnSettings
     audit: AuditSettings | None = None
+
+
+class DemoSettings(_Settings):
+    """The main job on embedded data: teach, get a deletion request, unlearn twice, audit, certify, verify, report."""
+
+    model: str = Field("smollm2-135m", description="The base model; 'tiny' makes one on the spot.")
+    seed: int = Field(0, ge=0, description="Of the fictitious authors and of training.")
+    forget: int = Field(12, ge=2, description="Authors to be forgotten.")
+    retain: int = Field(14, ge=6, description="Authors to be kept.")
+    control: int = Field(32, ge=4, description="Authors that no model sees.")
+    questions: int = Field(3, ge=1, le=8, description="Questions for each author.")
+    teaching_epochs: float = Field(4.0, gt=0, description="Passes over the taught records.")
+    teaching_rate: float = Field(1e-4, gt=0, description="Learning rate of teaching.")
+    passes: int = Field(24, ge=4, description="Passes of forget and retain batches, for either way of unlearning.")
+    learning_rate: float = Field(3e-5, gt=0, description="Learning rate of unlearning.")
+    at: str = Field("full,int8,int4-row,int4-g32,nf4", description="Conditions of the audit.")
+    generate: int = Field(12, ge=0, description="Records per set answered freely.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the arithmetic.")
+    threads: int | None = Field(None, ge=1, description="Threads.")
 
 
 def parse(kind: type[BaseModel], data: Any, source: str) -> Any:

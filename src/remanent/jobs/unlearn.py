@@ -155,6 +155,7 @@ def _train(
             sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
             if data.retain:
                 sets["retain"] = encoded(data.retain["select"])
+            sets = {name: _spread(records, settings.evaluate_records) for name, records in sets.items()}
             rule = ForgetAtControl(sets, stop_points, loop.pad_id, margin=settings.stop_margin, autocast=loop.autocast)
         else:
             interface.warn("no control set: nothing says when forgetting is enough, so the run goes to its last step")
@@ -170,6 +171,13 @@ def _train(
             on_warning=interface.warn,
             reference_cache=run.path / "cache",
         )
+
+
+def _spread(records: list[Encoded], most: int) -> list[Encoded]:
+    """At most that many records, at even distances, so that every part of a long file is among them."""
+    if len(records) <= most:
+        return records
+    return [records[index * len(records) // most] for index in range(most)]
 
 
 def _brief(losses: Mapping[str, float]) -> str:

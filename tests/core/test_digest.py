@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from remanent.models.digest import weights_digest
+from remanent.core.digest import weights_digest
 
 
 class Pair(nn.Module):

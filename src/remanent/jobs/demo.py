@@ -1,0 +1,204 @@
+"""The main job from end to end on embedded data: every step is a job of its own, and resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from remanent.auditing.signing import generate_key
+from remanent.auditing.verify import Verification, verify
+from remanent.core.files import read_json, write_json
+from remanent.core.run_folder import RunFolder, check_writable
+from remanent.data.authors import AuthorSets, author_sets
+from remanent.data.jsonl import write_records
+from remanent.errors import InputError
+from remanent.jobs.ask import ask
+from remanent.jobs.audit import run_audit
+from remanent.jobs.certify import certify
+from remanent.jobs.config import AuditSettings, DataSettings, DemoSettings, TeachSettings, UnlearnSettings
+from remanent.jobs.data import fast_precision
+from remanent.jobs.progress import Interface
+from remanent.jobs.report import report
+from remanent.jobs.teach import teach
+from remanent.jobs.unlearn import unlearn
+from remanent.models.save import is_saved, save
+from remanent.models.source import find
+from remanent.models.tiny import tiny
+
+# One point a step, or two: the durable way makes half as many steps, so that both make the same number of passes.
+WAYS = {"plain": ("npo", 1), "durable": ("durable", 2)}
+# An empty system turn takes a third of the tokens of the chat template's default one.
+SYSTEM = ""
+_TINY = "tiny"
+# A model of half a million random weights needs larger steps than one that has read the world.
+_TINY_SETTINGS = {"teaching_epochs": 25.0, "teaching_rate": 2e-3, "learning_rate": 1e-3, "passes": 60}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Args:
+        runs: the run folders, plain and durable.
+        report: the HTML file.
+        verified: run -> what verifying its certificate found.
+        seconds: how long this call took.
+    """
+
+    runs: Sequence[Path]
+    report: Path
+    verified: dict[str, Verification]
+    seconds: float
+
+
+def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = None) -> Demo:
+    """Run the demo, or go on with one that was cut off.
+
+    Args:
+        settings: the demo's.
+        out: a folder for everything that it makes.
+        interface: where progress goes; None is silent.
+    """
+    interface = interface or Interface()
+    began = time.monotonic()
+    base = _base(settings)
+    if base is None:
+        chosen = settings.model_fields_set
+        changes = {name: value for name, value in _TINY_SETTINGS.items() if name not in chosen}
+        settings = settings.model_copy(update=changes)
+    check_writable(out)
+    precision = fast_precision() if settings.precision == "auto" else settings.precision
+    sets = author_sets(settings.seed, settings.forget, settings.retain, settings.control, settings.questions)
+    files = _write(sets, out / "data")
+    if base is None:
+        base = _tiny_base(settings, sets, out, interface)
+    interface.say(f"1. Teach {settings.model} {settings.forget + settings.retain} fictitious authors")
+    taught = teach(
+        TeachSettings(
+            model=base,
+            records=str(files["taught"]),
+            system=SYSTEM,
+            epochs=settings.teaching_epochs,
+            learning_rate=settings.teaching_rate,
+            precision=precision,
+            seed=settings.seed,
+            threads=settings.threads,
+        ),
+        out / "taught",
+        interface=interface,
+    )
+    data = DataSettings(
+        forget=str(files["forget"]), retain=str(files["retain"]), control=str(files["control"]), system=SYSTEM
+    )
+    runs = []
+    for number, (name, (method, points)) in enumerate(WAYS.items(), start=2):
+        interface.say(f"{number}. A deletion request for {settings.forget} of them: unlearn, the {name} way ({method})")
+        steps = settings.passes // points
+        runs.append(
+            unlearn(
+                UnlearnSettings(
+                    model=str(taught.model),
+                    data=data,
+                    method=method,
+                    steps=steps,
+                    learning_rate=settings.learning_rate,
+                    batch_size=8,
+                    schedule="constant",
+                    warmup=0.0,
+                    precision=precision,
+                    seed=settings.seed,
+                    stop_at="full,int4-row" if points == 2 else "full",
+                    evaluate_every=max(1, steps // 4),
+                    evaluate_records=18,
+                    threads=settings.threads,
+                ),
+                out / name,
+                interface=interface,
+            )
+        )
+    for number, run in enumerate(runs, start=4):
+        interface.say(f"{number}. Audit the {run.path.name} model at {settings.at}")
+        run_audit(
+            AuditSettings(
+                model=str(run.model),
+                reference=str(taught.model),
+                data=data,
+                at=settings.at,
+                generate=settings.generate,
+                precision=precision,
+                threads=settings.threads,
+            ),
+            run.path,
+            interface=interface,
+            cache=out / "audits",
+        )
+    interface.say("6. Ask before and after, sign what was found, and verify the signatures")
+    for run in runs:
+        _ask(run, taught, sets)
+    verified = _sign(runs, out)
+    page = report([run.path for run in runs], out / "report.html", "Remanent demo: unlearned twice, audited alike")
+    return Demo([run.path for run in runs], page, verified, time.monotonic() - began)
+
+
+def _base(settings: DemoSettings) -> str | None:
+    """The base model's name once it is known to be there; None for the tiny one, which is made."""
+    if settings.model == _TINY:
+        return None
+    try:
+        find(settings.model)
+    except InputError as error:
+        raise InputError(
+            "model", settings.model, f"{error.expected}. `remanent demo --model tiny` needs neither hub nor package"
+        ) from None
+    return settings.model
+
+
+def _write(sets: AuthorSets, folder: Path) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    records = {"forget": sets.forget, "retain": sets.retain, "control": sets.control}
+    records["taught"] = (*sets.forget, *sets.retain)
+    files = {name: folder / f"{name}.jsonl" for name in records}
+    for name, part in records.items():
+        write_records(files[name], part)
+    return files
+
+
+def _tiny_base(settings: DemoSettings, sets: AuthorSets, out: Path, interface: Interface) -> str:
+    """A small Llama with random weights that has learnt how such answers look, from authors in no other set."""
+    background = author_sets(settings.seed + 1_000_003, 1, 80, 1, settings.questions).retain
+    random = out / "random"
+    if not is_saved(random):
+        made = tiny([*sets.forget, *sets.retain, *sets.control, *background], hidden=128, seed=settings.seed)
+        save(made.model, made.tokenizer, random)
+    file = out / "data" / "background.jsonl"
+    write_records(file, background)
+    interface.say("0. Make a tiny Llama and teach it the language of the records on 80 other authors")
+    settings_of_base = TeachSettings(
+        model=str(random), records=str(file), system=SYSTEM, epochs=12, learning_rate=2e-3, threads=settings.threads
+    )
+    return str(teach(settings_of_base, out / "base", interface=interface).model)
+
+
+def _ask(run: RunFolder, taught: RunFolder, sets: AuthorSets) -> None:
+    """Two questions about forgotten authors and one about a kept one: invented people, so answers may be shown."""
+    file = run.path / "asked.json"
+    if file.is_file() and isinstance(read_json(file), list):
+        return
+    shown = (sets.forget[0], sets.forget[len(sets.forget) // 2], sets.retain[-1])
+    questions = [record.question for record in shown]
+    asked = ask(str(run.model), questions, "full,int4-row", before=str(taught.model), max_new_tokens=24, system=SYSTEM)
+    write_json(file, [item.to_dict() for item in asked])
+
+
+def _sign(runs: Sequence[RunFolder], out: Path) -> dict[str, Verification]:
+    private, public = out / "keys" / "signer.key", out / "keys" / "signer.pub"
+    if not private.is_file():
+        private.parent.mkdir(exist_ok=True)
+        generate_key(private, public)
+    found = {}
+    for run in runs:
+        certificate = certify(run.path, private)
+        found[run.path.name] = verify(certificate, run.model, public)
+    return found
