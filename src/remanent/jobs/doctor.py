@@ -1,0 +1,101 @@
+"""Doctor: what this machine offers, and what a job would cost on it, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remanent.jobs import price
+from remanent.jobs.config import JobSettings
+from remanent.jobs.data import JobData, load_data
+from remanent.jobs.machine import Machine, machine
+from remanent.jobs.price import Price, SetSize, price_audit, price_unlearning, set_size
+from remanent.jobs.shape import meta_model
+from remanent.jobs.unlearn import build_method
+from remanent.models.lora import add_lora
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job would cost.
+
+    Args:
+        model: its name.
+        parameters: of the model, without a LoRA's.
+        steps: updates at most.
+        prices: of each stage.
+        assumed: sentences: what the figures rest on.
+    """
+
+    model: str
+    parameters: int
+    steps: int
+    prices: tuple[Price, ...]
+    assumed: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "model": self.model,
+            "parameters": self.parameters,
+            "steps": self.steps,
+            "prices": [item.to_dict() for item in self.prices],
+            "assumed": list(self.assumed),
+        }
+
+
+def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | None]:
+    """Look at the machine, and price a job on it where there is one.
+
+    Args:
+        settings: the job; where its records are not named, sets of a stated size are assumed.
+
+    Raises InputError and DataError as the job itself would, and loads no weights.
+    """
+    if settings is None:
+        return machine(), None
+    method = build_method(settings.unlearn)
+    data = load_data(settings.unlearn.data)
+    model = meta_model(settings.unlearn.model)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    here = machine(width=model.config.get_text_config().hidden_size)
+    unlearned = model
+    if settings.unlearn.adapter != "full":
+        unlearned = add_lora(
+            meta_model(settings.unlearn.model), settings.unlearn.lora_rank, settings.unlearn.lora_alpha
+        )
+    training, auditing, assumed = _sizes(data)
+    rate = here.rates[settings.unlearn.precision]
+    priced, steps = price_unlearning(settings.unlearn, method, unlearned, training, rate)
+    prices = [priced]
+    if settings.audit is not None:
+        prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))
+    return here, Estimate(settings.unlearn.model, parameters, steps, tuple(prices), (*assumed, *_ASSUMED))
+
+
+_ASSUMED = (
+    f"{price.CHARACTERS_PER_TOKEN:g} characters a token, and {price.TEMPLATE_TOKENS} tokens of chat template a record.",
+    f"Training reaches {price.USED_SHARE:.0%} of the speed of the matrix product measured just now; other programs that "
+    "ran meanwhile count against it.",
+    "6 operations per weight and trained token at each point (4 for a LoRA), 2 per scored token; rounding, loading and "
+    "saving are not counted.",
+    "No stop before the last step; a stopping rule usually ends a run earlier.",
+    "Weights are held in float32 (packed ones in 4 bits), and activations kept without gradient checkpointing.",
+)
+
+
+def _sizes(data: JobData) -> tuple[Mapping[str, SetSize], Mapping[str, SetSize], list[str]]:
+    """Sizes of the sets that train, sizes of those that are audited, and what was assumed about them."""
+    if not data.forget and not data.retain:
+        said = ", ".join(f"{count} {role}" for role, count in price.ASSUMED_RECORDS.items())
+        sizes = {role: SetSize(count, price.ASSUMED_TOKENS) for role, count in price.ASSUMED_RECORDS.items()}
+        return sizes, sizes, [f"No records were named: {said} records of {price.ASSUMED_TOKENS} tokens each."]
+    training = {"forget": data.forget, "retain": data.retain.get("train"), "control": data.control.get("select")}
+    audited = {"forget": data.forget, "retain": data.retain.get("audit"), "control": data.control.get("audit")}
+    audited["text"] = data.text
+
+    def sized(sets: Mapping[str, Any]) -> dict[str, SetSize]:
+        return {role: set_size(records) for role, records in sets.items() if records}
+
+    return sized(training), sized(audited), []

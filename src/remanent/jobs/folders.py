@@ -1,0 +1,52 @@
+"""What a person means who names a run's folder, or a model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remanent.core.run_folder import RunFolder
+from remanent.errors import InputError
+
+_RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The model after unlearning, the one before it, and the system turn both were used with.
+
+    Args:
+        after: folder or name.
+        before: folder or name; None where it is not known.
+        system: system turn; None leaves it to the chat template.
+    """
+
+    after: str
+    before: str | None = None
+    system: str | None = None
+
+
+def sides(run_or_model: str) -> Sides:
+    """Both sides of a run's folder; a model's folder or name is an after without a before.
+
+    Raises InputError where the run has not saved its model yet.
+    """
+    run = RunFolder(Path(run_or_model))
+    if not run.config.is_file():
+        return Sides(run_or_model)
+    if not run.model.is_dir():
+        raise InputError("run", run_or_model, "a run that has saved its model; the same command goes on with it")
+    settings: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    system = settings.get("system") or (settings.get("data") or {}).get("system")
+    return Sides(str(run.model), settings.get("model"), system)
+
+
+def audit_folder(model: str) -> Path:
+    """Where an audit goes whose folder nobody named: the run that saved the model, else runs/audit-<name>."""
+    path = Path(model)
+    if path.is_dir() and RunFolder(path.resolve().parent).config.is_file():
+        return path.parent
+    return _RUNS / f"audit-{path.name.removesuffix('.gguf')}"

@@ -1,0 +1,50 @@
+"""A method's hyper-parameters from text, typed as the method's own signature has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from remanent.core.catalogue import methods
+from remanent.errors import InputError, did_you_mean
+
+Value = float | int | str | bool
+_SWITCHES = {"true": True, "false": False}
+
+
+def typed(method: str, pairs: Sequence[str]) -> dict[str, Value]:
+    """Hyper-parameters by name.
+
+    Args:
+        method: name of the method.
+        pairs: each "name=value"; of a name that is given twice, the last counts.
+
+    Raises InputError for a method, a name or a value that is not right.
+    """
+    known = methods()
+    if method not in known:
+        raise InputError("method", method, did_you_mean(method, known))
+    parameters = known[method].hyperparameters
+    found: dict[str, Value] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError("hyper-parameter", pair, "name=value, for example beta=0.2")
+        if name not in parameters:
+            expected = did_you_mean(name, parameters) if parameters else "none: the method has no hyper-parameters"
+            raise InputError(f"hyper-parameter of {method}", name, expected)
+        found[name] = _value(f"{method}.{name}", text, parameters[name].default)
+    return found
+
+
+def _value(field: str, text: str, default: Value) -> Value:
+    if isinstance(default, bool):
+        if text.lower() not in _SWITCHES:
+            raise InputError(field, text, "true or false")
+        return _SWITCHES[text.lower()]
+    if isinstance(default, str):
+        return text
+    kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(field, text, f"{expected}, as its default {default!r} is") from None

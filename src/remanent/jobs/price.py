@@ -1,0 +1,169 @@
+"""What a job would cost in memory and time, estimated from the model's configuration before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from remanent.auditing.condition import Condition, parse_conditions
+from remanent.core.loop import planned_steps
+from remanent.core.method import Method
+from remanent.core.weights import Weights
+from remanent.data.record import Record
+from remanent.jobs.config import AuditSettings, UnlearnSettings
+
+CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4.0, 20
+ASSUMED_RECORDS = {"forget": 100, "retain": 400, "control": 100}
+ASSUMED_TOKENS = 64
+USED_SHARE = 0.5  # of a matrix product's speed that training reaches
+FLOAT, PACKED = 4.0, 0.5625  # bytes: float32; NF4 with a float32 scale for 64 values
+# Bytes that a layer keeps for the backward pass, per token and unit of width, without attention's matrix: 34 at 16 bits
+# (arXiv 2205.05198, equation 2), twice that at 32.
+ACTIVATION_BYTES = {"bf16": 34.0, "fp32": 68.0}
+LOGIT_COPIES = 3  # logits, their log-softmax, their gradient
+ANSWER_TOKENS = 48
+AUDIT_SETS = ("forget", "retain", "control")
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """How large a set of records is.
+
+    Args:
+        records: their number.
+        tokens: of a record, on average.
+    """
+
+    records: int
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a stage of a job costs.
+
+    Args:
+        stage: "unlearn" or "audit".
+        memory: what for -> bytes; together the peak.
+        operations: floating-point operations.
+        seconds: at the measured speed.
+    """
+
+    stage: str
+    memory: Mapping[str, float]
+    operations: float
+    seconds: float
+
+    @property
+    def peak(self) -> float:
+        """Bytes."""
+        return sum(self.memory.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "peak": self.peak}
+
+
+def set_size(records: Sequence[Record]) -> SetSize:
+    """The size of a set, its tokens from its characters."""
+    characters = sum(len(record.answer) + sum(len(turn.content) for turn in record.prompt) for record in records)
+    return SetSize(len(records), characters / len(records) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS)
+
+
+def price_unlearning(
+    settings: UnlearnSettings, method: Method, model: Any, sizes: Mapping[str, SetSize], rate: float
+) -> tuple[Price, int]:
+    """What unlearning costs, and its updates at most.
+
+    Args:
+        settings: the job.
+        method: its method.
+        model: on the meta device, with its LoRA where the job has one.
+        sizes: "forget", "retain" and "control" as the job splits them: retain is what trains.
+        rate: floating-point operations a second of a matrix product.
+    """
+    weights = Weights.of(model)
+    trained = _count(method.select.of(weights.trainable()))
+    recipe = method.recipe
+    lead = "retain" if method.from_base else "forget"
+    steps = planned_steps(recipe, sizes[lead].records)
+    roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[r] for r in method.roles if r in sizes}
+    per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
+    terms = method.objective.terms
+    learned = sum(
+        sum(per_step.get(role, 0.0) for name in place.terms or tuple(terms) for role in terms[name].roles)
+        for place in method.places
+    )
+    # Two a token and weight forward, two for the inputs' gradient, two for the weights' own, where they train.
+    factor = 6 if settings.adapter == "full" else 4
+    matrices = _matrices(weights, model)
+    operations = steps * learned * factor * matrices
+    watched = settings.stop and "control" in sizes and not method.from_base
+    if watched:
+        points = len(parse_conditions(settings.stop_at))
+        seen = sum(min(settings.evaluate_records, size.records) * size.tokens for size in sizes.values())
+        operations += (1 + steps // max(1, settings.evaluate_every)) * points * seen * 2 * matrices
+    batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
+    together = batch * sum(size.tokens for size in roles.values())
+    moved = max(_count(place.displacement.moving(weights)) for place in method.places)
+    memory = {
+        "weights": _weight_bytes(settings, weights),
+        "gradients": trained * FLOAT,
+        "AdamW's moments": 2 * trained * FLOAT,
+        "copy of what the displaced points move": moved * FLOAT,
+        "gradients kept apart": len(terms) * len(method.places) * trained * FLOAT if method.combine else 0.0,
+        "the best step's weights": trained * FLOAT if watched else 0.0,
+        "activations": _activations(model, together, settings.precision),
+    }
+    return Price("unlearn", memory, operations, operations / (rate * USED_SHARE)), steps
+
+
+def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
+    """What an audit costs; arguments as for `price_unlearning`, with the audit's splits."""
+    weights = Weights.of(model)
+    matrices, everything = _matrices(weights, model), _count(weights)
+    conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    seen = sum(size.records * size.tokens for size in sizes.values())
+    operations = 0.0
+    for condition in conditions:
+        operations += len(condition.seeds) * (2 * seen * matrices + _attack_tokens(condition) * 6 * matrices)
+    answered = sum(min(settings.generate, size.records) for size in sizes.values())
+    operations += 2 * answered * ANSWER_TOKENS * 2 * matrices
+    operations *= 1 + (settings.reference is not None) + (settings.retrained is not None)
+    moved = max(_count(condition.displacement.moving(weights)) for condition in conditions)
+    attacked = any(condition.attack is not None for condition in conditions)
+    together = settings.batch_size * max(size.tokens for size in sizes.values())
+    memory = {
+        "weights": everything * FLOAT,
+        "copy of what the conditions move": (everything if attacked else moved) * FLOAT,
+        "gradients and moments of the attack": 3 * everything * FLOAT if attacked else 0.0,
+        "activations": _activations(model, together, settings.precision) if attacked else 0.0,
+    }
+    return Price("audit", memory, operations, operations / (rate * USED_SHARE))
+
+
+def _attack_tokens(condition: Condition) -> float:
+    return 0.0 if condition.attack is None else condition.attack.steps * condition.attack.batch_size * ASSUMED_TOKENS
+
+
+def _count(weights: Weights) -> int:
+    return sum(weight.numel() for weight in weights.values())
+
+
+def _matrices(weights: Weights, model: Any) -> int:
+    """Weights that each token is multiplied with: all but an embedding that is not the output's matrix too."""
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    return sum(w.numel() for name, w in weights.items() if tied or weights.kind(name) != "embedding")
+
+
+def _weight_bytes(settings: UnlearnSettings, weights: Weights) -> float:
+    if settings.adapter != "lora-nf4":
+        return _count(weights) * FLOAT
+    return sum(w.numel() * (PACKED if weights.kind(name) == "linear" else FLOAT) for name, w in weights.items())
+
+
+def _activations(model: Any, tokens: float, precision: str) -> float:
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers * config.hidden_size * ACTIVATION_BYTES[precision]
+    return tokens * (layers + config.vocab_size * FLOAT * LOGIT_COPIES)

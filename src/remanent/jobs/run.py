@@ -1,0 +1,50 @@
+"""Run: unlearn, then audit what came of it, from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from remanent.auditing.judgement import Judgement
+from remanent.core.run_folder import RunFolder
+from remanent.jobs.audit import run_audit
+from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, parse, read_yaml
+from remanent.jobs.progress import Interface
+from remanent.jobs.unlearn import unlearn
+
+
+class _JobFile(BaseModel):
+    """The file as it is written: its audit may leave out what follows from the rest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    unlearn: UnlearnSettings
+    audit: dict[str, Any] | None = Field(default_factory=dict)
+
+
+def read_job(path: Path, out: Path) -> JobSettings:
+    """The settings of a file for `remanent run`.
+
+    Args:
+        path: the YAML file. Where its audit does not name model, reference or data, they are the model that the run
+            saves, the model that it starts from, and the run's own records; `audit: null` means that there is none.
+        out: the run folder.
+
+    Raises InputError that names the field, the value and what would be right.
+    """
+    file: _JobFile = read_yaml(path, _JobFile)
+    if file.audit is None:
+        return JobSettings(unlearn=file.unlearn)
+    start = file.unlearn
+    implied = {"model": str(RunFolder(out).model), "reference": start.model, "data": start.data.model_dump()}
+    named = {name: value for name, value in file.audit.items() if value is not None or name not in implied}
+    return JobSettings(unlearn=start, audit=parse(AuditSettings, {**implied, **named}, f"{path}: audit"))
+
+
+def run_job(settings: JobSettings, out: Path, *, interface: Interface | None = None) -> Judgement | None:
+    """Unlearn and audit, or go on where that was cut off; the judgement is None where no audit was asked for."""
+    unlearn(settings.unlearn, out, interface=interface)
+    if settings.audit is None:
+        return None
+    return run_audit(settings.audit, out, interface=interface)[1]
