@@ -136,8 +136,10 @@ def audit(
         loaded = subjects[subject]()
         digests[subject] = loaded.source.files()
         store = _Store(folder, subject, digests[subject], named, plan)
-        progress = _Counter(subject, on_progress, _work(plan, named))
-        sets = {name: AuditSet.of(records, loaded.tokenizer, hashed) for name, records in named.items()}
+        # The original is what forgetting is measured from: its own paraphrased answers decide no line.
+        asked = {name: part for name, part in named.items() if subject != ORIGINAL or name != PARAPHRASED}
+        progress = _Counter(subject, on_progress, _work(plan, asked))
+        sets = {name: AuditSet.of(records, loaded.tokenizer, hashed) for name, records in asked.items()}
         measurer = Measurer(
             subject, loaded.model, loaded.tokenizer, sets, plan.batch_size, plan.autocast, progress.advance
         )

@@ -70,6 +70,11 @@ class Settings:
     keep_checkpoints: int = 2
     dropout: bool = True
 
+    def __post_init__(self) -> None:
+        for name, least in (("evaluate_every", 0), ("checkpoint_every", 0), ("keep_checkpoints", 2)):
+            if getattr(self, name) < least:
+                raise InputError(name, getattr(self, name), f"at least {least}")
+
     @property
     def autocast(self) -> torch.dtype | None:
         """The dtype of the arithmetic; None is the weights' own."""
@@ -143,7 +148,7 @@ def run_episode(
         if role not in episode.data:
             raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}', which the method needs")
     accelerator = accelerator or Accelerator(
-        mixed_precision="fp16" if settings.precision == "fp16" else "no", cpu=not next(model.parameters()).is_cuda
+        mixed_precision="fp16" if settings.precision == "fp16" else None, cpu=not next(model.parameters()).is_cuda
     )
     requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -352,7 +357,15 @@ def _evaluation(row: Mapping[str, Any]) -> Evaluation:
     return Evaluation(row["step"], row["nll"], row["target"], tuple(row["score"]), row["reached"])
 
 
-def with_recipe(method: Method, **changes: Any) -> Method:
-    """The method with some of its recipe's fields changed; None leaves a field as it is."""
+def with_settings(method: Method, *, names: str = "*", **changes: Any) -> Method:
+    """The method with some of its recipe's fields changed, and with fewer weights that train.
+
+    Args:
+        method: the method.
+        names: shell patterns of the weights that train, separated by commas, among those that the method selects.
+        changes: fields of the recipe; None leaves a field as it is.
+    """
     given = {name: value for name, value in changes.items() if value is not None}
-    return replace(method, recipe=replace(method.recipe, **given))
+    patterns = tuple(pattern.strip() for pattern in names.split(","))
+    select = method.select if patterns == ("*",) else replace(method.select, names=patterns)
+    return replace(method, recipe=replace(method.recipe, **given), select=select)

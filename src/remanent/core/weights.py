@@ -131,13 +131,14 @@ def sharded_on(tensor: Tensor) -> tuple[int, ...]:
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """The L2 norm over all tensors together, in float32, over all shards where they are sharded."""
-    total: Tensor | None = None
+    lengths = []
     for tensor in tensors:
-        square = tensor.detach().float().square().sum()
-        full = getattr(square, "full_tensor", None)
-        square = square if full is None else full()
-        total = square if total is None else total + square.to(total.device)
-    return torch.zeros(()) if total is None else total.sqrt()
+        length = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)  # one pass, no copy
+        full = getattr(length, "full_tensor", None)
+        lengths.append(length if full is None else full())
+    if not lengths:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack([length.to(lengths[0].device) for length in lengths]))
 
 
 def _head(model: nn.Module) -> nn.Module | None:

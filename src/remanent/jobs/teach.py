@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from remanent.core.episode import Episode
-from remanent.core.loop import Settings, run_episode, with_recipe
+from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.run_folder import RunFolder
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
@@ -39,12 +39,13 @@ def teach(
         records: "records" -> records in place of the settings' name.
     """
     interface = interface or Interface()
-    method = with_recipe(
+    method = with_settings(
         teaching(),
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         schedule=settings.schedule,
+        names=settings.select,
     )
     taught = load_records("records", settings.records, settings.system, records)
     source = find(settings.model)

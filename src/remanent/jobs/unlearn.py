@@ -15,7 +15,7 @@ from remanent.core.batch import Encoded
 from remanent.core.catalogue import build
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
-from remanent.core.loop import Outcome, Settings, run_episode, with_recipe
+from remanent.core.loop import Outcome, Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.run_folder import RunFolder
 from remanent.data.encode import encode_all, pad_id
@@ -88,13 +88,14 @@ def unlearn(
 def build_method(settings: UnlearnSettings) -> Method:
     """The method of a job, with the settings that its user gave in place of the paper's."""
     method = build(settings.method, settings.hyperparameters)
-    return with_recipe(
+    return with_settings(
         method,
         steps=settings.steps if settings.epochs is None else None,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         schedule=settings.schedule,
+        names=settings.select,
         warmup=settings.warmup,
     )
 
