@@ -64,7 +64,7 @@ def _show(here: Machine, estimate: Estimate | None) -> None:
         ("processors", f"{here.cores}, of which torch uses {here.threads} threads"),
         ("memory", None if here.memory is None else _bytes(here.memory)),
         ("accelerators", ", ".join(accelerators) or "none"),
-        ("speed", ", ".join(f"{name}: {rate / 1e9:,.0f} GFLOP/s" for name, rate in here.rates.items())),
+        ("speed", ", ".join(f"{name}: {rate / 1e9:,.3g} GFLOP/s" for name, rate in here.rates.items())),
         ("fast precision", here.fast_precision),
         ("extras", ", ".join(f"{name}: {'yes' if there else 'no'}" for name, there in here.extras.items())),
         ("default model", here.default_model),

@@ -76,12 +76,13 @@ def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | Non
 
 _ASSUMED = (
     f"{price.CHARACTERS_PER_TOKEN:g} characters a token, and {price.TEMPLATE_TOKENS} tokens of chat template a record.",
-    f"Training reaches {price.USED_SHARE:.0%} of the speed of the matrix product measured just now; other programs that "
-    "ran meanwhile count against it.",
+    f"Training reaches {price.USED_SHARE:.0%} of the speed of the matrix product measured just now, which is low where "
+    "other programs ran meanwhile.",
     "6 operations per weight and trained token at each point (4 for a LoRA), 2 per scored token; rounding, loading and "
     "saving are not counted.",
     "No stop before the last step; a stopping rule usually ends a run earlier.",
-    "Weights are held in float32 (packed ones in 4 bits), and activations kept without gradient checkpointing.",
+    "Weights are held in float32 (packed ones in 4 bits), and activations counted as float32, without "
+    "gradient checkpointing; bf16 keeps about two thirds of them.",
 )
 
 

@@ -12,16 +12,13 @@ from remanent.core.method import Method
 from remanent.core.weights import Weights
 from remanent.data.record import Record
 from remanent.jobs.config import AuditSettings, UnlearnSettings
+from remanent.jobs.shape import kept_for_backward
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4.0, 20
 ASSUMED_RECORDS = {"forget": 100, "retain": 400, "control": 100}
 ASSUMED_TOKENS = 64
 USED_SHARE = 0.5  # of a matrix product's speed that training reaches
 FLOAT, PACKED = 4.0, 0.5625  # bytes: float32; NF4 with a float32 scale for 64 values
-# Bytes that a layer keeps for the backward pass, per token and unit of width, without attention's matrix: 34 at 16 bits
-# (arXiv 2205.05198, equation 2), twice that at 32.
-ACTIVATION_BYTES = {"bf16": 34.0, "fp32": 68.0}
-LOGIT_COPIES = 3  # logits, their log-softmax, their gradient
 ANSWER_TOKENS = 48
 AUDIT_SETS = ("forget", "retain", "control")
 
@@ -105,7 +102,7 @@ def price_unlearning(
         seen = sum(min(settings.evaluate_records, size.records) * size.tokens for size in sizes.values())
         operations += (1 + steps // max(1, settings.evaluate_every)) * points * seen * 2 * matrices
     batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
-    together = batch * sum(size.tokens for size in roles.values())
+    longest = max(size.tokens for size in roles.values())
     moved = max(_count(place.displacement.moving(weights)) for place in method.places)
     memory = {
         "weights": _weight_bytes(settings, weights),
@@ -114,7 +111,7 @@ def price_unlearning(
         "copy of what the displaced points move": moved * FLOAT,
         "gradients kept apart": len(terms) * len(method.places) * trained * FLOAT if method.combine else 0.0,
         "the best step's weights": trained * FLOAT if watched else 0.0,
-        "activations": _activations(model, together, settings.precision),
+        "activations": kept_for_backward(model, batch * len(roles), round(longest)),
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE)), steps
 
@@ -133,18 +130,21 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
     operations *= 1 + (settings.reference is not None) + (settings.retrained is not None)
     moved = max(_count(condition.displacement.moving(weights)) for condition in conditions)
     attacked = any(condition.attack is not None for condition in conditions)
-    together = settings.batch_size * max(size.tokens for size in sizes.values())
     memory = {
         "weights": everything * FLOAT,
         "copy of what the conditions move": (everything if attacked else moved) * FLOAT,
         "gradients and moments of the attack": 3 * everything * FLOAT if attacked else 0.0,
-        "activations": _activations(model, together, settings.precision) if attacked else 0.0,
+        "activations": kept_for_backward(model, *_attack_batch(conditions)) if attacked else 0.0,
     }
     return Price("audit", memory, operations, operations / (rate * USED_SHARE))
 
 
 def _attack_tokens(condition: Condition) -> float:
     return 0.0 if condition.attack is None else condition.attack.steps * condition.attack.batch_size * ASSUMED_TOKENS
+
+
+def _attack_batch(conditions: Sequence[Condition]) -> tuple[int, int]:
+    return max(item.attack.batch_size for item in conditions if item.attack is not None), ASSUMED_TOKENS
 
 
 def _count(weights: Weights) -> int:
@@ -161,9 +161,3 @@ def _weight_bytes(settings: UnlearnSettings, weights: Weights) -> float:
     if settings.adapter != "lora-nf4":
         return _count(weights) * FLOAT
     return sum(w.numel() * (PACKED if weights.kind(name) == "linear" else FLOAT) for name, w in weights.items())
-
-
-def _activations(model: Any, tokens: float, precision: str) -> float:
-    config = model.config.get_text_config()
-    layers = config.num_hidden_layers * config.hidden_size * ACTIVATION_BYTES[precision]
-    return tokens * (layers + config.vocab_size * FLOAT * LOGIT_COPIES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from remanent.core.files import read_json
 from remanent.errors import InputError, UnsupportedError
 from remanent.models.source import ALIASES, find
@@ -35,6 +37,38 @@ def meta_model(name: str) -> Any:
         raise UnsupportedError(f"{name}: transformers cannot build this model: {error}") from None
     model.tie_weights()
     return model
+
+
+def kept_for_backward(model: Any, rows: int, tokens: int) -> int:
+    """Bytes that one training pass keeps until its backward pass, activations and the scores of every token.
+
+    The forward runs on the meta device, where it takes no memory and no time, and what autograd would save is added
+    up: what a float32 pass without gradient checkpointing keeps, whatever the architecture.
+
+    Args:
+        model: from `meta_model`, with or without a LoRA.
+        rows: records in the pass.
+        tokens: of a record.
+    """
+    model.to("meta").train()
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    # A mask and positions that are given are not looked into, which tensors without values could not be.
+    mask = torch.ones((rows, 1, tokens, tokens), dtype=torch.bool, device="meta")
+    positions = torch.arange(tokens, device="meta")[None]
+    ids = torch.zeros((rows, tokens), dtype=torch.long, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits.float()
+        logits.log_softmax(-1)
+    gradient = logits.numel() * logits.element_size()
+    return sum(storage.nbytes() for storage in kept.values()) + gradient
 
 
 def _config_of(name: str) -> tuple[str, dict[str, Any]]:
