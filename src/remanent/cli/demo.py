@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from remanent.cli.output import interface
+from remanent.cli.output import console, interface
+
+if TYPE_CHECKING:
+    from remanent.jobs.demo import Demo
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -39,4 +42,31 @@ def demo(
 
     given = {"model": model, "seed": seed}
     settings = parse(DemoSettings, {name: value for name, value in given.items() if value is not None}, "demo")
-    run(settings, out, interface=interface())
+    _show(run(settings, out, interface=interface()))
+
+
+def _show(made: Demo) -> None:
+    """The table, the verdicts, the questions, and what verifying the certificates found."""
+    from remanent.cli.tables import table
+    from remanent.core.files import read_json
+    from remanent.core.run_folder import RunFolder
+    from remanent.jobs.report import view
+    from remanent.report.terminal import comparison_table, verdict_panel
+
+    screen = console()
+    views = [view(run) for run in made.runs]
+    screen.print(comparison_table(views, screen.width))
+    for item in views:
+        screen.print(verdict_panel(item))
+    answers = {run.name: read_json(run / "asked.json") for run in made.runs}
+    first, *_ = answers.values()
+    rows = [
+        (asked["question"], asked["condition"], asked["before"], *(found[row]["after"] for found in answers.values()))
+        for row, asked in enumerate(first)
+    ]
+    screen.print(table(("question", "at", "before", *answers), rows))
+    for run in made.runs:
+        found = made.verified[run.name]
+        state = "verified" if found.ok else "NOT verified: " + "; ".join(found.problems)
+        screen.print(f"{RunFolder(run).certificate}: {state}; it says {found.verdict}", markup=False, highlight=False)
+    screen.print(f"Report: {made.report}", markup=False, highlight=False)
