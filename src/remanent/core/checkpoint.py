@@ -135,8 +135,9 @@ def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], origi
     if set(targets) != set(values):
         odd = sorted(set(targets) ^ set(values))[:3]
         raise IntegrityError(f"{origin} holds other tensors than the model trains: {', '.join(odd)} ...")
+    for name, target in targets.items():
+        if target.shape != values[name].shape:
+            raise IntegrityError(f"{origin}: {name} has shape {tuple(values[name].shape)}")
     with torch.no_grad():
         for name, target in targets.items():
-            if target.shape != values[name].shape:
-                raise IntegrityError(f"{origin}: {name} has shape {tuple(values[name].shape)}")
             target.copy_(values[name])

@@ -104,6 +104,19 @@ class Recipe:
     weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
 
+    def __post_init__(self) -> None:
+        for name, right, expected in (
+            ("learning_rate", self.learning_rate >= 0, "a number of at least 0"),
+            ("steps", self.steps is None or self.steps >= 1, "at least 1 update, or none to count epochs"),
+            ("epochs", self.epochs > 0, "a number above 0"),
+            ("batch_size", self.batch_size >= 1, "at least 1 record"),
+            ("warmup", 0 <= self.warmup <= 1, "a share of the run, from 0 to 1"),
+            ("weight_decay", self.weight_decay >= 0, "a number of at least 0"),
+            ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "a number above 0, or none"),
+        ):
+            if not right:
+                raise InputError(name, getattr(self, name), expected)
+
 
 @dataclass(frozen=True)
 class Method:

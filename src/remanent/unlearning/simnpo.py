@@ -50,7 +50,7 @@ class SimNPO:
     needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
+        if not self.beta > 0:  # NaN is not
             raise InputError("beta", self.beta, "a number above 0")
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:

@@ -1,0 +1,231 @@
+"""What every method must obey, whatever it computes. A new method is tested here without being named."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import torch
+
+from remanent.core.batch import collate
+from remanent.core.catalogue import build, methods
+from remanent.core.episode import Episode
+from remanent.core.loop import Settings, run_episode, with_settings
+from remanent.core.method import At
+from remanent.core.reference import reference_nll
+from remanent.core.update import Update
+from remanent.core.weights import Weights
+
+STEPS = 4
+VIEWS = [
+    "full",
+    "lora",
+    pytest.param(
+        "lora-nf4",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"),
+        ],
+    ),
+]
+pytestmark = pytest.mark.parametrize("view", VIEWS)
+
+
+@pytest.fixture(params=sorted(methods()))
+def method(request, view):
+    if view not in methods()[request.param].system.views:
+        pytest.skip(f"{request.param} does not run on {view}")
+    chosen = build(request.param)
+    # Steps few and large, no pause of a ramp, so that all of its points take part and something moves.
+    points = [replace(p, weight=p.weight if isinstance(p.weight, float) else p.weight.stop) for p in chosen.places]
+    return with_settings(replace(chosen, points=points), steps=STEPS, batch_size=3, learning_rate=1e-2, warmup=0.0)
+
+
+@pytest.fixture
+def make_model(view, tiny_llama, lora, tmp_path):
+    """The same model at each call: the user's own, seen as `view` says."""
+
+    def make(dropout=0.1):
+        if view == "full":
+            return tiny_llama(dropout=dropout)
+        if view == "lora":
+            return lora(tiny_llama(), lora_dropout=dropout)
+        folder = tmp_path / "base"
+        if not folder.exists():
+            tiny_llama().save_pretrained(folder)
+        return lora(_packed(folder), lora_dropout=dropout)
+
+    return make
+
+
+def _packed(folder):
+    """A base packed to NF4, as `remanent.models.lora.load_nf4` packs one that has a tokenizer."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, device_map={"": "cpu"}, dtype=torch.float32
+    ).eval()
+
+
+@pytest.fixture
+def data(method, make_records):
+    """Records of each role that the method asks for, more of the later ones, with answers of unequal lengths."""
+    return {role: make_records(5 + 2 * number, seed=number + 1) for number, role in enumerate(method.roles)}
+
+
+def train(model, method, data, **options):
+    settings = Settings(pad_id=0, checkpoint_every=2, **options.pop("settings", {}))
+    return run_episode(model, method, Episode("one", "erase", data), settings, **options)
+
+
+def batches(model, method, data):
+    found = {}
+    for role, records in data.items():
+        batch = collate(records, range(len(records)), 0)
+        if role in method.objective.needs_reference:
+            # A little off, so that what fades as a record is forgotten does not stand where it started.
+            batch = batch.with_reference(reference_nll(model, records, pad_id=0) + 0.5)
+        found[role] = batch
+    return found
+
+
+def update_of(model, method, **options):
+    trained = list(Weights.of(model).trainable().values())
+    return Update(model, method, torch.optim.SGD(trained, lr=0.01), steps=STEPS, **options)
+
+
+def test_a_run_moves_the_weights_and_is_the_same_each_time(method, make_model, data, snapshot, same_bits):
+    first, second = make_model(), make_model()
+    before = snapshot(first)
+    assert same_bits(before, snapshot(second))
+    outcome = train(first, method, data)
+    torch.manual_seed(4321)
+    train(second, method, data)
+    assert outcome.steps == STEPS
+    assert not same_bits(snapshot(first), before)
+    assert same_bits(snapshot(first), snapshot(second))
+    assert all(bool(tensor.isfinite().all()) for tensor in snapshot(first).values() if tensor.is_floating_point())
+
+
+def test_cut_off_and_resumed_it_ends_the_same_bit_for_bit(method, make_model, data, snapshot, same_bits, tmp_path):
+    class CutOff(Exception):
+        pass
+
+    def cut(step, steps, losses):
+        if step == 3:
+            raise CutOff
+
+    alone, interrupted, resumed = make_model(), make_model(), make_model()
+    train(alone, method, data)
+    with pytest.raises(CutOff):
+        train(interrupted, method, data, folder=tmp_path / "run", on_step=cut)
+    train(resumed, method, data, folder=tmp_path / "run", on_warning=pytest.fail)
+    assert same_bits(snapshot(resumed), snapshot(alone))
+
+
+def test_saved_and_loaded_it_answers_the_same(view, method, make_model, data, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = make_model()
+    train(model, method, data)
+    ids = collate(next(iter(data.values())), [0, 1], 0).input_ids
+    model.save_pretrained(tmp_path / "saved")
+    if view == "full":
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    else:
+        loaded = PeftModel.from_pretrained(make_model().unload(), tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_a_learning_rate_of_0_changes_nothing(method, make_model, data, snapshot, same_bits):
+    model = make_model()
+    before = snapshot(model)
+    train(model, with_settings(method, learning_rate=0.0), data)
+    assert same_bits(snapshot(model), before)
+
+
+def test_a_strength_of_0_changes_nothing(method, make_model, data, snapshot, same_bits):
+    without_decay = with_settings(method, weight_decay=0.0)
+    no_terms = replace(without_decay, weights=dict.fromkeys(method.objective.terms, 0.0))
+    no_points = replace(without_decay, points=[At(p.displacement, p.terms, 0.0) for p in method.places])
+    for still in (no_terms, no_points):
+        model = make_model()
+        before = snapshot(model)
+        train(model, still, data)
+        assert same_bits(snapshot(model), before)
+
+
+def test_gradients_are_finite_and_reach_every_weight_that_trains(method, make_model, data):
+    model = make_model(dropout=0.0)
+    losses = update_of(model, method).gradients(batches(model, method, data))
+    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
+    for name, weight in Weights.of(model).trainable().items():
+        assert bool(weight.grad.isfinite().all()), name
+        assert bool(weight.grad.any()), name
+
+
+def test_frozen_parameters_stay(view, method, make_model, data, snapshot, same_bits):
+    model = make_model()
+    if view == "full":
+        model.model.layers[0].requires_grad_(False)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    before = snapshot(model)
+    train(model, method, data)
+    after = snapshot(model)
+    assert same_bits({n: after[n] for n in after if n in frozen}, {n: before[n] for n in before if n in frozen})
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == frozen
+
+
+def test_how_a_batch_is_split_changes_nothing(method, make_model, data):
+    model = make_model(dropout=0.0)
+    given = batches(model, method, data)
+
+    def gradients(micro_batch):
+        model.zero_grad()
+        update = update_of(model, method, micro_batch=micro_batch)
+        losses = update.gradients(given)
+        return {name: weight.grad.clone() for name, weight in Weights.of(model).trainable().items()}, losses
+
+    whole, losses = gradients(None)
+    for micro_batch in (1, 2):
+        parts, same = gradients(micro_batch)
+        assert same == pytest.approx(losses, rel=1e-4)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=2e-6)
+
+
+def test_the_optimizer_steps_once_per_update_and_after_update_follows_once(method, make_model, data, monkeypatch):
+    model, seen = make_model(), []
+    given = batches(model, method, data)
+    update = update_of(model, method, micro_batch=1, max_grad_norm=1.0)
+    step = update.optimizer.step
+    after_update = method.after_update
+    monkeypatch.setattr(update.optimizer, "step", lambda: (seen.append("step"), step())[1])
+    object.__setattr__(
+        method, "after_update", lambda *arguments: (seen.append(arguments[1]), after_update(*arguments))[1]
+    )
+    update(given)
+    update(given)
+    assert seen == ["step", 1, "step", 2]
+
+
+def test_a_point_is_left_as_it_was_found(method, make_model, data, snapshot, same_bits):
+    """All of an update but its optimizer's step leaves weights, buffers and modes alone."""
+    model = make_model().train()
+    before, modes = snapshot(model), [module.training for module in model.modules()]
+    update = update_of(model, method)
+    given = batches(model, method, data)
+    for _ in range(3):
+        update.gradients(given)
+    assert same_bits(snapshot(model), before)
+    assert [module.training for module in model.modules()] == modes

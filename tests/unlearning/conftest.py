@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from remanent.core.batch import Batch
+from remanent.core.scores import AnswerScores
+
+
+@pytest.fixture
+def answers() -> Callable[..., tuple[Batch, Tensor]]:
+    """A batch whose records have answers of given token NLLs (nats), and the NLLs, which take a gradient."""
+
+    def make(*records: list[float], reference: list[float] | None = None) -> tuple[Batch, Tensor]:
+        longest = max(map(len, records))
+        labels = torch.full((len(records), longest + 1), -100)
+        for row, values in enumerate(records):
+            labels[row, 1 : 1 + len(values)] = 5
+        ids = torch.ones_like(labels)
+        given = None if reference is None else torch.tensor(reference)
+        nll = torch.tensor([value for values in records for value in values], requires_grad=True)
+        rows = torch.tensor([row for row, values in enumerate(records) for _ in values])
+        batch = Batch(ids, ids, labels, torch.arange(len(records)), given)
+        return batch, SimpleNamespace(nll=nll, scores=AnswerScores(-nll, rows, rows > 0, len(records)))
+
+    return make
+
+
+@pytest.fixture
+def taken() -> Callable[..., dict[str, Tensor]]:
+    """An objective's losses of batches made by `answers`, divided by what each term is a mean over."""
+
+    def take(objective, **given):
+        batches = {role: batch for role, (batch, _) in given.items()}
+        scores = {id(batch): known.scores for batch, known in given.values()}
+        sums = objective.losses(batches, lambda batch: scores[id(batch)])
+        return {
+            name: value / batches[objective.terms[name].roles[0]].units(objective.terms[name].unit)
+            for name, value in sums.items()
+        }
+
+    return take
