@@ -1,0 +1,36 @@
+"""The pages of the documentation, and what the tests read from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+METHODS = ROOT / "docs" / "methods"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
+_BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    """The code blocks of a language: (mark in the comment above or "", code)."""
+    return [(mark, code) for mark, kind, code in _BLOCK.findall(text_of(page)) if kind == language]
+
+
+def prose(page):
+    """The page without its code blocks."""
+    return _BLOCK.sub("", text_of(page))
+
+
+def anchors(page):
+    """The anchors that a page's headings give, as GitHub makes them."""
+    titles = [re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in _HEADING.findall(prose(page))]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
