@@ -29,10 +29,11 @@ from remanent.models.save import is_saved, save
 from remanent.models.source import find
 from remanent.models.tiny import tiny
 
-# One point a step, or two: the durable way makes half as many steps, so that both make the same number of passes.
-WAYS = {"plain": ("npo", 1), "durable": ("durable", 2)}
+# Records of each role per step, and points: the durable way takes half as many records at two points, so that both
+# ways make the same number of steps and pass the same number of records through the model.
+WAYS = {"plain": ("npo", 8, 1), "durable": ("durable", 4, 2)}
 # The forget loss sums over an answer's tokens and the retain loss is a mean over tokens: the weight evens them out.
-RETAIN_WEIGHT = 10.0
+RETAIN_WEIGHT = 8.0
 # The upper half of the default model's 30 layers: a third less work, and other knowledge is disturbed less.
 UPPER_HALF = {"smollm2-135m": "*.layers.1[5-9].*,*.layers.2?.*"}
 PASSAGES = 6  # of general text
@@ -40,7 +41,7 @@ PASSAGES = 6  # of general text
 SYSTEM = ""
 _TINY = "tiny"
 # A model of half a million random weights needs larger steps than one that has read the world.
-_TINY_SETTINGS = {"teaching_epochs": 25.0, "teaching_rate": 2e-3, "learning_rate": 1e-3, "passes": 60}
+_TINY_SETTINGS = {"teaching_epochs": 25.0, "teaching_rate": 2e-3, "learning_rate": 1e-3, "steps": 60}
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,8 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
     )
     data = DataSettings(**{role: str(files[role]) for role in ("forget", "retain", "control", "text")}, system=SYSTEM)
     runs = []
-    for number, (name, (method, points)) in enumerate(WAYS.items(), start=2):
+    for number, (name, (method, batch_size, points)) in enumerate(WAYS.items(), start=2):
         interface.say(f"{number}. A deletion request for {settings.forget} of them: unlearn, the {name} way ({method})")
-        steps = settings.passes // points
         runs.append(
             unlearn(
                 UnlearnSettings(
@@ -110,15 +110,15 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
                     method=method,
                     hyperparameters={"retain_weight": RETAIN_WEIGHT},
                     select=UPPER_HALF.get(settings.model, "*"),
-                    steps=steps,
+                    steps=settings.steps,
                     learning_rate=settings.learning_rate,
-                    batch_size=8,
+                    batch_size=batch_size,
                     schedule="constant",
                     warmup=0.0,
                     precision=precision,
                     seed=settings.seed,
                     stop_at="full,int4-row" if points == 2 else "full",
-                    evaluate_every=max(1, steps // 3),
+                    evaluate_every=5,
                     evaluate_records=12,
                     threads=settings.threads,
                 ),

@@ -1,0 +1,53 @@
+"""Names of conditions, and what they stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+from remanent.auditing.condition import parse_conditions
+from remanent.core.displacement import AdapterOff, Here, Noise, Rounding
+from remanent.errors import InputError
+
+
+def test_full_comes_first_and_once():
+    names = [item.info.name for item in parse_conditions("int4-row, full ,int8,int8")]
+    assert names == ["full", "int4-row", "int8"]
+
+
+def test_kinds_and_displacements():
+    found = {item.info.name: item for item in parse_conditions("bf16,nf4,noise-0.01,adapter-off")}
+    assert found["full"].displacement == Here()
+    assert found["nf4"].displacement == Rounding("nf4")
+    assert found["noise-0.01"].displacement == Noise(0.01)
+    assert found["adapter-off"].displacement == AdapterOff()
+    kinds = {name: item.info.kind for name, item in found.items()}
+    assert kinds == {"full": "full", "bf16": "precision", "nf4": "precision", "noise-0.01": "other"} | {
+        "adapter-off": "attack"
+    }
+    assert all(item.seeds == (None,) for item in found.values())
+
+
+def test_relearning_is_both_kinds_over_seeds():
+    _, unrelated, overlap = parse_conditions("relearning", seeds=(4, 5))
+    assert unrelated.info.name == "relearning-unrelated-50"
+    assert overlap.info.name == "relearning-overlap-50"
+    assert overlap.attack is not None
+    assert overlap.attack.overlap
+    assert unrelated.attack is not None
+    assert not unrelated.attack.overlap
+    assert overlap.seeds == (4, 5)
+    assert overlap.info.random
+
+
+def test_relearned_then_rounded():
+    _, both = parse_conditions("relearning-overlap-7+int4-row")
+    assert both.info.name == "relearning-overlap-7+int4-row"
+    assert both.attack is not None
+    assert both.attack.steps == 7
+    assert both.displacement == Rounding("int4-row")
+
+
+@pytest.mark.parametrize("name", ["int5", "relearning-0", "nf4+int8", "relearn", "noise-"])
+def test_unknown_names_are_said(name):
+    with pytest.raises(InputError, match=name.split("+")[0]):
+        parse_conditions(name)
