@@ -119,7 +119,7 @@ class DemoSettings(_Settings):
     model: str = Field("smollm2-135m", description="The base model; 'tiny' makes one on the spot.")
     seed: int = Field(0, ge=0, description="Of the fictitious authors and of training.")
     forget: int = Field(12, ge=2, description="Authors to be forgotten.")
-    retain: int = Field(28, ge=6, description="Authors to be kept.")
+    retain: int = Field(24, ge=6, description="Authors to be kept.")
     control: int = Field(24, ge=4, description="Authors that no model sees.")
     questions: int = Field(3, ge=1, le=8, description="Questions for each author.")
     teaching_epochs: float = Field(2.75, gt=0, description="Passes over the taught records.")
@@ -127,7 +127,7 @@ class DemoSettings(_Settings):
     steps: int = Field(24, ge=4, description="Steps of either way of unlearning, which pass equally many records.")
     learning_rate: float = Field(6e-5, gt=0, description="Learning rate of unlearning.")
     at: str = Field("full,int8,int4-row,int4-g32,nf4", description="Conditions of the audit.")
-    generate: int = Field(4, ge=0, description="Records per set answered freely.")
+    generate: int = Field(3, ge=0, description="Records per set answered freely.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the arithmetic.")
     threads: int | None = Field(None, ge=1, description="Threads.")
 

@@ -36,7 +36,7 @@ WAYS = {"plain": ("npo", 8, 1), "durable": ("durable", 4, 2)}
 RETAIN_WEIGHT = 8.0
 # The upper half of the default model's 30 layers: a third less work, and other knowledge is disturbed less.
 UPPER_HALF = {"smollm2-135m": "*.layers.1[5-9].*,*.layers.2?.*"}
-PASSAGES = 6  # of general text
+PASSAGES = 3  # of general text
 # An empty system turn takes a third of the tokens of the chat template's default one.
 SYSTEM = ""
 _TINY = "tiny"
@@ -119,7 +119,7 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
                     seed=settings.seed,
                     stop_at="full,int4-row" if points == 2 else "full",
                     evaluate_every=5,
-                    evaluate_records=12,
+                    evaluate_records=9,
                     threads=settings.threads,
                 ),
                 out / name,
