@@ -104,21 +104,13 @@ def test_run_as_a_module_and_its_version():
 
 
 def test_a_traceback_only_with_debug(tmp_path):
-    missing = tmp_path / "none.jsonl"
-    arguments = [
-        "unlearn",
-        "--model",
-        tmp_path,
-        "--forget",
-        missing,
-        "--method",
-        "grad-ascent",
-        "--out",
-        tmp_path / "r",
-    ]
+    arguments = ["keygen", "--key", tmp_path, "--pub", tmp_path / "pub"]
     plain = in_a_process(*arguments)
     assert plain.returncode == 2
-    assert plain.stderr == f"Error: {missing}: there is no such file; expected the forget records\n"
+    assert plain.stderr == (
+        f"Error: private key: got '{tmp_path}'; expected a path where no file is: keys are never overwritten\n"
+    )
     debug = in_a_process("--debug", *arguments)
+    assert debug.returncode != 0
     assert "Traceback" in debug.stderr
-    assert "DataError" in debug.stderr
+    assert "InputError" in debug.stderr

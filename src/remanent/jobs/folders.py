@@ -47,6 +47,8 @@ def sides(run_or_model: str) -> Sides:
 def audit_folder(model: str) -> Path:
     """Where an audit goes whose folder nobody named: the run that saved the model, else runs/audit-<name>."""
     path = Path(model)
-    if path.is_dir() and RunFolder(path.resolve().parent).config.is_file():
+    if path.name in ("", ".."):  # "." and the like have a parent on the disk, not in their spelling
+        path = path.resolve()
+    if path.is_dir() and RunFolder(path.parent).config.is_file():
         return path.parent
     return _RUNS / f"audit-{path.name.removesuffix('.gguf')}"
