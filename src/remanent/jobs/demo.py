@@ -119,7 +119,7 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
                     seed=settings.seed,
                     stop_at="full,int4-row" if points == 2 else "full",
                     evaluate_every=5,
-                    evaluate_records=9,
+                    evaluate_records=8,
                     threads=settings.threads,
                 ),
                 out / name,
@@ -209,7 +209,7 @@ def _ask(runs: Sequence[RunFolder], taught: RunFolder, sets: AuthorSets) -> None
     questions = [record.question for record in shown]
 
     def answers(run: RunFolder) -> list[Asked]:
-        return ask(str(run.model), questions, "full,int4-row", max_new_tokens=20, system=SYSTEM)
+        return ask(str(run.model), questions, "int4-row", max_new_tokens=20, system=SYSTEM)
 
     before = answers(taught)
     for run in left:
