@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from remanent.core import reference
+from remanent.core.displacement import AdapterOff
 from remanent.core.reference import data_digest, reference_nll
 from remanent.core.scores import score_records
 
@@ -22,15 +23,23 @@ def passes(monkeypatch):
     return made
 
 
-def test_the_reference_of_a_lora_is_its_base(tiny_llama, lora, make_records, snapshot, same_bits):
+def test_the_reference_of_a_trained_lora_is_base_and_adapter(tiny_llama, lora, make_records, snapshot, same_bits):
+    """What knows the records is the model before unlearning, not the base under its adapter."""
     records, model = make_records(5), lora(tiny_llama())
     before = snapshot(model)
     found = reference_nll(model, records, pad_id=0)
-    assert torch.equal(found, reference_nll(tiny_llama(), records, pad_id=0))
+    assert torch.equal(found, score_records(model, records, pad_id=0).nll.float())
     assert found.dtype == torch.float32
     assert found.shape == (5,)
-    assert not torch.allclose(found, score_records(model, records, pad_id=0).nll.float())
+    assert not torch.allclose(found, reference_nll(tiny_llama(), records, pad_id=0))
     assert same_bits(snapshot(model), before)
+
+
+def test_the_reference_of_a_new_lora_is_its_base(tiny_llama, lora, make_records):
+    records, model = make_records(5), lora(tiny_llama())
+    with AdapterOff().at(model):
+        new = reference_nll(model, records, pad_id=0)
+    assert torch.equal(new, reference_nll(tiny_llama(), records, pad_id=0))
 
 
 def test_the_cache_hits_for_the_same_and_misses_for_anything_else(tiny_llama, make_records, tmp_path, passes):

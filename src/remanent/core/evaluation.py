@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from remanent.core.batch import Encoded
 from remanent.core.displacement import Displacement
 from remanent.core.scores import score_records
+from remanent.errors import DivergedError
 
 # point -> set -> mean answer NLL per record, in nats
 Known = Mapping[str, Mapping[str, float]]
@@ -46,8 +48,10 @@ class Evaluation:
             "reached": self.reached,
         }
 
-
-Evaluator = Callable[[nn.Module, int], Evaluation]
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Back from plain data."""
+        return cls(data["step"], data["nll"], data["target"], tuple(data["score"]), data["reached"])
 
 
 def known(
@@ -79,8 +83,8 @@ class ForgetAtControl:
     """Stop when the forget set is no better known than the control set, at every point; keep the best step.
 
     The target at each point is the larger of the control's NLL under the model as it is now and under the model
-    before the run: the aim is equality, not the largest loss. Among the steps that reach it within the margin, the
-    best is the one that knows the retain set best at the worst point; if none does, the one with the smallest gap.
+    before the run: the aim is equality, not the largest loss. The first step that reaches it within the margin ends the
+    run and is kept; if none does, the one with the smallest gap. Raises DivergedError where an NLL is not finite.
 
     Args:
         sets: "forget", "retain" and "control" of the select split.
@@ -104,6 +108,10 @@ class ForgetAtControl:
         now = known(
             model, self.sets, self.points, pad_id=self.pad_id, batch_size=self.batch_size, autocast=self.autocast
         )
+        for point, sets in now.items():
+            for name, value in sets.items():
+                if not math.isfinite(value):
+                    raise DivergedError(f"step {step}: the NLL of {name} at {point} is {value}")
         if self.before is None:
             self.before = now
         target = {point: max(now[point]["control"], self.before[point]["control"]) for point in now}

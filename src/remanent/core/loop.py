@@ -133,7 +133,7 @@ def run_episode(
         settings: how to run it.
         rule: evaluates during the run, stops it and picks the best step; None runs to the end and keeps the last.
         folder: where checkpoints and metrics.jsonl go; None writes nothing.
-        on_step: called after each update.
+        on_step: called after each update. The model is left in eval mode.
         on_warning: called with a sentence, for example when a broken checkpoint is passed over.
         reference_cache: folder in which reference scores are kept.
         accelerator: the program's own, where it has one already.
@@ -193,6 +193,10 @@ class _Run:
             weight_decay=self.recipe.weight_decay,
             fused=True,
         )
+        smallest = min(self.recipe.batch_size, *(len(records) for records in self.data.values()))
+        if smallest < accelerator.num_processes:
+            expected = f"at least {accelerator.num_processes} records of every role in a batch, one for each process"
+            raise InputError("batch_size and data", smallest, expected)
         self.samplers = {
             role: Sampler(len(records), self.recipe.batch_size, settings.seed, role)
             for role, records in self.data.items()
@@ -200,7 +204,7 @@ class _Run:
         self.update = Update(
             model,
             method,
-            self.accelerator.prepare(self.optimizer) if settings.precision == "fp16" else self.optimizer,
+            self.optimizer if self.accelerator.scaler is None else self.accelerator.prepare(self.optimizer),
             steps=self.steps,
             micro_batch=settings.micro_batch,
             max_grad_norm=self.recipe.max_grad_norm,
@@ -264,10 +268,6 @@ class _Run:
         indices = self.samplers[role].batch(step)
         # Every process takes its share of the batch.
         mine = indices[self.accelerator.process_index :: self.accelerator.num_processes]
-        if not mine:
-            raise InputError(
-                "batch_size", self.recipe.batch_size, f"at least {self.accelerator.num_processes}, one per process"
-            )
         batch = collate(self.data[role], mine, self.settings.pad_id).to(self.accelerator.device)
         return batch.with_reference(self.reference.get(role))
 
@@ -314,6 +314,7 @@ class _Run:
             return
         state = {
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "method": self.method.state_dict(),
             "rule": None if self.rule is None else self.rule.state_dict(),
             "rows": json.dumps(self.rows),
@@ -334,12 +335,14 @@ class _Run:
                 continue
             copy_into(self._kept(), checkpoint.weights, folder)
             self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+            if self.accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
             self.method.load_state_dict(checkpoint.state["method"])
             if self.rule is not None:
                 self.rule.load_state_dict(checkpoint.state["rule"])
             self.best, self.best_step = checkpoint.state["best"], checkpoint.state["best_step"]
             self.rows = json.loads(checkpoint.state["rows"])
-            self.evaluations = [_evaluation(row) for row in self.rows if row["kind"] == "evaluation"]
+            self.evaluations = [Evaluation.from_dict(row) for row in self.rows if row["kind"] == "evaluation"]
             self.update.step, self.last_saved = checkpoint.step, folder
             return
 
@@ -353,19 +356,18 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _evaluation(row: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(row["step"], row["nll"], row["target"], tuple(row["score"]), row["reached"])
-
-
 def with_settings(method: Method, *, names: str = "*", **changes: Any) -> Method:
     """The method with some of its recipe's fields changed, and with fewer weights that train.
 
     Args:
         method: the method.
-        names: shell patterns of the weights that train, separated by commas, among those that the method selects.
-        changes: fields of the recipe; None leaves a field as it is.
+        names: shell patterns of the weights that train, separated by commas; "*" leaves the method's own.
+        changes: fields of the recipe; None leaves a field as it is. Epochs without steps take the place of the
+            recipe's steps.
     """
     given = {name: value for name, value in changes.items() if value is not None}
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None
     patterns = tuple(pattern.strip() for pattern in names.split(","))
     select = method.select if patterns == ("*",) else replace(method.select, names=patterns)
     return replace(method, recipe=replace(method.recipe, **given), select=select)

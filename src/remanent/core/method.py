@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -149,6 +150,9 @@ class Method:
         if not points:
             raise InputError("points", self.points, "at least one point")
         object.__setattr__(self, "points", points)
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise InputError(f"weights['{name}']", weight, "a finite number of at least 0")
         known = set(self.objective.terms)
         for name in [*self.weights, *(term for point in points for term in point.terms or ())]:
             if name not in known:

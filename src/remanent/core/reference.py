@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor, nn
 
 from remanent.core.batch import Encoded
 from remanent.core.digest import weights_digest
-from remanent.core.displacement import AdapterOff
 from remanent.core.files import write_atomic
 from remanent.core.scores import score_records
-from remanent.core.weights import has_adapter
 
 
 def data_digest(encoded: Sequence[Encoded]) -> str:
@@ -36,7 +33,10 @@ def reference_nll(
     autocast: torch.dtype | None = None,
     cache: Path | None = None,
 ) -> Tensor:
-    """Summed answer NLL of each record under the reference: the model as it is, without its adapter where it has one.
+    """Summed answer NLL of each record under the reference: the model as it is before training.
+
+    With a LoRA that was just put on, that is the base; with one that was trained before, it is base and adapter, since
+    that is the model which knows the records.
 
     Args:
         model: before training.
@@ -49,15 +49,13 @@ def reference_nll(
     Returns:
         float32, (records,), in nats.
     """
-    point = AdapterOff().at(model) if has_adapter(model) else nullcontext()
-    with point:
-        file = None
-        if cache is not None:
-            key = f"{weights_digest(model)}|{data_digest(encoded)}|{autocast}"
-            file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-            if file.is_file():
-                return load_file(file)["nll"]
-        scores = score_records(model, encoded, pad_id=pad_id, batch_size=batch_size, autocast=autocast)
+    file = None
+    if cache is not None:
+        key = f"{weights_digest(model)}|{data_digest(encoded)}|{autocast}"
+        file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+        if file.is_file():
+            return load_file(file)["nll"]
+    scores = score_records(model, encoded, pad_id=pad_id, batch_size=batch_size, autocast=autocast)
     nll = scores.nll.float()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

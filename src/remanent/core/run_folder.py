@@ -58,7 +58,8 @@ class RunFolder:
                     f"{self.path}: {', '.join(changed)} changed since the run began; restore it, or start a new run"
                 )
             return
-        if any(self.path.iterdir()):
+        # A run that was cut off in its first moment has its inputs and no settings yet.
+        if any(file != self.inputs and not file.name.startswith(".") for file in self.path.iterdir()):
             raise RunConflictError(f"{self.path} is not empty and holds no run; give another folder")
         write_json(self.inputs, dict(inputs))
         write_atomic(self.config, config)

@@ -28,6 +28,9 @@ class Ramp:
     after: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("stop", self.stop)):
+            if not 0 <= value < math.inf:
+                raise InputError(name, value, "a finite number of at least 0")
         if not 0 <= self.after < 1:
             raise InputError("after", self.after, "a share of the run, at least 0 and below 1")
 

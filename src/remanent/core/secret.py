@@ -37,4 +37,3 @@ def load_secret() -> bytes:
     if len(value) < _BYTES:
         raise InputError("REMANENT_SECRET", f"{file}, {len(value)} bytes", f"a file of at least {_BYTES} random bytes")
     return value
-

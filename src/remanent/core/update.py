@@ -12,7 +12,8 @@ from remanent.core.batch import Batch
 from remanent.core.displacement.base import Context, learning_at
 from remanent.core.method import At, Method
 from remanent.core.scores import AnswerScores, answer_scores
-from remanent.core.weights import Weights, norm
+from remanent.core.selection import EVERYTHING
+from remanent.core.weights import Weights, identity, norm
 from remanent.errors import DivergedError, InputError
 
 if TYPE_CHECKING:
@@ -50,18 +51,24 @@ class Update:
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise InputError("micro_batch", micro_batch, "at least 1 record, or None")
+        if accelerator is not None and accelerator.gradient_accumulation_steps != 1:
+            expected = "1, since an update divides its losses itself; use micro_batch"
+            raise InputError("gradient_accumulation_steps", accelerator.gradient_accumulation_steps, expected)
         self.model, self.method, self.optimizer = model, method, optimizer
         self.steps, self.micro_batch, self.max_grad_norm = steps, micro_batch, max_grad_norm
         self.autocast, self.accelerator = autocast, accelerator
         self.weights = Weights.of(model)
         self.step = 0
+        if method.select != EVERYTHING:
+            _refuse_unselected(self.weights, method, optimizer)
 
     def __call__(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Make one update. Returns the mean of each loss as "term@point", unweighted, and "gradient_norm".
 
         Raises DivergedError before the optimizer moves anything when a loss or the gradient is not finite.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
         losses = self.gradients(batches)
         self.optimizer.step()
         self.method.after_update(self.model, self.step)
@@ -99,7 +106,7 @@ class Update:
                 self._put_gradients(self._added_up(self._take_gradients()))
             sums = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
         if self.method.combine:
-            self._put_gradients(self.method.combine(apart))
+            self._put_gradients(self._combined(apart))
         if self.accelerator is not None:
             self.accelerator.unscale_gradients(self.optimizer)
         if self.method.pull is not None:
@@ -190,8 +197,24 @@ class Update:
         }
 
     @torch.no_grad()
+    def _combined(self, apart: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """One gradient of several; a combination sees them as they are, not as fp16's loss scaling has made them."""
+        assert self.method.combine is not None
+        scaler = None if self.accelerator is None else self.accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if scale == 1.0:
+            return self.method.combine(apart)
+        unscaled = {key: {name: value / scale for name, value in part.items()} for key, part in apart.items()}
+        return {name: value * scale for name, value in self.method.combine(unscaled).items()}
+
+    @torch.no_grad()
     def _clip(self) -> float:
-        gradients = [tensor.grad for tensor in self.weights.values() if tensor.grad is not None]
+        gradients = [
+            parameter.grad
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
         length = norm(gradients)
         if self.max_grad_norm is not None and length > self.max_grad_norm:
             torch._foreach_mul_(gradients, float(self.max_grad_norm / length))
@@ -204,6 +227,16 @@ class Update:
             if not torch.isfinite(torch.tensor(value)) and not (name == "gradient_norm" and scaler is not None):
                 records = {role: batch.records.tolist() for role, batch in batches.items()}
                 raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
+
+
+def _refuse_unselected(weights: Weights, method: Method, optimizer: torch.optim.Optimizer) -> None:
+    chosen = {identity(tensor) for tensor in method.select.of(weights).values()}
+    names = {identity(tensor): name for name, tensor in weights.items()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if identity(parameter) not in chosen:
+                name = names.get(identity(parameter), "a parameter of another model")
+                raise InputError("optimizer", name, "only weights that the method selects")
 
 
 def _added(total: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:

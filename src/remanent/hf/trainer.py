@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class MethodTrainer(Trainer):
     """transformers.Trainer whose updates are a method's: its points, combine, pull and lifecycle calls.
 
-    With the same learning rates it makes the updates of `remanent.core.loop.run_episode`. The method's recipe is not
-    used: learning rate, steps, batch and clipping are those of `args`. Gradient accumulation is mapped to
+    With the same learning rates and without weight decay, which Trainer spares biases and norms, it makes the updates
+    of `remanent.core.loop.run_episode`. The method's recipe is not used: learning rate, steps, batch and clipping are
+    those of `args`. Gradient accumulation is mapped to
     micro-batches: an update sees all its accumulated records at once, takes its means over all of them, and passes
     `per_device_train_batch_size` through the model at a time. Logs each term's mean as "term@point".
 
@@ -98,6 +100,8 @@ class MethodTrainer(Trainer):
         self._waiting: list[Mapping[str, Tensor]] = []
         self._sums: dict[str, tuple[float, int]] = {}
         checkpoint = resume_from_checkpoint
+        if isinstance(checkpoint, os.PathLike):
+            checkpoint = os.fspath(checkpoint)
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir) or True
         if isinstance(checkpoint, str):

@@ -5,6 +5,7 @@ L_f = mean over records of -(2 / beta) log sigmoid(beta (NLL / n - delta)), n th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -50,8 +51,8 @@ class SimNPO:
     needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:  # NaN is not
-            raise InputError("beta", self.beta, "a number above 0")
+        if not 0 < self.beta < math.inf:  # NaN is not
+            raise InputError("beta", self.beta, "a finite number above 0")
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -20,7 +20,8 @@ class Ascent(Displacement):
     """w + rho * g / ||g||, or with `adaptive` w + rho * T^2 g / ||T g||, T = |w| + eta elementwise.
 
     g is the gradient here of the loss (or of the loss named `of`); its norm is one number over all weights that take
-    a gradient, in float32, and over all shards. The step is detached. A gradient of zero moves nothing.
+    a gradient, in float32, and over all shards; of several processes each climbs the loss of its own records. The
+    step is detached. A gradient of zero moves nothing.
 
     Args:
         rho: radius, at least 0.

@@ -27,15 +27,15 @@ class Context:
         model: the model; None where only param_groups are known.
         loss: the loss, or named losses; None where there is none.
         step: number of the update, for displacements that change from one update to the next.
-        generator: seeds random displacements; None leaves each to its own seed.
         cleanup: closed when the point is left: what a displacement installs besides moving weights.
+        passing: whether it installed anything, which a model cannot keep.
     """
 
     model: nn.Module | None = None
     loss: Losses | None = None
     step: int = 0
-    generator: torch.Generator | None = None
     cleanup: ExitStack = field(default_factory=ExitStack)
+    passing: bool = False
 
     def losses(self, of: str | None) -> list[Loss]:
         """The losses named `of`, or all of them. Raises InputError where there are none of that name."""
@@ -102,7 +102,6 @@ class Displacement:
         loss: Losses | None = None,
         *,
         step: int = 0,
-        generator: torch.Generator | None = None,
         layer_by_layer: bool = False,
     ) -> AbstractContextManager[None]:
         """Look: inside the block the model is there; afterwards it is here again, bit for bit.
@@ -114,24 +113,21 @@ class Displacement:
             model: the model, or a `Weights`.
             loss: for displacements that climb a loss.
             step: number of the update, for displacements that change from one to the next.
-            generator: for random displacements.
             layer_by_layer: move each layer only while its forward runs: extra memory of one layer, at the price of
                 moving again at each forward. For local displacements and single forwards, never while generating.
         """
         displacement, weights = self.resolve(step), Weights.of(model)
-        context = Context(weights.model, loss, step, generator)
+        context = Context(weights.model, loss, step)
         if layer_by_layer:
             from remanent.core.displacement.layers import layer_by_layer as by_layer
 
             return by_layer(displacement, model, context)
         return _looking(displacement, weights, context)
 
-    def apply(
-        self, model: nn.Module | Weights, loss: Losses | None = None, *, generator: torch.Generator | None = None
-    ) -> Undo:
+    def apply(self, model: nn.Module | Weights, loss: Losses | None = None) -> Undo:
         """Stay: move the model there, and return what takes it back."""
         displacement, weights = self.resolve(0), Weights.of(model)
-        context = Context(weights.model, loss, 0, generator)
+        context = Context(weights.model, loss)
         _check_needs(displacement, context)
         moving = displacement.moving(weights)
         if not moving and not isinstance(displacement, Here):
@@ -140,6 +136,10 @@ class Displacement:
             )
         with State.of(weights, moved=moving, gradients_aside=True) as state, context.cleanup:
             displacement.move(moving, context)
+            if context.passing:
+                raise UnsupportedError(
+                    f"{displacement} is not only a matter of weights here: packed layers cannot stay"
+                )
             kept = state.keep_weights()
         return Undo(moving, kept)
 
@@ -201,7 +201,6 @@ def gradient_at(
     *,
     loss: Losses | None = None,
     step: int = 0,
-    generator: torch.Generator | None = None,
 ) -> PointGradient:
     """Learn: the gradient at another point, for use here. Leaves `.grad` as it was.
 
@@ -211,10 +210,9 @@ def gradient_at(
         closure: runs forward and backward, and returns the loss.
         loss: for displacements that climb a loss.
         step: number of the update.
-        generator: for random displacements.
     """
     displacement = displacement.resolve(step)
-    context = Context(weights.model, loss, step, generator)
+    context = Context(weights.model, loss, step)
     with _entered(displacement, weights, context, gradients_aside=True, learning=True) as state:
         value = closure()
         gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}

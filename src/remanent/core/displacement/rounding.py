@@ -68,6 +68,8 @@ class Rounding(Displacement):
     def moving(self, weights: Weights) -> Weights:
         if self.view == "adapter":
             return (self.select or _ADAPTERS).of(weights)
+        if self.select is None and self.quantization.granularity != "element":
+            _refuse_fused_experts(weights)
         select = self.select or (EVERYTHING if self.quantization.granularity == "element" else LINEARS)
         if weights.model is None:
             return select.of(weights)
@@ -93,6 +95,7 @@ class Rounding(Displacement):
             for dropout in getattr(layer, "lora_dropout", {}).values():
                 dropout.training = False
             if is_packed(layer):
+                context.passing = True
                 context.cleanup.enter_context(merged_forward(layer, self._round, self._clipped))
         if context.model is not None and self.view == "merged":
             _refuse_packed(context.model, under_lora=layers)
@@ -145,6 +148,16 @@ def _lora_layers(model: nn.Module) -> dict[nn.Module, nn.Module]:
         if isinstance(base, nn.Module) and hasattr(module, "lora_A"):
             found[base] = module
     return found
+
+
+def _refuse_fused_experts(weights: Weights) -> None:
+    # Left alone they would be most of a mixture's weights, at full precision, under the name of 4 bits.
+    for name, tensor in weights.items():
+        if tensor.dim() == 3 and "expert" in name:
+            raise UnsupportedError(
+                f"{name} holds several experts in one tensor, whose rows this rounding does not know; name what is to "
+                "be rounded by `select`"
+            )
 
 
 def _refuse_packed(model: nn.Module, under_lora: Mapping[nn.Module, nn.Module]) -> None:
