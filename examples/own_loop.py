@@ -19,7 +19,7 @@ from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import Here, Rounding
 from remanent.core.episode import Episode
 from remanent.core.evaluation import known
-from remanent.core.loop import Settings, run_episode, with_recipe
+from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.reference import reference_nll
 from remanent.core.update import Update
 from remanent.data.authors import author_sets
@@ -42,7 +42,7 @@ def main() -> None:
     records = {"forget": authors.forget, "retain": authors.retain, "control": authors.control}
     everything = [record for group in records.values() for record in group]
     loaded = load(arguments.model) if arguments.model else tiny(everything, seed=arguments.seed)
-    teaching = teach() if arguments.model else with_recipe(teach(), learning_rate=3e-3, epochs=40)
+    teaching = teach() if arguments.model else with_settings(teach(), learning_rate=3e-3, epochs=40)
     model, pad = loaded.model, pad_id(loaded.tokenizer)
     sets = {role: encode_all(group, loaded.tokenizer) for role, group in records.items()}
     lesson = Episode("lesson", "teach", {"task": sets["forget"] + sets["retain"]})

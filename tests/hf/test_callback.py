@@ -10,7 +10,7 @@ from remanent.core.batch import collate
 from remanent.core.displacement import Here, Rounding
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
-from remanent.core.loop import Settings, run_episode, with_recipe
+from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.selection import LINEARS
 from remanent.errors import InputError, UnsupportedError
@@ -50,12 +50,12 @@ def options(**changes):
 
 def test_stops_and_keeps_the_step_that_the_loop_keeps(taught, data, arguments):
     expected = copy.deepcopy(taught)
-    method = with_recipe(
+    method = with_settings(
         npo.method(), learning_rate=3e-3, steps=40, batch_size=4, schedule="constant", warmup=0.0, max_grad_norm=0.5
     )
     outcome = run_episode(
         expected,
-        with_recipe(method, weight_decay=0.0),
+        with_settings(method, weight_decay=0.0),
         Episode("e", "erase", {role: data[role] for role in ROLES}),
         Settings(pad_id=0, seed=3, evaluate_every=2),
         rule=rule(data),

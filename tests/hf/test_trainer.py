@@ -9,7 +9,7 @@ from torch import nn
 
 from remanent.core.displacement import Here, Noise, Rounding
 from remanent.core.episode import Episode
-from remanent.core.loop import Settings, run_episode, with_recipe
+from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import At, Method, Recipe
 from remanent.core.schedule import Ramp
 from remanent.core.selection import Selection
@@ -44,7 +44,7 @@ def looped(model, method, data, **changes):
     rows = []
     run_episode(
         model,
-        with_recipe(method, **recipe),
+        with_settings(method, **recipe),
         Episode("e", "erase", {role: data[role] for role in method.roles}),
         settings,
         on_step=lambda step, steps, losses: rows.append(losses),

@@ -5,10 +5,10 @@ import importlib.metadata
 import pytest
 import torch
 
+from remanent.core.digest import weights_digest
 from remanent.core.files import sha256_file
 from remanent.errors import IntegrityError, UnsupportedError
 from remanent.models import gguf
-from remanent.core.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.lora import add_lora, load_nf4
 from remanent.models.save import save

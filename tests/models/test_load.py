@@ -9,10 +9,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from remanent.core.digest import weights_digest
 from remanent.core.files import sha256_file
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models import source
-from remanent.core.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.save import MANIFEST, save
 

@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 import torch
 
+from remanent.core.digest import weights_digest
 from remanent.errors import InputError, MissingExtraError, UnsupportedError
 from remanent.models import lora
-from remanent.core.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.lora import add_lora, load_nf4, lora_layers
 from remanent.models.save import save

@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.core.digest import weights_digest
+from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.load import load
 from remanent.models.lora import add_lora
 from remanent.models.save import MANIFEST, check_saved, is_saved, save

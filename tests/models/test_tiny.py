@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from remanent.core.batch import collate
+from remanent.core.digest import weights_digest
 from remanent.data.encode import encode_all
 from remanent.errors import InputError
-from remanent.core.digest import weights_digest
 from remanent.models.load import load
 from remanent.models.save import save
 from remanent.models.tiny import tiny
