@@ -21,7 +21,7 @@ def test_kinds_and_displacements():
     assert found["noise-0.01"].displacement == Noise(0.01)
     assert found["adapter-off"].displacement == AdapterOff()
     kinds = {name: item.info.kind for name, item in found.items()}
-    assert kinds == {"full": "full", "bf16": "precision", "nf4": "precision", "noise-0.01": "other"} | {
+    assert kinds == {"full": "full", "bf16": "precision", "nf4": "precision", "noise-0.01": "attack"} | {
         "adapter-off": "attack"
     }
     assert all(item.seeds == (None,) for item in found.values())
@@ -47,7 +47,7 @@ def test_relearned_then_rounded():
     assert both.displacement == Rounding("int4-row")
 
 
-@pytest.mark.parametrize("name", ["int5", "relearning-0", "nf4+int8", "relearn", "noise-"])
+@pytest.mark.parametrize("name", ["int5", "relearning-0", "nf4+int8", "relearn", "noise-", "noise-0"])
 def test_unknown_names_are_said(name):
     with pytest.raises(InputError, match=name.split("+")[0]):
         parse_conditions(name)

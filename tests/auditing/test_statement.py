@@ -19,7 +19,10 @@ CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def audited() -> Evidence:
-    subjects = {AUDITED: {"model.safetensors": "ab" * 32}, ORIGINAL: {"model.safetensors": "ef" * 32}}
+    subjects = {
+        AUDITED: {"model.safetensors": "ab" * 32, "config.json": "cd" * 32},
+        ORIGINAL: {"model.safetensors": "ef" * 32},
+    }
     movement = {"int4-row": {"mean_steps": 0.5, "moved_half_step": 0.25, "code_changed": 0.125}}
     return evidence(original(), forgotten(), subjects=subjects, movement=movement, notes=("A note.",))
 

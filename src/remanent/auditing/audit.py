@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,21 +15,23 @@ from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
+    CONTROL_PARAPHRASED,
     FORGET,
     ORIGINAL,
     PARAPHRASED,
     RETAIN,
     RETRAINED,
     TEXT,
-    ConditionInfo,
     Evidence,
     Measurement,
-    RecordScore,
+    measurement_from_dict,
+    measurement_to_dict,
 )
-from remanent.auditing.measure import AuditSet, Measurer, with_rouge
-from remanent.core.displacement import Rounding
+from remanent.auditing.measure import ATTACKED, AuditSet, Measurer, with_rouge
+from remanent.core.displacement import AdapterOff, Rounding
 from remanent.core.files import read_json, write_json
 from remanent.core.quantization import movement
+from remanent.core.run_folder import versions
 from remanent.core.selection import LINEARS
 from remanent.core.tensors import TensorFolder
 from remanent.core.weights import Weights
@@ -63,12 +64,12 @@ class AuditData:
 
     def named(self) -> dict[str, list[Record]]:
         """Name in the evidence -> records; only those that are there."""
-        paraphrased = [other for record in self.forget if (other := record.paraphrased()) is not None]
         sets = {
             FORGET: list(self.forget),
-            PARAPHRASED: paraphrased,
+            PARAPHRASED: _in_other_words(self.forget),
             RETAIN: list(self.retain),
             CONTROL: list(self.control),
+            CONTROL_PARAPHRASED: _in_other_words(self.control) if self.forget else [],
             TEXT: list(self.text),
         }
         return {name: records for name, records in sets.items() if records}
@@ -84,6 +85,7 @@ class AuditPlan:
         batch_size: records per forward pass.
         autocast: dtype of the arithmetic; None is the weights' own.
         generate: records per set that are answered freely, at full precision and at the worst; 0 generates nothing.
+        max_length: longest record, in tokens; None cuts none.
         notes: sentences a reader must know.
     """
 
@@ -92,7 +94,12 @@ class AuditPlan:
     batch_size: int = 16
     autocast: torch.dtype | None = None
     generate: int = 50
+    max_length: int | None = None
     notes: tuple[str, ...] = ()
+
+
+def _in_other_words(records: Sequence[Record]) -> list[Record]:
+    return [other for record in records if (other := record.paraphrased()) is not None]
 
 
 # description, done, total: in records
@@ -126,6 +133,11 @@ def audit(
             raise InputError("at", condition.info.name, "a forget set, which relearning on a part of it needs")
         if condition.attack is not None and not condition.attack.overlap and TEXT not in named:
             raise InputError("at", condition.info.name, "general text to relearn from")
+        if condition.attack is not None and condition.attack.overlap:
+            for name in (FORGET, *((CONTROL,) if ORIGINAL in subjects and CONTROL in named else ())):
+                if len({record.group for record in named[name]}) < 2:
+                    expected = f"{name} records of at least 2 groups, one to relearn and one to ask"
+                    raise InputError("at", condition.info.name, expected)
     measurements: list[Measurement] = []
     digests: dict[str, Mapping[str, str]] = {}
     moved: dict[str, Mapping[str, float]] = {}
@@ -135,11 +147,15 @@ def audit(
             continue
         loaded = subjects[subject]()
         digests[subject] = loaded.source.files()
-        store = _Store(folder, subject, digests[subject], named, plan)
+        store = _Store(folder, subject, digests[subject], named, plan, hashed, str(loaded.model.device))
+        if subject == AUDITED and any(isinstance(item.displacement, AdapterOff) for item in plan.conditions):
+            AdapterOff().moving(Weights.of(loaded.model))  # refuses a model without an adapter before any measuring
         # The original is what forgetting is measured from: its own paraphrased answers decide no line.
         asked = {name: part for name, part in named.items() if subject != ORIGINAL or name != PARAPHRASED}
         progress = _Counter(subject, on_progress, _work(plan, asked))
-        sets = {name: AuditSet.of(records, loaded.tokenizer, hashed) for name, records in asked.items()}
+        sets = {
+            name: AuditSet.of(records, loaded.tokenizer, hashed, plan.max_length) for name, records in asked.items()
+        }
         measurer = Measurer(
             subject, loaded.model, loaded.tokenizer, sets, plan.batch_size, plan.autocast, progress.advance
         )
@@ -225,7 +241,7 @@ def _movement(
 def _work(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> int:
     """Records to score on one subject, for the progress bar."""
     everything = sum(map(len, named.values()))
-    attacked = sum(len(named.get(name, ())) for name in (FORGET, PARAPHRASED, CONTROL))
+    attacked = sum(len(named.get(name, ())) for name in ATTACKED)
     scored = sum(
         everything if condition.attack is None else attacked * len(condition.seeds) for condition in plan.conditions
     )
@@ -254,6 +270,8 @@ class _Store:
         files: Mapping[str, str],
         named: Mapping[str, Sequence[Record]],
         plan: AuditPlan,
+        hashed: Callable[[str], str],
+        device: str,
     ) -> None:
         key = json.dumps(
             [
@@ -262,36 +280,38 @@ class _Store:
                 plan.batch_size,
                 str(plan.autocast),
                 plan.generate,
+                plan.max_length,
                 torch.get_num_threads(),
+                device,
+                versions(),
             ],
             sort_keys=True,
         )
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.subject = subject
+        # Keyed, since a plain digest would let a reader of the folder test guesses of what was forgotten.
+        digest = hashed(key)[:16]
         self.folder = None if folder is None else folder / f"{subject}-{digest}"
 
     def kept(self, condition: Condition, seed: int | None, progress: _Counter) -> list[Measurement] | None:
         """The measurements that an earlier, cut-off audit made; None where it made none."""
         data = self._read(_file_name(condition, seed))
-        if data is None:
+        if data is None or data["condition"] != _described(condition):
             return None
-        found = [
-            Measurement(**{**item, "scores": tuple(RecordScore(**score) for score in item["scores"])})
-            for item in data["measurements"]
-        ]
+        found = [measurement_from_dict(item) for item in data["measurements"]]
         progress.advance(sum(len(item.scores) for item in found))
         return found
 
     def keep(self, condition: Condition, seed: int | None, found: list[Measurement]) -> list[Measurement]:
         """Write measurements down, and return them."""
-        what = {"condition": _described(condition), "measurements": [asdict(item) for item in found]}
+        what = {"condition": _described(condition), "measurements": [measurement_to_dict(item) for item in found]}
         self._write(_file_name(condition, seed), what)
         return found
 
     def kept_answers(self, condition: Condition) -> dict[tuple[str, str], float] | None:
         """Scores of generated answers that an earlier audit made; None where it made none."""
         data = self._read(f"answers-{condition.info.name}")
-        return None if data is None else {(name, key): value for name, key, value in data["answers"]}
+        if data is None or data["condition"] != _described(condition):
+            return None
+        return {(name, key): value for name, key, value in data["answers"]}
 
     def keep_answers(self, condition: Condition, scores: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
         """Write scores of generated answers down, and return them."""
@@ -319,5 +339,6 @@ def _file_name(condition: Condition, seed: int | None) -> str:
 
 
 def _described(condition: Condition) -> dict[str, Any]:
-    info: ConditionInfo = condition.info
-    return asdict(info)
+    """Everything of a condition that decides its scores."""
+    attack = None if condition.attack is None else asdict(condition.attack)
+    return {**asdict(condition.info), "displacement": str(condition.displacement), "attack": attack}

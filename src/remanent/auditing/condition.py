@@ -86,8 +86,10 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     noise = _NOISE.fullmatch(name)
     if noise:
         sigma = float(noise[1])
+        if sigma == 0:
+            raise InputError("at", name, "noise above 0")
         text = f"Seeded Gaussian noise of {sigma:g} times each tensor's root mean square."
-        return [_deterministic(name, "other", text, Noise(sigma))]
+        return [_deterministic(name, "attack", text, Noise(sigma))]
     if name == "adapter-off":
         return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
     if name in ("full", "here"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ FORGET = "forget"
 PARAPHRASED = "forget-paraphrased"
 RETAIN = "retain"
 CONTROL = "control"
+CONTROL_PARAPHRASED = "control-paraphrased"
 TEXT = "text"
 
 
@@ -54,7 +56,7 @@ class Measurement:
     Args:
         subject: AUDITED, ORIGINAL or RETRAINED.
         condition: name of the condition.
-        records: FORGET, PARAPHRASED, RETAIN, CONTROL or TEXT.
+        records: FORGET, PARAPHRASED, RETAIN, CONTROL, CONTROL_PARAPHRASED or TEXT.
         seed: seed of a random attack; None where the condition is deterministic.
         scores: one per record.
     """
@@ -118,8 +120,10 @@ class Evidence:
         return sorted(found, key=lambda seed: -1 if seed is None else seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """Plain data, for JSON; an NLL that is not finite is null there."""
+        plain = {"schema": SCHEMA, **asdict(self)}
+        plain["measurements"] = [measurement_to_dict(item) for item in self.measurements]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Evidence:
@@ -128,12 +132,25 @@ class Evidence:
             raise TypeError(f"schema is {data['schema']!r}, not {SCHEMA!r}")
         return cls(
             conditions=tuple(ConditionInfo(**item) for item in data["conditions"]),
-            measurements=tuple(
-                Measurement(**{**item, "scores": tuple(RecordScore(**score) for score in item["scores"])})
-                for item in data["measurements"]
-            ),
+            measurements=tuple(measurement_from_dict(item) for item in data["measurements"]),
             settings=dict(data["settings"]),
             subjects={name: dict(files) for name, files in data["subjects"].items()},
             notes=tuple(data["notes"]),
             movement={name: dict(values) for name, values in data["movement"].items()},
         )
+
+
+def measurement_to_dict(item: Measurement) -> dict[str, Any]:
+    """Plain data, for JSON, which knows no infinity: a broken model's NLL is null."""
+    plain = asdict(item)
+    for score in plain["scores"]:
+        score["nll"] = score["nll"] if math.isfinite(score["nll"]) else None
+    return plain
+
+
+def measurement_from_dict(data: Mapping[str, Any]) -> Measurement:
+    """Back from plain data; an NLL of null is NaN."""
+    scores = [
+        RecordScore(**{**item, "nll": math.nan if item["nll"] is None else item["nll"]}) for item in data["scores"]
+    ]
+    return Measurement(**{**data, "scores": tuple(scores)})

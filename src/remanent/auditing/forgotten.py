@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETRAINED
+from remanent.auditing.evidence import AUDITED, CONTROL, CONTROL_PARAPHRASED, FORGET, ORIGINAL, PARAPHRASED, RETRAINED
 from remanent.auditing.intervals import Interval, Sample, auc_interval, smallest_detectable_gap
 from remanent.auditing.judgement import FAILED, PASSED, WARNED, Criteria
 from remanent.auditing.place import UNDECIDED, Finding, Place, at_least, paired, sample_of, shown
@@ -14,10 +14,11 @@ NAMES = {FORGET: "forgotten records", PARAPHRASED: "paraphrased forgotten record
 
 def relative(place: Place, records: str) -> Finding:
     """Are they better known to the audited model than unseen records are?"""
-    forget, control = sample_of(place.scores(AUDITED, records)), sample_of(place.scores(AUDITED, CONTROL))
+    forget, unseen = sample_of(place.scores(AUDITED, records)), _unseen(place, AUDITED, records)
+    control = sample_of(place.scores(AUDITED, unseen))
     found = place.difference(forget, control, f"relative/{records}")
     error = math.hypot(forget.standard_error, control.standard_error)
-    compared = f"Mean NLL on the audited model: {NAMES[records]} {forget.mean:.3f} nats, control {control.mean:.3f}"
+    compared = f"Mean NLL on the audited model: {NAMES[records]} {forget.mean:.3f} nats, {unseen} {control.mean:.3f}"
     return _compared(place, found, error, compared, "than unseen records are")
 
 
@@ -35,10 +36,11 @@ def absolute(place: Place, records: str) -> Finding:
         found, error = place.mean(gaps, f"absolute/{records}"), gaps.standard_error
         reference = f"the retrained model on the same records {sample_of(theirs for _, theirs in pairs).mean:.3f}"
     else:
-        control = sample_of(place.scores(ORIGINAL, CONTROL))
+        unseen = _unseen(place, ORIGINAL, records)
+        control = sample_of(place.scores(ORIGINAL, unseen))
         found = place.difference(forget, control, f"absolute/{records}")
         error = math.hypot(forget.standard_error, control.standard_error)
-        reference = f"the original model on the control {control.mean:.3f}"
+        reference = f"the original model on the {unseen} records {control.mean:.3f}"
     compared = f"Mean NLL: {NAMES[records]} on the audited model {forget.mean:.3f} nats, {reference}"
     return _compared(place, found, error, compared, "than the reference allows")
 
@@ -71,6 +73,15 @@ def power(gap: float, criteria: Criteria) -> Finding:
     )
     found = Interval(gap, math.nan, math.nan)
     return Finding(WARNED if weak else PASSED, reason, found, criteria.epsilon, gap, criteria.epsilon - gap)
+
+
+def _unseen(place: Place, subject: str, records: str) -> str:
+    """The unseen records in the wording that the forgotten ones were asked in: another wording costs NLL of its own.
+
+    A control without paraphrases is compared in the wording it has, which the reason names.
+    """
+    asked = place.evidence.find(subject, place.condition.name, CONTROL_PARAPHRASED, place.seed)
+    return CONTROL_PARAPHRASED if records == PARAPHRASED and asked is not None else CONTROL
 
 
 def _compared(place: Place, found: Interval, error: float, compared: str, than: str) -> Finding:

@@ -6,12 +6,13 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from remanent.core.files import sha256_file
 from remanent.errors import InputError, IntegrityError
 
 SECRET_BYTES = 16
+HARMLESS_NAMES = ("license", "licence", "notice", "copying")
 
 
 def keyed_hash(secret: bytes, text: str) -> str:
@@ -73,3 +74,9 @@ def _walk(root: Path) -> Iterator[str]:
             if not relative.isprintable() or "\\" in relative:
                 raise IntegrityError(f"{relative!a}: the name of a file has characters that no model file needs")
             yield relative
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a file beside a model is one that no loader reads: a page, a licence, a notice."""
+    path = PurePosixPath(name.lower())
+    return path.suffix == ".md" or (path.stem in HARMLESS_NAMES and path.suffix in ("", ".txt"))

@@ -10,7 +10,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remanent.auditing.condition import Condition, RelearningAttack
-from remanent.auditing.evidence import CONTROL, FORGET, ORIGINAL, PARAPHRASED, TEXT, Measurement, RecordScore
+from remanent.auditing.evidence import (
+    CONTROL,
+    CONTROL_PARAPHRASED,
+    FORGET,
+    ORIGINAL,
+    PARAPHRASED,
+    TEXT,
+    Measurement,
+    RecordScore,
+)
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import AdapterOff, Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of
@@ -19,6 +28,9 @@ from remanent.core.weights import has_adapter
 from remanent.data.encode import encode_all, pad_id, prompt_ids
 from remanent.data.record import Record
 from remanent.errors import InputError
+
+# What is asked under an attack: it is judged by what comes back, not by what else suffers.
+ATTACKED = (FORGET, PARAPHRASED, CONTROL, CONTROL_PARAPHRASED)
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,15 @@ class AuditSet:
 
     @classmethod
     def of(
-        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, hashed: Callable[[str], str]
+        cls,
+        records: Sequence[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        hashed: Callable[[str], str],
+        max_length: int | None = None,
     ) -> AuditSet:
         """Encode records; `hashed` turns a key or a group into its keyed hash."""
         names = [(hashed(record.key), hashed(record.group)) for record in records]
-        return cls(records, encode_all(records, tokenizer), names)
+        return cls(records, encode_all(records, tokenizer, max_length), names)
 
     def where(self, chosen: Callable[[Record], bool]) -> AuditSet:
         """Those of the records that are chosen."""
@@ -111,7 +127,7 @@ class Measurer:
         if not attack.overlap:
             if TEXT not in self.sets:
                 raise InputError("text", "none", "general text, which relearning on unrelated data needs")
-            asked = {name: part for name, part in self.sets.items() if name in (FORGET, PARAPHRASED, CONTROL)}
+            asked = {name: part for name, part in self.sets.items() if name in ATTACKED}
             return self._batches(self.sets[TEXT], attack, seed), asked
         # The original model knows the forget set; the matching question to it is a part of the control.
         source = CONTROL if self.subject == ORIGINAL else FORGET
@@ -123,10 +139,11 @@ class Measurer:
         order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_of(seed, "relearned groups")))
         forgotten = len({record.group for record in self.sets[FORGET].records}) if FORGET in self.sets else len(groups)
         taken = {groups[index] for index in order[: min(forgotten, len(groups)) // 2].tolist()}
+        of_source = (CONTROL, CONTROL_PARAPHRASED) if source == CONTROL else (FORGET, PARAPHRASED)
         asked = {
-            name: part if name == CONTROL != source else part.where(lambda record: record.group not in taken)
+            name: part.where(lambda record: record.group not in taken) if name in of_source else part
             for name, part in self.sets.items()
-            if name in (source, CONTROL) or (name == PARAPHRASED and source == FORGET)
+            if name in of_source or name in (CONTROL, CONTROL_PARAPHRASED)
         }
         relearned = self.sets[source].where(lambda record: record.group in taken)
         return self._batches(relearned, attack, seed), asked

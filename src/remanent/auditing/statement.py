@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from remanent.auditing.evidence import AUDITED, FORGET, PARAPHRASED, RETRAINED, Evidence
+from remanent.auditing.hashes import is_harmless
 from remanent.auditing.judgement import Judgement
 from remanent.auditing.table import comparisons, evidence_table, record_sets
 from remanent.errors import InputError, IntegrityError
@@ -48,7 +49,11 @@ def build_statement(
     """
     if not files:
         raise InputError("files", dict(files), "the model folder's files with their sha256")
-    for name, digest in evidence.subjects.get(AUDITED, {}).items():
+    audited = evidence.subjects.get(AUDITED, {})
+    added = sorted(name for name in set(files) - set(audited) if not is_harmless(name))
+    if audited and added:
+        raise IntegrityError(f"{added[0]}: was not there when the folder was audited: audit it again")
+    for name, digest in audited.items():
         if not name.startswith(".") and files.get(name) != digest:  # hidden files are no part of the folder's hashes
             raise IntegrityError(f"{name}: is not the file that was audited: audit the folder again")
     for item in evidence.measurements:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from remanent.auditing.hashes import is_inside, list_files
+from remanent.auditing.hashes import is_harmless, is_inside, list_files
 from remanent.auditing.judgement import overall
 from remanent.auditing.signing import envelope_bytes, load_public_key, open_envelope
 from remanent.auditing.statement import PREDICATE_TYPE, STATEMENT_TYPE
@@ -23,7 +23,6 @@ from remanent.core.files import parse_json, sha256_file
 from remanent.errors import IntegrityError
 
 LARGEST = 64 * 2**20
-HARMLESS_NAMES = ("license", "licence", "notice", "copying")
 Verdict = Literal["PASSED", "WARNED", "NOT ASSESSABLE", "FAILED"]
 
 
@@ -173,7 +172,7 @@ def _files(subjects: list[_Subject], folder: Path, certificate: Path) -> tuple[l
     for name in present:
         if name in named or os.path.realpath(folder / name) == os.path.realpath(certificate):
             continue
-        if _harmless(name):
+        if is_harmless(name):
             notes.append(f"{name}: is not named in the certificate")
         else:
             problems.append(f"{name}: is not named in the certificate, and a loader might read it")
@@ -187,11 +186,6 @@ def _differs(folder: Path, name: str, digest: str) -> str:
     if not path.is_file():
         return "is missing"
     return "" if sha256_file(path) == digest else "is not the file that was certified (its sha256 differs)"
-
-
-def _harmless(name: str) -> bool:
-    path = PurePosixPath(name.lower())
-    return path.suffix == ".md" or (path.stem in HARMLESS_NAMES and path.suffix in ("", ".txt"))
 
 
 def _read(certificate: Path) -> bytes:

@@ -44,7 +44,7 @@ def ask(
         at,
         before=before or found.before,
         max_new_tokens=max_new_tokens,
-        system=system or found.system,
+        system=found.system if system is None else system,
     )
     if json:
         print_json([item.to_dict() for item in answers])

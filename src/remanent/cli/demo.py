@@ -70,3 +70,5 @@ def _show(made: Demo) -> None:
         state = "verified" if found.ok else "NOT verified: " + "; ".join(found.problems)
         screen.print(f"{RunFolder(run).certificate}: {state}; it says {found.verdict}", markup=False, highlight=False)
     screen.print(f"Report: {made.report}", markup=False, highlight=False)
+    if not all(found.ok for found in made.verified.values()):
+        raise typer.Exit(1)

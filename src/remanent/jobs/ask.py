@@ -61,7 +61,7 @@ def ask(
     asked_for = {name.strip() for name in at.split(",")}
     conditions = [item for item in parse_conditions(at) if item.info.name != "full" or "full" in asked_for]
     for condition in conditions:
-        if condition.attack is not None:
+        if condition.info.kind not in ("full", "precision"):
             raise InputError("at", condition.info.name, "precisions; an attack needs data, and belongs to the audit")
     turns = () if system is None else (Message("system", system),)
     records = [Record(question, question, (*turns, Message("user", question)), "") for question in questions]

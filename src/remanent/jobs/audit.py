@@ -11,12 +11,12 @@ from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
-from remanent.auditing.judgement import Judgement
+from remanent.auditing.judgement import Criteria, Judgement
 from remanent.core.files import write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record
 from remanent.jobs.config import AuditSettings, write_yaml
-from remanent.jobs.data import JobData, best_device, hasher, load_data, overlap_sentences
+from remanent.jobs.data import JobData, best_device, hasher, load_data, overlap
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
@@ -45,29 +45,38 @@ def run_audit(
     interface = interface or Interface()
     data = load_data(settings.data, records)
     conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    Criteria.from_settings(settings.model_dump())
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
     for name in given.values():
         find(name)  # a model that is not there is said before any work
     asked = AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
+    notes = _notes(settings, data)
+    if len({record.group for record in data.forget}) == 1:
+        # A request about one person leaves nobody to ask after another was relearned.
+        conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
+        notes += ("Relearning on a part of the forget set was not tried: all of it is about one group.",)
     check_writable(out)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    overlap, sentences = overlap_sentences(data)
+    shared, sentences, details = overlap(data)
+    for sentence in details:
+        interface.warn(sentence)
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
     plan = AuditPlan(
         conditions,
         settings={
             **{name: getattr(settings, name) for name in _THRESHOLDS},
             "score": "mean answer NLL per record",
-            "overlap": overlap,
+            "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
         },
         batch_size=settings.batch_size,
         autocast=autocast,
         generate=settings.generate,
-        notes=tuple(sentences) + _notes(settings, data),
+        max_length=settings.data.max_length,
+        notes=tuple(sentences) + notes,
     )
     with interface.bar("audit") as advance:
         evidence = audit(

@@ -9,12 +9,13 @@ import yaml
 
 from remanent.auditing.evidence import Evidence
 from remanent.auditing.hashes import hash_folder
+from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Judgement
 from remanent.auditing.signing import load_private_key, write_certificate
 from remanent.auditing.statement import build_statement
 from remanent.core.files import read_json
 from remanent.core.run_folder import RunFolder
-from remanent.errors import InputError
+from remanent.errors import InputError, IntegrityError, UnsupportedError
 
 
 def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str | None = None) -> Path:
@@ -34,9 +35,22 @@ def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str 
         if not file.is_file():
             raise InputError("run", str(out), f"a run folder with {file.name}; `remanent audit` writes it")
     signer = load_private_key(key, passphrase)
-    evidence = Evidence.from_dict(read_json(run.audit))
-    judgement = Judgement.from_dict(read_json(run.judgement))
-    statement = build_statement(evidence, judgement, hash_folder(model or run.model), method=_method(run))
+    folder = model or run.model
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedError(
+            f"{folder} is an adapter, whose base could change unseen; merge it, audit and certify that"
+        )
+    try:
+        evidence = Evidence.from_dict(read_json(run.audit))
+        judgement = Judgement.from_dict(read_json(run.judgement))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{out}: audit.json or judgement.json is not what `remanent audit` writes: {error}"
+        ) from None
+    if judge(evidence) != judgement:
+        raise IntegrityError(f"{run.judgement} does not follow from {run.audit.name}; run `remanent audit` again")
+    method = _method(run) if folder.resolve() == run.model.resolve() else {}
+    statement = build_statement(evidence, judgement, hash_folder(folder), method=method)
     write_certificate(run.certificate, statement, signer)
     return run.certificate
 

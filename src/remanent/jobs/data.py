@@ -83,13 +83,29 @@ def load_data(settings: DataSettings, given: Mapping[str, list[Record]] | None =
     )
 
 
-def overlap_sentences(data: JobData) -> tuple[int, list[str]]:
-    """How many records and groups the forget and retain sets share, and sentences about them that name keys only."""
-    if not data.forget or not data.retain:
-        return 0, []
-    overlap = find_overlap(data.forget, data.all_retained)
-    pairs = len(overlap.identical) + len(overlap.same_question) + len(overlap.near_duplicates)
-    return pairs + len(overlap.shared_groups), list(overlap.sentences())
+def overlap(data: JobData) -> tuple[int, list[str], list[str]]:
+    """What the sets of a job share that should share nothing.
+
+    Returns:
+        How many records and groups; sentences with counts only, for what is published; sentences that name records by
+        their keys, for the person who runs the job.
+    """
+    control = [record for records in data.control.values() for record in records]
+    count, public, private = 0, [], []
+    for (one, first), (two, second) in (
+        (("forget", data.forget), ("retain", data.all_retained)),
+        (("forget", data.forget), ("control", control)),
+        (("retain", data.all_retained), ("control", control)),
+    ):
+        if not first or not second:
+            continue
+        found = find_overlap(first, second, two)
+        shared = len(found.identical) + len(found.same_question) + len(found.near_duplicates) + len(found.shared_groups)
+        if shared:
+            count += shared
+            public.append(f"{one} and {two} share {shared} records or groups, which blurs what the figures say.")
+            private += [f"{one} and {two}: {sentence}" for sentence in found.sentences()]
+    return count, public, private
 
 
 def input_hashes(data: JobData) -> dict[str, str]:

@@ -164,8 +164,9 @@ def _base(settings: DemoSettings) -> str | None:
 
 def _write(sets: AuthorSets, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    records = {"retain": sets.retain, "control": sets.control, "taught": (*sets.forget, *sets.retain)}
+    records = {"retain": sets.retain, "taught": (*sets.forget, *sets.retain)}
     records["forget"] = _paraphrased_once(sets.forget)
+    records["control"] = _paraphrased_once(sets.control)
     records["text"] = tuple(general_text()[:PASSAGES])
     files = {name: folder / f"{name}.jsonl" for name in records}
     for name, part in records.items():
@@ -219,8 +220,11 @@ def _ask(runs: Sequence[RunFolder], taught: RunFolder, sets: AuthorSets) -> None
 
 
 def _sign(runs: Sequence[RunFolder], out: Path) -> dict[str, Verification]:
+    """Sign with a throw-away key, made for the demo: a real one is kept apart from what it signs."""
     private, public = out / "keys" / "signer.key", out / "keys" / "signer.pub"
-    if not private.is_file():
+    if not (private.is_file() and public.is_file()):
+        private.unlink(missing_ok=True)
+        public.unlink(missing_ok=True)
         private.parent.mkdir(exist_ok=True)
         generate_key(private, public)
     found = {}

@@ -40,7 +40,7 @@ def sides(run_or_model: str) -> Sides:
     if not run.model.is_dir():
         raise InputError("run", run_or_model, "a run that has saved its model; the same command goes on with it")
     settings: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    system = settings.get("system") or (settings.get("data") or {}).get("system")
+    system = (settings.get("data") or settings).get("system")
     return Sides(str(run.model), settings.get("model"), system)
 
 

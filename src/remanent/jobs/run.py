@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
 from remanent.core.run_folder import RunFolder
 from remanent.jobs.audit import run_audit
@@ -39,7 +40,9 @@ def read_job(path: Path, out: Path) -> JobSettings:
     start = file.unlearn
     implied = {"model": str(RunFolder(out).model), "reference": start.model, "data": start.data.model_dump()}
     named = {name: value for name, value in file.audit.items() if value is not None or name not in implied}
-    return JobSettings(unlearn=start, audit=parse(AuditSettings, {**implied, **named}, f"{path}: audit"))
+    audit = parse(AuditSettings, {**implied, **named}, f"{path}: audit")
+    parse_conditions(audit.at)  # a typing error there would show only when the unlearning is over
+    return JobSettings(unlearn=start, audit=audit)
 
 
 def run_job(settings: JobSettings, out: Path, *, interface: Interface | None = None) -> Judgement | None:

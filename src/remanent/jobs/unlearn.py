@@ -18,11 +18,12 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import Outcome, Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.run_folder import RunFolder
+from remanent.core.user_folders import user_cache
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 from remanent.errors import InputError
 from remanent.jobs.config import UnlearnSettings
-from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap_sentences
+from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap
 from remanent.jobs.progress import Interface
 from remanent.models.load import Loaded, load
 from remanent.models.lora import add_lora, load_nf4
@@ -52,15 +53,15 @@ def unlearn(
     data = load_data(settings.data, records)
     _check_roles(method, data, settings)
     stop_at = parse_conditions(settings.stop_at)
-    if any(condition.attack is not None for condition in stop_at):
-        raise InputError("stop_at", settings.stop_at, "precisions only; an attack during the run would be part of it")
+    if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
+        raise InputError("stop_at", settings.stop_at, "'full' and precisions; an attack would be part of the training")
     start = settings.base if method.from_base else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
-    _, sentences = overlap_sentences(data)
-    for sentence in sentences:
+    _, _, details = overlap(data)
+    for sentence in details:
         interface.warn(sentence)
     if is_saved(run.model) and run.manifest.is_file():
         interface.say(f"{run.path}: finished already; the model is in {run.model}")
@@ -87,10 +88,12 @@ def unlearn(
 
 def build_method(settings: UnlearnSettings) -> Method:
     """The method of a job, with the settings that its user gave in place of the paper's."""
+    if settings.steps is not None and settings.epochs is not None:
+        raise InputError("steps, epochs", f"{settings.steps}, {settings.epochs}", "one of the two, not both")
     method = build(settings.method, settings.hyperparameters)
     return with_settings(
         method,
-        steps=settings.steps if settings.epochs is None else None,
+        steps=settings.steps,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
@@ -170,7 +173,7 @@ def _train(
             folder=run.path,
             on_step=lambda step, steps, losses: advance(step, steps, _brief(losses)),
             on_warning=interface.warn,
-            reference_cache=run.path / "cache",
+            reference_cache=user_cache() / "reference",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from remanent.core.files import sha256_file
+from remanent.core.user_folders import user_cache
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.folder import load_folder, load_tokenizer
 from remanent.models.save import check_saved, is_saved, save
@@ -66,8 +66,7 @@ def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
 
 def cache_folder() -> Path:
     """Where converted copies of GGUF files lie; what is in it may be deleted at any time."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "remanent" / "gguf"
+    return user_cache() / "gguf"
 
 
 def _is_whole(folder: Path) -> bool:
