@@ -54,7 +54,7 @@ def unlearn(
     _check_roles(method, data, settings)
     stop_at = parse_conditions(settings.stop_at)
     if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
-        raise InputError("stop_at", settings.stop_at, "'full' and precisions; an attack would be part of the training")
+        raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
     start = settings.base if method.from_base else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
