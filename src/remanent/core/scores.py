@@ -134,5 +134,6 @@ def score_records(
 
 
 def _keeps_logits(model: nn.Module) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrapped = getattr(model, "get_base_model", None)  # peft's wrapper passes everything on
+    inner = model if unwrapped is None else unwrapped()
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -34,7 +34,7 @@ class TensorFolder:
         self._readers: dict[str, Callable[[str], Tensor]] = {}
         for file in sorted(files):
             reader = safe_open(file, framework="pt")
-            self._readers.update(dict.fromkeys(reader.keys(), reader.get_tensor))
+            self._readers.update(dict.fromkeys(reader.keys(), reader.get_tensor))  # type: ignore[no-untyped-call]
 
     @staticmethod
     def is_one(folder: Path) -> bool:

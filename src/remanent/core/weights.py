@@ -138,7 +138,8 @@ def norm(tensors: Iterable[Tensor]) -> Tensor:
         lengths.append(length if full is None else full())
     if not lengths:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack([length.to(lengths[0].device) for length in lengths]))
+    whole: Tensor = torch.linalg.vector_norm(torch.stack([length.to(lengths[0].device) for length in lengths]))
+    return whole
 
 
 def _head(model: nn.Module) -> nn.Module | None:

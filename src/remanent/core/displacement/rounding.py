@@ -102,11 +102,11 @@ class Rounding(Displacement):
         for name, weight in weights.items():
             part = self._rows(name, weight)
             owner = weights.owner(name)
-            layer = layers.get(owner) if owner is not None else None
-            if layer is None:
+            above = None if owner is None else layers.get(owner)
+            if above is None:
                 part.copy_(self._round(part))
                 continue
-            delta = lora_delta(layer).to(weight.dtype)
+            delta = lora_delta(above).to(weight.dtype)
             part.copy_(self._round(part.float() + delta.float()) - delta.float())
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
