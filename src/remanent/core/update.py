@@ -209,11 +209,10 @@ class Update:
 
     @torch.no_grad()
     def _clip(self) -> float:
+        # In the order of the model, so that optimizers that group parameters otherwise get the same sum.
+        moving = {identity(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         gradients = [
-            parameter.grad
-            for group in self.optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
+            weight.grad for weight in self.weights.values() if weight.grad is not None and identity(weight) in moving
         ]
         length = norm(gradients)
         if self.max_grad_norm is not None and length > self.max_grad_norm:
