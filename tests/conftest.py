@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,10 @@ from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.scores import answer_scores
 
 VOCABULARY = 48
+
+# One thread: these models are so small that more only wait for each other, for minutes where other work runs beside.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
