@@ -52,10 +52,11 @@ def run_audit(
         find(name)  # a model that is not there is said before any work
     asked = AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
     notes = _notes(settings, data)
-    if len({record.group for record in data.forget}) == 1:
-        # A request about one person leaves nobody to ask after another was relearned.
+    if len({record.group for record in data.forget}) < 2:
+        # A request about one person leaves nobody to ask after another was relearned; without a forget set nobody is.
         conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
-        notes += ("Relearning on a part of the forget set was not tried: all of it is about one group.",)
+        if data.forget:
+            notes += ("Relearning on a part of the forget set was not tried: all of it is about one group.",)
     check_writable(out)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

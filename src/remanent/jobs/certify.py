@@ -47,12 +47,17 @@ def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str 
         raise IntegrityError(
             f"{out}: audit.json or judgement.json is not what `remanent audit` writes: {error}"
         ) from None
-    if judge(evidence) != judgement:
+    if _verdicts(judge(evidence)) != _verdicts(judgement):
         raise IntegrityError(f"{run.judgement} does not follow from {run.audit.name}; run `remanent audit` again")
     method = _method(run) if folder.resolve() == run.model.resolve() else {}
     statement = build_statement(evidence, judgement, hash_folder(folder), method=method)
     write_certificate(run.certificate, statement, signer)
     return run.certificate
+
+
+def _verdicts(judgement: Judgement) -> list[tuple[str, str, str]]:
+    """What was decided, whatever the words of the version that decided it."""
+    return [("", "", judgement.verdict), *((line.name, line.condition, line.verdict) for line in judgement.lines)]
 
 
 def _method(run: RunFolder) -> dict[str, Any]:
