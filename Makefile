@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.remanent-installed
 
-.PHONY: setup demo test test-slow lint types bench docs clean
+.PHONY: setup demo test test-slow lint types bench clean
 
 setup: $(STAMP)
 
