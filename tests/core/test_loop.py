@@ -113,7 +113,7 @@ def test_where_every_checkpoint_is_broken_the_run_starts_again(alone, tmp_path):
 def test_killed_at_random_moments_it_ends_the_same(tmp_path):
     script = Path(__file__).with_name("killed_runs.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "20", "7"], capture_output=True, text=True, timeout=300
+        [sys.executable, str(script), str(tmp_path), "20", "7"], capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
