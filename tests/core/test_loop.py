@@ -157,14 +157,14 @@ def test_it_is_a_plain_training_loop_bit_for_bit(snapshot, same_bits):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(snapshot, same_bits):
-    def trained(seed, **options):
+    def trained(seed, around=0, **options):
         model = make_model()
+        torch.manual_seed(around)
         run_episode(model, TASK, episode(), replace(SETTINGS, seed=seed, **options))
         return snapshot(model)
 
     first = trained(0)
-    torch.manual_seed(1234)
-    assert same_bits(trained(0), first)
+    assert same_bits(trained(0, around=1234), first)
     assert not same_bits(trained(1), first)
     assert not same_bits(trained(0, dropout=False), first)
 
@@ -227,6 +227,20 @@ def test_the_best_step_is_kept_and_never_the_one_before_the_first():
     assert (outcome.best_step, outcome.steps, outcome.stopped) == (2, 6, False)
     assert torch.equal(model.transformer.wte.weight, rule.seen[2])
     assert not torch.equal(rule.seen[2], rule.seen[6])
+
+
+def test_a_best_step_before_the_cut_is_still_the_best_after_it(tmp_path, snapshot, same_bits):
+    scores, settings = {0: 0.0, 1: 0.0, 2: 3.0, 3: 1.0, 4: 1.0, 5: 2.0, 6: 0.0}, replace(SETTINGS, evaluate_every=1)
+    alone, resumed = make_model(), make_model()
+    run_episode(alone, TASK, episode(), settings, rule=Scores(scores))
+    with pytest.raises(CutOff):
+        run_episode(
+            make_model(), TASK, episode(), settings, rule=Scores(scores), folder=tmp_path, on_step=cut_off_at(5)
+        )
+    outcome = run_episode(resumed, TASK, episode(), settings, rule=Scores(scores), folder=tmp_path)
+    assert outcome.best_step == 2
+    assert [item.step for item in outcome.evaluations] == list(range(7))
+    assert same_bits(snapshot(resumed), snapshot(alone))
 
 
 @pytest.mark.parametrize("stop", [0, 4])

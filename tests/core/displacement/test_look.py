@@ -278,3 +278,14 @@ def test_an_outer_autocast_sees_the_moved_weights_and_afterwards_the_old(tiny_ll
         with Rounding("int2").at(model, layer_by_layer=True):
             assert torch.equal(logits(), there)
         assert torch.equal(logits(), here)
+
+
+def test_what_is_drawn_inside_does_not_depend_on_what_the_move_drew(tiny_gpt2, make_batch):
+    model = tiny_gpt2(dropout=0.2)
+    drawn = []
+    for point in (Here(), Relearning([make_batch(3)], 2), Noise(0.1)):
+        torch.manual_seed(3)
+        with point.at(model):
+            drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
