@@ -12,7 +12,7 @@ from typing import Any
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
-_ROOMS = ("unlearning",)
+_ROOMS = ("unlearning", "optim")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
@@ -66,8 +67,7 @@ class State:
         if self._gradients_aside:
             for tensor in parameters:
                 tensor.grad = None
-        self._cpu_generator = torch.get_rng_state()
-        self._device_generators = _device_generators(self._weights)
+        self.rewind_generators = keep_generators(self._weights)
         self._stack().append(self)
         self._open = True
         return self
@@ -111,12 +111,6 @@ class State:
         if not self._learning:
             self.rewind_generators()
 
-    def rewind_generators(self) -> None:
-        """Put torch's default generators where they were when the block was entered."""
-        torch.set_rng_state(self._cpu_generator)
-        for device, generator_state in self._device_generators:
-            torch.cuda.set_rng_state(generator_state, device)
-
     def _stack(self) -> list[State]:
         stack: list[State] = self._holder().__dict__.setdefault(_OPEN, [])
         return stack
@@ -125,6 +119,16 @@ class State:
         return self._weights.model if self._weights.model is not None else self._weights
 
 
-def _device_generators(weights: Weights) -> list[tuple[torch.device, Tensor]]:
+def keep_generators(weights: Weights) -> Callable[[], None]:
+    """Note where torch's default generators are, on the CPU and where the weights lie; the function that is returned
+    puts them back there."""
+    cpu = torch.get_rng_state()
     devices = {tensor.device for tensor in weights.values() if tensor.is_cuda}
-    return [(device, torch.cuda.get_rng_state(device)) for device in devices]
+    states = [(device, torch.cuda.get_rng_state(device)) for device in devices]
+
+    def rewind() -> None:
+        torch.set_rng_state(cpu)
+        for device, state in states:
+            torch.cuda.set_rng_state(state, device)
+
+    return rewind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,21 +63,32 @@ class Ascent(Displacement):
         finally:
             for name, tensor in weights.items():
                 tensor.grad = aside[name]
-        self._climb(weights, gradients)
+        climb(weights, gradients, dict.fromkeys(gradients, self))
 
-    @torch.no_grad()
-    def _climb(self, weights: Weights, gradients: dict[str, Tensor]) -> None:
-        scaled = {name: self._scale(weights[name]) * gradient for name, gradient in gradients.items()}
-        length = norm(scaled.values())
-        if length == 0:
-            return
-        factor = self.rho / (length + _TINY)
-        for name, gradient in scaled.items():
-            weight = weights[name]
-            weight.add_(self._scale(weight) * gradient * factor.to(weight.device))
-
-    def _scale(self, weight: Tensor) -> Tensor | float:
-        return weight.abs() + self.eta if self.adaptive else 1.0
+    def scale(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """T g, whose norm is that of the step; g itself when not adaptive."""
+        return (weight.abs() + self.eta) * gradient if self.adaptive else gradient
 
     def __str__(self) -> str:
         return f"ascent-{self.rho:g}" + (f"-{self.of}" if self.of else "") + ("-adaptive" if self.adaptive else "")
+
+
+@torch.no_grad()
+def climb(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], ascents: Mapping[str, Ascent]) -> float:
+    """Move weights up gradients that are there already, each by its own Ascent; the norm is one over all of them.
+
+    Returns the norm. Where it is not finite neither are the weights afterwards.
+    """
+    length = float(norm(ascents[name].scale(weights[name], gradient) for name, gradient in gradients.items()))
+    if length == 0:
+        return length
+    for ascent in dict.fromkeys(ascents[name] for name in gradients):
+        names = [name for name in gradients if ascents[name] == ascent]
+        moved, up, factor = [weights[n] for n in names], [gradients[n] for n in names], ascent.rho / (length + _TINY)
+        if not ascent.adaptive:
+            torch._foreach_add_(moved, up, alpha=factor)
+            continue
+        for weight, gradient in zip(moved, up, strict=True):
+            scaled = ascent.scale(weight, gradient)
+            weight.add_(ascent.scale(weight, scaled), alpha=factor)
+    return length
