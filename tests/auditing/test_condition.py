@@ -5,13 +5,39 @@ from __future__ import annotations
 import pytest
 
 from remanent.auditing.condition import parse_conditions
+from remanent.auditing.ensembles import ENSEMBLES
 from remanent.core.displacement import AdapterOff, Here, Noise, Rounding
 from remanent.errors import InputError
+from remanent.jobs.config import AuditSettings, DataSettings
 
 
-def test_full_comes_first_and_once():
+def test_full_comes_first_and_each_once_cheap_to_expensive():
     names = [item.info.name for item in parse_conditions("int4-row, full ,int8,int8")]
-    assert names == ["full", "int4-row", "int8"]
+    assert names == ["full", "int8", "int4-row"]
+
+
+def test_the_order_is_fixed_however_they_are_asked_for():
+    names = "relearning-overlap-50+int4-row,relearning,noise-0.01,adapter-off,nf4,int8,bf16"
+    expected = ["full", "bf16", "int8", "nf4", "adapter-off", "noise-0.01", "relearning-unrelated-50"]
+    expected += ["relearning-overlap-50", "relearning-overlap-50+int4-row"]
+    assert [item.info.name for item in parse_conditions(names)] == expected
+    backwards = ",".join(reversed(names.split(",")))
+    assert [item.info.name for item in parse_conditions(backwards)] == expected
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_an_ensemble_is_its_list_in_its_order(name):
+    conditions = parse_conditions(name)
+    assert tuple(item.info.name for item in conditions) == ENSEMBLES[name]
+    assert all(item.optional for item in conditions[1:])
+    again = {item.info.name: item for item in parse_conditions(f"{name},nf4")}
+    assert not again["nf4"].optional  # asked for by name as well
+
+
+def test_standard_is_what_an_audit_asks_by_default():
+    spelled = "full,bf16,int8,int4-row,int4-g32,nf4,relearning"
+    by_name = parse_conditions(AuditSettings(model="m", data=DataSettings()).at)
+    assert [item.info for item in by_name] == [item.info for item in parse_conditions(spelled)]
 
 
 def test_kinds_and_displacements():

@@ -157,7 +157,15 @@ def audit(
             name: AuditSet.of(records, loaded.tokenizer, hashed, plan.max_length) for name, records in asked.items()
         }
         measurer = Measurer(
-            subject, loaded.model, loaded.tokenizer, sets, plan.batch_size, plan.autocast, progress.advance
+            subject,
+            loaded.model,
+            loaded.tokenizer,
+            sets,
+            plan.batch_size,
+            plan.autocast,
+            progress.advance,
+            loaded.source,
+            plan.max_length,
         )
         found: list[Measurement] = []
         for condition in _of_subject(plan.conditions, subject, named):
@@ -341,4 +349,5 @@ def _file_name(condition: Condition, seed: int | None) -> str:
 def _described(condition: Condition) -> dict[str, Any]:
     """Everything of a condition that decides its scores."""
     attack = None if condition.attack is None else asdict(condition.attack)
-    return {**asdict(condition.info), "displacement": str(condition.displacement), "attack": attack}
+    how = {name: repr(getattr(condition, name)) for name in ("backend", "prompts", "decoding")}
+    return {**asdict(condition.info), "displacement": str(condition.displacement), "attack": attack, **how}

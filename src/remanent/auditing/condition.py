@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from remanent.auditing.backends.base import Backend
+from remanent.auditing.decoding import Decoding, Greedy
+from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.prompts import Prompts
 from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError
 
-DEFAULT = "full,bf16,int8,int4-row,int4-g32,nf4,relearning"
 ATTACK_SEEDS = (0, 1, 2)
 _RELEARNING = re.compile(r"relearning(?:-(unrelated|overlap))?(?:-(\d+))?")
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
@@ -36,39 +39,74 @@ class RelearningAttack:
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition.
+    """One condition: a point near the weights, or a real quantizer; how it is asked; how answers are drawn.
 
     Args:
         info: name, kind and description.
-        displacement: the point; of an attack, where the model goes after it.
+        displacement: the point; of an attack, where the model goes after it. `Here` where there is a back end.
         attack: fine-tuning that comes first; None where there is none.
         seeds: of a random attack; (None,) where the condition is deterministic.
+        backend: a real quantizer, which loads the saved model; None measures the loaded weights at `displacement`.
+        prompts: another way of asking; None asks the records as they are.
+        decoding: how answers are drawn, where answers are generated.
+        optional: brought by an ensemble and not asked for by name: left out, with a note, where it does not apply.
     """
 
     info: ConditionInfo
     displacement: Displacement = field(default_factory=Here)
     attack: RelearningAttack | None = None
     seeds: Sequence[int | None] = (None,)
+    backend: Backend | None = None
+    prompts: Prompts | None = None
+    decoding: Decoding = field(default_factory=Greedy)
+    optional: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order of measuring, cheap to expensive."""
+        point = self.displacement
+        if self.attack is not None:
+            return 10 if not isinstance(point, Here) or self.prompts is not None else 9
+        if not isinstance(self.decoding, Greedy):
+            return 8
+        if self.backend is not None:
+            return 7
+        if self.prompts is not None:
+            return 6
+        if isinstance(point, Noise):
+            return 5
+        if isinstance(point, AdapterOff):
+            return 3
+        if isinstance(point, Rounding):
+            return 1 if point.quantization.granularity == "element" else 2
+        return 0
 
 
 def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Condition]:
-    """Conditions from their names, separated by commas; full precision always comes first.
+    """Conditions from their names, separated by commas, cheap to expensive; full precision always comes first.
 
-    "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "int4-g32", "nf4" ...); "noise-0.01" (of
-    each tensor's root mean square); "adapter-off"; "relearning" (on unrelated text and on a part of the forget set),
-    "relearning-unrelated-100", "relearning-overlap"; and "relearning-overlap+int4-row": relearned, then rounded.
+    An ensemble: "standard" or "thorough" (see `ensembles`), whose members are left out, with a note in the evidence,
+    where they do not apply. Or "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "nf4" ...);
+    "noise-0.01" (of each tensor's root mean square); "adapter-off"; "relearning" (on unrelated text and on a part of
+    the forget set), "relearning-unrelated-100", "relearning-overlap"; and "relearning-overlap+int4-row": relearned,
+    then rounded.
 
     Args:
         text: the names.
         seeds: over which random attacks are repeated.
     """
     found: dict[str, Condition] = {"full": _deterministic("full", "full", "The weights as saved.", Here())}
-    for name in (part.strip() for part in text.split(",")):
-        if not name:
-            continue
-        for condition in _parse(name, seeds):
-            found.setdefault(condition.info.name, condition)
-    return list(found.values())
+    names = [name for part in text.split(",") if (name := part.strip())]
+    for name in names:
+        if name not in ENSEMBLES:
+            for condition in _parse(name, seeds):
+                found.setdefault(condition.info.name, condition)
+    for name in names:
+        for member in ENSEMBLES.get(name, ()):
+            for condition in _parse(member, seeds):
+                found.setdefault(condition.info.name, replace(condition, optional=True))
+    places = {name: place for place, name in enumerate(THOROUGH)}
+    return sorted(found.values(), key=lambda item: (item.rank, places.get(item.info.name, len(places))))
 
 
 def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
@@ -97,7 +135,7 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     try:
         format = QuantizationFormat.parse(name)
     except InputError as error:
-        expected = f"'full', 'relearning', 'noise-<sigma>', 'adapter-off' or {error.expected}"
+        expected = f"{', '.join(ENSEMBLES)}, full, relearning, noise-<sigma>, adapter-off, or {error.expected}"
         raise InputError("at", name, expected) from None
     text = f"Every weight cast to {name}." if format.granularity == "element" else f"Linear layers rounded to {name}."
     return [_deterministic(name, "precision", text, Rounding(format))]

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remanent.auditing.condition import Condition, RelearningAttack
+from remanent.auditing.decoding import Decoding, Greedy
 from remanent.auditing.evidence import (
     CONTROL,
     CONTROL_PARAPHRASED,
@@ -20,14 +21,17 @@ from remanent.auditing.evidence import (
     Measurement,
     RecordScore,
 )
+from remanent.auditing.prompts import Prompts
+from remanent.auditing.standing import standing
 from remanent.core.batch import Batch, Encoded, collate
-from remanent.core.displacement import AdapterOff, Here, Relearning, Then
+from remanent.core.displacement import AdapterOff, Here, Relearning, Rounding, Then
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.scores import score_records
 from remanent.core.weights import has_adapter
 from remanent.data.encode import encode_all, pad_id, prompt_ids
 from remanent.data.record import Record
 from remanent.errors import InputError
+from remanent.models.source import Source
 
 # What is asked under an attack: it is judged by what comes back, not by what else suffers.
 ATTACKED = (FORGET, PARAPHRASED, CONTROL, CONTROL_PARAPHRASED)
@@ -58,6 +62,15 @@ class AuditSet:
         rows = [index for index, record in enumerate(self.records) if chosen(record)]
         return AuditSet(*([part[row] for row in rows] for part in (self.records, self.encoded, self.hashes)))
 
+    def asked(
+        self, prompts: Prompts | None, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> AuditSet:
+        """The same records, asked in another way."""
+        if prompts is None:
+            return self
+        records = prompts(self.records)
+        return AuditSet(records, encode_all(records, tokenizer, max_length), self.hashes)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -74,6 +87,8 @@ class Measurer:
         batch_size: records per forward pass.
         autocast: dtype of the arithmetic; None is the weights' own.
         on_batch: called with the number of records after each forward pass.
+        source: where the model came from, which real back ends load again; None where it came from no file.
+        max_length: longest record, in tokens; None cuts none.
     """
 
     subject: str
@@ -83,36 +98,47 @@ class Measurer:
     batch_size: int = 16
     autocast: torch.dtype | None = None
     on_batch: Callable[[int], None] | None = None
+    source: Source | None = None
+    max_length: int | None = None
 
     def measure(self, condition: Condition, seed: int | None) -> list[Measurement]:
         """Every set, at a condition. Under an attack only what was forgotten and the control are scored."""
+        condition = self._here(condition)
         sets = dict(self.sets)
-        displacement = condition.displacement
-        if isinstance(displacement, AdapterOff) and not has_adapter(self.model):
-            displacement = Here()
         if condition.attack is not None:
             batches, sets = self._attack(condition.attack, seed or 0)
             first = Relearning(
                 batches, condition.attack.steps, condition.attack.learning_rate, seed or 0, self.autocast
             )
-            displacement = Then(first, displacement)
-        with displacement.at(self.model):
-            return [self._score(condition, seed, name, part) for name, part in sets.items() if len(part)]
+            condition = replace(condition, displacement=Then(first, condition.displacement))
+        with standing(condition, self.model, self.tokenizer, self.source) as model:
+            return [self._score(model, condition, seed, name, part) for name, part in sets.items() if len(part)]
 
     def generate(self, condition: Condition, names: Sequence[str], most: int) -> dict[tuple[str, str], float]:
-        """ROUGE-L F1 of greedy answers: (set, record's hash) -> score, of the first `most` records of each set."""
-        with condition.displacement.at(self.model):
+        """ROUGE-L F1 of generated answers: (set, record's hash) -> score, of the first `most` of each set."""
+        condition = self._here(condition)
+        with standing(condition, self.model, self.tokenizer, self.source) as model:
             return {
                 (name, key): score
                 for name in names
                 if name in self.sets
-                for key, score in self._rouge(self.sets[name], most)
+                for key, score in self._rouge(model, condition, self.sets[name], most)
             }
 
-    def _score(self, condition: Condition, seed: int | None, name: str, part: AuditSet) -> Measurement:
+    def _here(self, condition: Condition) -> Condition:
+        """What a condition comes to on this model: without an adapter nothing is taken off or rounded alone."""
+        point = condition.displacement
+        on_adapter = isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
+        if on_adapter and not has_adapter(self.model):
+            return replace(condition, displacement=Here())
+        return condition
+
+    def _score(
+        self, model: nn.Module, condition: Condition, seed: int | None, name: str, part: AuditSet
+    ) -> Measurement:
         found = score_records(
-            self.model,
-            part.encoded,
+            model,
+            part.asked(condition.prompts, self.tokenizer, self.max_length).encoded,
             pad_id=pad_id(self.tokenizer),
             batch_size=self.batch_size,
             autocast=self.autocast,
@@ -153,17 +179,18 @@ class Measurer:
         fill = pad_id(self.tokenizer)
         return [collate(part.encoded, sampler.batch(step), fill) for step in range(1, attack.steps + 1)]
 
-    def _rouge(self, part: AuditSet, most: int) -> Iterator[tuple[str, float]]:
+    def _rouge(self, model: nn.Module, condition: Condition, part: AuditSet, most: int) -> Iterator[tuple[str, float]]:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        asked = [index for index, record in enumerate(part.records) if record.prompt][:most]
-        for start in range(0, len(asked), self.batch_size):
-            rows = asked[start : start + self.batch_size]
-            prompts = [prompt_ids(part.records[index], self.tokenizer) for index in rows]
+        rows_asked = [index for index, record in enumerate(part.records) if record.prompt][:most]
+        records = part.records if condition.prompts is None else condition.prompts(part.records)
+        for start in range(0, len(rows_asked), self.batch_size):
+            rows = rows_asked[start : start + self.batch_size]
+            prompts = [prompt_ids(records[index], self.tokenizer) for index in rows]
             # Room for an answer half as long again as the true one; longer ones are cut, as their score would fall.
             room = max(part.encoded[index].scored for index in rows) * 3 // 2 + 4
-            answers = generate(self.model, self.tokenizer, prompts, room, self.autocast)
+            answers = generate(model, self.tokenizer, prompts, room, self.autocast, condition.decoding)
             for index, answer in zip(rows, answers, strict=True):
                 yield part.hashes[index][0], scorer.score(part.records[index].answer, answer)["rougeL"].fmeasure
             if self.on_batch is not None:
@@ -177,8 +204,9 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     autocast: torch.dtype | None = None,
+    decoding: Decoding | None = None,
 ) -> list[str]:
-    """Greedy answers to prompts given as tokens, padded on the left."""
+    """Answers to prompts given as tokens, padded on the left; greedy where no decoding is given."""
     device = next(model.parameters()).device
     length, fill = max(map(len, prompts)), pad_id(tokenizer)
     ids = torch.tensor([[fill] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -188,11 +216,8 @@ def generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             pad_token_id=fill,
+            **(decoding or Greedy()).options(),
         )
     return tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
 

@@ -93,7 +93,7 @@ class AuditSettings(_Settings):
     data: DataSettings
     reference: str | None = Field(None, description="The model before unlearning.")
     retrained: str | None = Field(None, description="A model that never saw the forget set, where there is one.")
-    at: str = Field("full,bf16,int8,int4-row,int4-g32,nf4,relearning", description="Conditions, separated by commas.")
+    at: str = Field("standard", description="Conditions, separated by commas, or 'standard' or 'thorough'.")
     attack_seeds: int = Field(3, ge=1, description="Seeds over which a random attack is repeated.")
     epsilon: float = Field(0.25, gt=0, description="Nats by which forget may be better known than the control.")
     epsilon_over: float = Field(1.0, gt=0, description="Nats above the control that count as overdone.")

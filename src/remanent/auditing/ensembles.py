@@ -1,0 +1,31 @@
+"""Named lists of conditions, and the one order in which conditions are measured: cheap to expensive.
+
+The worst condition decides the verdict, so a list that is fixed beforehand leaves nobody a choice of flattering ones
+(the idea of AutoAttack, arXiv 2003.01690).
+"""
+
+from __future__ import annotations
+
+STANDARD = ("full", "bf16", "int8", "int4-row", "int4-g32", "nf4", "relearning-unrelated-50", "relearning-overlap-50")
+THOROUGH = (
+    "full",
+    "bf16",
+    "fp16",
+    "int8",
+    "int4-row",
+    "int4-g32",
+    "int4-g128",
+    "nf4",
+    "adapter-off",
+    "noise-0.01",
+    "noise-0.05",
+    "relearning-unrelated-10",
+    "relearning-overlap-10",
+    "relearning-unrelated-50",
+    "relearning-overlap-50",
+    "relearning-unrelated-100",
+    "relearning-overlap-100",
+    "relearning-unrelated-50+int4-row",
+    "relearning-overlap-50+int4-row",
+)
+ENSEMBLES = {"standard": STANDARD, "thorough": THOROUGH}
