@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remanent.auditing.condition import Condition
-from remanent.core.weights import has_adapter
-from remanent.models.save import save
 from remanent.models.source import Source
+from remanent.models.whole import whole_folder
 
 
 @contextmanager
@@ -22,8 +19,8 @@ def standing(
 ) -> Iterator[nn.Module]:
     """Inside the block, the model that is to be asked. The condition's attack is not run.
 
-    At a back end it is a second model, opened from the saved folder, beside the first in memory. What has no folder
-    of whole float weights (a LoRA, a GGUF file, a model made on the spot) is written to a temporary one, merged.
+    At a back end it is a second model, opened from the saved folder, beside the first in memory; a LoRA is merged
+    before.
 
     Args:
         condition: where.
@@ -35,16 +32,6 @@ def standing(
         with condition.displacement.at(model):
             yield model
         return
-    with _folder(model, tokenizer, source) as folder:
+    with whole_folder(model, tokenizer, source) as folder:
         opened = condition.backend.open(folder, next(model.parameters()).device)
     yield opened
-
-
-@contextmanager
-def _folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, source: Source | None) -> Iterator[Path]:
-    adapted = has_adapter(model)
-    if source is not None and source.path is not None and source.path.is_dir() and not adapted:
-        yield source.path
-        return
-    with tempfile.TemporaryDirectory(prefix="remanent-") as place:
-        yield save(model, tokenizer, Path(place) / "model", merged=adapted)  # type: ignore[arg-type]

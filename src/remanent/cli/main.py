@@ -21,6 +21,7 @@ COMMANDS = {
     "certify": ("certify", "Sign what the audit of a run found."),
     "verify": ("verify", "Check a certificate against a model's files and a public key."),
     "report": ("report", "Write the report of one run, or of several side by side, as one HTML file."),
+    "export": ("export", "Write a saved model as a GGUF file."),
     "run": ("run", "Unlearn, then audit what came of it, as a YAML file says."),
     "init": ("init", "Write a commented YAML file for `remanent run`."),
     "teach": ("teach", "Fine-tune a model on records."),

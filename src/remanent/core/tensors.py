@@ -45,3 +45,7 @@ class TensorFolder:
         """The tensor of that name; None where there is none."""
         read = self._readers.get(name)
         return None if read is None else read(name)
+
+    def names(self) -> list[str]:
+        """Names of the tensors, sorted."""
+        return sorted(self._readers)

@@ -1,0 +1,170 @@
+"""A saved model as a GGUF file, as llama.cpp's own converter lays it out."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remanent.core.files import read_json
+from remanent.core.tensors import TensorFolder
+from remanent.errors import InputError, UnsupportedError, did_you_mean
+from remanent.models.folder import check_folder, load_tokenizer
+from remanent.models.gguf_vocabulary import vocabulary_of
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # those that the package gguf can write
+BLOCK = 32  # neighbours of a row that share a scale, in every q type
+
+
+def write_gguf(folder: Path, target: Path, kind: str) -> Path:
+    """Write a saved Llama as a GGUF file, with its tokenizer; returns the file.
+
+    Matrices are stored in `kind`. As in llama.cpp's quantizer, the output's matrix (of a tied model the embedding) is
+    kept finer where kind has 4 or 5 bits: q8_0 here, q6_K there, which the package gguf cannot write; rows whose
+    length is no multiple of 32 are float16; norms are float32. There is no importance matrix. Nothing is left of a
+    file that could not be finished.
+
+    Args:
+        folder: a saved model (safetensors, no adapter).
+        target: the file; one that is there is replaced.
+        kind: one of TYPES.
+
+    Raises:
+        InputError: for an unknown type, or a place that cannot be written.
+        UnsupportedError: for another architecture, scaled rotary positions, biases, or a tokenizer without a GGUF form.
+    """
+    import gguf
+
+    if kind not in TYPES:
+        raise InputError("type", kind, did_you_mean(kind, TYPES))
+    check_folder(folder)
+    config = _config(folder)
+    words = vocabulary_of(load_tokenizer(folder), config.vocab_size)
+    saved = TensorFolder(folder)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
+    try:
+        _add_sizes(writer, config, kind)
+        _add_vocabulary(writer, words)
+        for name, values in _tensors(saved, config):
+            packed, stored = _packed(values, _type_of(name, values, kind, config.tie_word_embeddings))
+            writer.add_tensor(name, packed, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError("gguf", str(target), f"a file that can be written ({error.strerror})") from error
+    finally:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    named = read_json(folder / "config.json")
+    kind, classes = named.get("model_type"), named.get("architectures") or []
+    if kind != "llama" or classes != ["LlamaForCausalLM"]:
+        raise UnsupportedError(f"{', '.join(classes) or kind}: only the Llama architecture can be written as GGUF")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    rope = config.rope_parameters or {}
+    if rope.get("rope_type", "default") != "default":
+        raise UnsupportedError(f"rotary positions scaled by '{rope['rope_type']}' cannot be written as GGUF yet")
+    if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
+        raise UnsupportedError("a Llama with biases, or with another activation than silu, has no GGUF form")
+    return config
+
+
+def _add_sizes(writer: GGUFWriter, config: Any, kind: str) -> None:
+    import gguf
+
+    writer.add_name("Model saved by Remanent")  # readers choose by words in it: never a user's own
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    named = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+    writer.add_file_type(gguf.LlamaFileType[named])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def _add_vocabulary(writer: GGUFWriter, words: Any) -> None:
+    writer.add_tokenizer_model(words.model)
+    writer.add_tokenizer_pre(words.split)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    if words.scores is not None:
+        writer.add_token_scores(words.scores)
+    writer.add_token_merges(words.merges)
+    for name, add in (
+        ("bos", writer.add_bos_token_id),
+        ("eos", writer.add_eos_token_id),
+        ("unk", writer.add_unk_token_id),
+        ("pad", writer.add_pad_token_id),
+    ):
+        if name in words.special:
+            add(words.special[name])
+    writer.add_add_bos_token(words.add_bos)
+    writer.add_add_space_prefix(words.add_space_prefix)
+    if words.chat_template is not None:
+        writer.add_chat_template(words.chat_template)
+
+
+def _tensors(saved: TensorFolder, config: Any) -> Any:
+    """Name in GGUF and float32 values of every tensor, one at a time."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for own in saved.names():
+        if own.endswith(".rotary_emb.inv_freq") or (own == "lm_head.weight" and config.tie_word_embeddings):
+            continue  # computed anew; the embedding's own values
+        name = names.get_name(own, try_suffixes=(".weight",))
+        tensor = saved.get(own)
+        if name is None or tensor is None:
+            raise UnsupportedError(f"{own}: a Llama has no such weight in GGUF")
+        values = tensor.float().numpy()
+        if own.endswith("q_proj.weight"):
+            values = _interleaved(values, config.num_attention_heads)
+        elif own.endswith("k_proj.weight"):
+            values = _interleaved(values, config.num_key_value_heads)
+        yield name, values
+
+
+def _interleaved(values: Any, heads: int) -> Any:
+    """Rows of each head in llama.cpp's order of rotary positions: neighbours in pairs, in the place of halves."""
+    rows, columns = values.shape
+    return values.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _type_of(name: str, values: Any, kind: str, tied: bool) -> str:
+    if values.ndim < 2:
+        return "f32"
+    if kind.startswith("q") and values.shape[-1] % BLOCK:
+        return "f16"
+    output = "token_embd.weight" if tied else "output.weight"
+    return "q8_0" if name == output and kind[:2] in ("q4", "q5") else kind
+
+
+def _packed(values: Any, kind: str) -> tuple[Any, Any]:
+    import gguf
+
+    stored = gguf.GGMLQuantizationType[kind.upper()]
+    if kind == "f16" and np.abs(values).max(initial=0.0) > np.finfo(np.float16).max:
+        raise UnsupportedError("a weight is too large for float16; choose bf16 or f32")
+    return gguf.quants.quantize(np.ascontiguousarray(values, dtype=np.float32), stored), stored
