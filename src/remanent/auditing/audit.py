@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import (
     AUDITED,
@@ -24,19 +24,16 @@ from remanent.auditing.evidence import (
     TEXT,
     Evidence,
     Measurement,
-    measurement_from_dict,
-    measurement_to_dict,
 )
 from remanent.auditing.measure import ATTACKED, AuditSet, Measurer, with_rouge
-from remanent.core.displacement import AdapterOff, Rounding
-from remanent.core.files import read_json, write_json
+from remanent.auditing.store import Store
+from remanent.core.displacement import Rounding
 from remanent.core.quantization import movement
-from remanent.core.run_folder import versions
 from remanent.core.selection import LINEARS
 from remanent.core.tensors import TensorFolder
-from remanent.core.weights import Weights
+from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
-from remanent.errors import InputError, IntegrityError
+from remanent.errors import InputError, UnsupportedError
 from remanent.models.load import Loaded
 
 Loader = Callable[[], Loaded]
@@ -128,6 +125,7 @@ def audit(
     if AUDITED not in subjects:
         raise InputError("subjects", ", ".join(subjects), f"a loader for '{AUDITED}'")
     named = data.named()
+    plan = _installed(plan)
     for condition in plan.conditions:
         if condition.attack is not None and condition.attack.overlap and FORGET not in named:
             raise InputError("at", condition.info.name, "a forget set, which relearning on a part of it needs")
@@ -147,9 +145,10 @@ def audit(
             continue
         loaded = subjects[subject]()
         digests[subject] = loaded.source.files()
-        store = _Store(folder, subject, digests[subject], named, plan, hashed, str(loaded.model.device))
-        if subject == AUDITED and any(isinstance(item.displacement, AdapterOff) for item in plan.conditions):
-            AdapterOff().moving(Weights.of(loaded.model))  # refuses a model without an adapter before any measuring
+        how = [plan.batch_size, str(plan.autocast), plan.generate, plan.max_length, str(loaded.model.device)]
+        store = Store(folder, subject, digests[subject], named, how, hashed)
+        if subject == AUDITED:
+            plan = _fitting(plan, loaded.model)
         # The original is what forgetting is measured from: its own paraphrased answers decide no line.
         asked = {name: part for name, part in named.items() if subject != ORIGINAL or name != PARAPHRASED}
         progress = _Counter(subject, on_progress, _work(plan, asked))
@@ -169,10 +168,16 @@ def audit(
         )
         found: list[Measurement] = []
         for condition in _of_subject(plan.conditions, subject, named):
-            for seed in condition.seeds:
-                found += store.kept(condition, seed, progress) or store.keep(
-                    condition, seed, measurer.measure(condition, seed)
-                )
+            try:
+                for seed in condition.seeds:
+                    found += store.kept(condition, seed, progress.advance) or store.keep(
+                        condition, seed, measurer.measure(condition, seed)
+                    )
+            except UnsupportedError as error:
+                if condition.backend is None:
+                    raise
+                measurements = [item for item in measurements if item.condition != condition.info.name]
+                plan = _without(plan, condition, str(error))
         if subject == AUDITED:
             worst, audited_path = _worst(plan.conditions, found), loaded.source.path
         if subject == ORIGINAL:
@@ -182,6 +187,36 @@ def audit(
     settings = {"compute_dtype": str(plan.autocast or "weights"), **plan.settings}
     infos = tuple(condition.info for condition in plan.conditions)
     return Evidence(infos, tuple(measurements), settings, digests, plan.notes, moved)
+
+
+def _installed(plan: AuditPlan) -> AuditPlan:
+    """Without the back ends of an ensemble whose library is not installed; one asked for by name is an InputError."""
+    for condition in plan.conditions:
+        try:
+            if condition.backend is not None:
+                condition.backend.check()
+        except InputError as error:
+            if not condition.optional:
+                raise
+            plan = _without(plan, condition, f"not installed: {error.expected}")
+    return plan
+
+
+def _fitting(plan: AuditPlan, model: nn.Module) -> AuditPlan:
+    """What applies to the audited model, before anything is measured on it."""
+    for condition in plan.conditions:
+        if condition.needs_lora and condition.optional and not has_adapter(model):
+            plan = _without(plan, condition, "the model has no LoRA")
+        elif condition.needs_lora:
+            condition.displacement.moving(Weights.of(model))  # refuses a model without an adapter
+        elif isinstance(condition.backend, GivenGGUF):
+            condition.backend.check_fits(model)
+    return plan
+
+
+def _without(plan: AuditPlan, condition: Condition, reason: str) -> AuditPlan:
+    left = tuple(item for item in plan.conditions if item is not condition)
+    return replace(plan, conditions=left, notes=(*plan.notes, f"{condition.info.name} was NOT measured: {reason}."))
 
 
 def _of_subject(conditions: Sequence[Condition], subject: str, named: Mapping[str, Any]) -> list[Condition]:
@@ -204,7 +239,7 @@ def _worst(conditions: Sequence[Condition], found: Sequence[Measurement]) -> str
 
 
 def _with_answers(
-    found: list[Measurement], measurer: Measurer, plan: AuditPlan, names: Sequence[str], store: _Store
+    found: list[Measurement], measurer: Measurer, plan: AuditPlan, names: Sequence[str], store: Store
 ) -> list[Measurement]:
     if not plan.generate or not hasattr(measurer.model, "generate"):
         return found
@@ -230,7 +265,7 @@ def _movement(
         point = condition.displacement
         if condition.attack is not None or not isinstance(point, Rounding):
             continue
-        if point.quantization.granularity == "element":
+        if point.quantization.granularity == "element" or point.view == "adapter":
             continue
         sums: dict[str, float] = {}
         count = 0
@@ -266,88 +301,3 @@ class _Counter:
     def advance(self, records: int) -> None:
         self.done += records
         self.on_progress(self.subject, min(self.done, self.total), self.total)
-
-
-class _Store:
-    """Finished measurements of one subject on disk, under a key that names everything they depend on."""
-
-    def __init__(
-        self,
-        folder: Path | None,
-        subject: str,
-        files: Mapping[str, str],
-        named: Mapping[str, Sequence[Record]],
-        plan: AuditPlan,
-        hashed: Callable[[str], str],
-        device: str,
-    ) -> None:
-        key = json.dumps(
-            [
-                dict(files),
-                {name: [asdict(record) for record in records] for name, records in named.items()},
-                plan.batch_size,
-                str(plan.autocast),
-                plan.generate,
-                plan.max_length,
-                torch.get_num_threads(),
-                device,
-                versions(),
-            ],
-            sort_keys=True,
-        )
-        # Keyed, since a plain digest would let a reader of the folder test guesses of what was forgotten.
-        digest = hashed(key)[:16]
-        self.folder = None if folder is None else folder / f"{subject}-{digest}"
-
-    def kept(self, condition: Condition, seed: int | None, progress: _Counter) -> list[Measurement] | None:
-        """The measurements that an earlier, cut-off audit made; None where it made none."""
-        data = self._read(_file_name(condition, seed))
-        if data is None or data["condition"] != _described(condition):
-            return None
-        found = [measurement_from_dict(item) for item in data["measurements"]]
-        progress.advance(sum(len(item.scores) for item in found))
-        return found
-
-    def keep(self, condition: Condition, seed: int | None, found: list[Measurement]) -> list[Measurement]:
-        """Write measurements down, and return them."""
-        what = {"condition": _described(condition), "measurements": [measurement_to_dict(item) for item in found]}
-        self._write(_file_name(condition, seed), what)
-        return found
-
-    def kept_answers(self, condition: Condition) -> dict[tuple[str, str], float] | None:
-        """Scores of generated answers that an earlier audit made; None where it made none."""
-        data = self._read(f"answers-{condition.info.name}")
-        if data is None or data["condition"] != _described(condition):
-            return None
-        return {(name, key): value for name, key, value in data["answers"]}
-
-    def keep_answers(self, condition: Condition, scores: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-        """Write scores of generated answers down, and return them."""
-        rows = [[name, key, value] for (name, key), value in scores.items()]
-        self._write(f"answers-{condition.info.name}", {"condition": _described(condition), "answers": rows})
-        return scores
-
-    def _read(self, name: str) -> Any:
-        if self.folder is None or not (self.folder / f"{name}.json").is_file():
-            return None
-        try:
-            return read_json(self.folder / f"{name}.json")
-        except IntegrityError:
-            return None  # cut off in a way that atomic writing cannot cause: measured again
-
-    def _write(self, name: str, data: Any) -> None:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / f"{name}.json", data)
-
-
-def _file_name(condition: Condition, seed: int | None) -> str:
-    name = condition.info.name if seed is None else f"{condition.info.name}-seed{seed}"
-    return name.replace("/", "_")
-
-
-def _described(condition: Condition) -> dict[str, Any]:
-    """Everything of a condition that decides its scores."""
-    attack = None if condition.attack is None else asdict(condition.attack)
-    how = {name: repr(getattr(condition, name)) for name in ("backend", "prompts", "decoding")}
-    return {**asdict(condition.info), "displacement": str(condition.displacement), "attack": attack, **how}

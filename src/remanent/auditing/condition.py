@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from remanent.auditing.backends.base import Backend
+from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
 from remanent.auditing.decoding import Decoding, Greedy
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
 from remanent.auditing.prompts import Prompts
-from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Rounding
+from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError
 
 ATTACK_SEEDS = (0, 1, 2)
 _RELEARNING = re.compile(r"relearning(?:-(unrelated|overlap))?(?:-(\d+))?")
+_PRUNING = re.compile(r"prune-(\d*\.?\d+)(-global)?")
+_ADAPTER = "-adapter"
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
 
 
@@ -62,6 +65,12 @@ class Condition:
     optional: bool = False
 
     @property
+    def needs_lora(self) -> bool:
+        """Whether it means something only on a model with a LoRA."""
+        point = self.displacement
+        return isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
+
+    @property
     def rank(self) -> int:
         """Its place in the order of measuring, cheap to expensive."""
         point = self.displacement
@@ -75,6 +84,8 @@ class Condition:
             return 6
         if isinstance(point, Noise):
             return 5
+        if isinstance(point, Pruning):
+            return 4
         if isinstance(point, AdapterOff):
             return 3
         if isinstance(point, Rounding):
@@ -87,19 +98,28 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
 
     An ensemble: "standard" or "thorough" (see `ensembles`), whose members are left out, with a note in the evidence,
     where they do not apply. Or "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "nf4" ...);
-    "noise-0.01" (of each tensor's root mean square); "adapter-off"; "relearning" (on unrelated text and on a part of
+    "int4-row-adapter" (the same on a LoRA's factors alone); "prune-0.3", "prune-0.3-global"; "noise-0.01" (of each
+    tensor's root mean square); "adapter-off"; a real back end of `backends.named` ("bnb-nf4", "gguf-q4_0" ...), or
+    "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
     the forget set), "relearning-unrelated-100", "relearning-overlap"; and "relearning-overlap+int4-row": relearned,
     then rounded.
 
     Args:
         text: the names.
         seeds: over which random attacks are repeated.
+
+    Raises:
+        InputError: for a name that is not known, and for a back end asked for by name that is not installed.
     """
     found: dict[str, Condition] = {"full": _deterministic("full", "full", "The weights as saved.", Here())}
     names = [name for part in text.split(",") if (name := part.strip())]
     for name in names:
         if name not in ENSEMBLES:
             for condition in _parse(name, seeds):
+                if condition.backend is not None:
+                    condition.backend.check()
+                    if name.startswith(FILE) and condition.info.name in found:
+                        raise InputError("at", name, "files of different names")
                 found.setdefault(condition.info.name, condition)
     for name in names:
         for member in ENSEMBLES.get(name, ()):
@@ -110,6 +130,9 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
 
 
 def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
+    backend = backend_of(name)
+    if backend is not None:
+        return [Condition(ConditionInfo(backend.name, "precision", backend.description), backend=backend)]
     first, _, second = name.partition("+")
     relearning = _RELEARNING.fullmatch(first)
     if relearning:
@@ -118,6 +141,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
         after = _parse(second, seeds)[0] if second else None
+        if after is not None and (after.backend is not None or after.attack is not None):
+            raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
         return [_relearning(kind, steps, after, seeds) for kind in kinds]
     if second:
         raise InputError("at", name, "'+' after a relearning attack only, as in 'relearning-overlap+int4-row'")
@@ -132,11 +157,26 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
     if name in ("full", "here"):
         return [_deterministic("full", "full", "The weights as saved.", Here())]
+    pruning = _PRUNING.fullmatch(name)
+    if pruning:
+        share = float(pruning[1])
+        if not 0 < share < 1:
+            raise InputError("at", name, "a share to prune between 0 and 1")
+        whole = pruning[2] is not None
+        where = "all linear layers together" if whole else "each linear layer"
+        text = f"The share {share:g} of the weights of {where} that are smallest set to 0."
+        return [_deterministic(name, "attack", text, Pruning(share, "global" if whole else "layer"))]
     try:
-        format = QuantizationFormat.parse(name)
+        format = QuantizationFormat.parse(name.removesuffix(_ADAPTER))
+        if name.endswith(_ADAPTER) and format.granularity == "element":
+            raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
-        expected = f"{', '.join(ENSEMBLES)}, full, relearning, noise-<sigma>, adapter-off, or {error.expected}"
+        expected = f"{', '.join(ENSEMBLES)}, full, relearning, noise-<sigma>, prune-<share>, adapter-off, a back end"
+        expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
+    if name.endswith(_ADAPTER):
+        text = f"A LoRA's two factors rounded to {format} each, the base left as it is."
+        return [_deterministic(name, "precision", text, Rounding(format, view="adapter"))]
     text = f"Every weight cast to {name}." if format.granularity == "element" else f"Linear layers rounded to {name}."
     return [_deterministic(name, "precision", text, Rounding(format))]
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import Condition, RelearningAttack
 from remanent.auditing.decoding import Decoding, Greedy
 from remanent.auditing.evidence import (
+    AUDITED,
     CONTROL,
     CONTROL_PARAPHRASED,
     FORGET,
@@ -24,7 +26,7 @@ from remanent.auditing.evidence import (
 from remanent.auditing.prompts import Prompts
 from remanent.auditing.standing import standing
 from remanent.core.batch import Batch, Encoded, collate
-from remanent.core.displacement import AdapterOff, Here, Relearning, Rounding, Then
+from remanent.core.displacement import Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.scores import score_records
 from remanent.core.weights import has_adapter
@@ -126,11 +128,11 @@ class Measurer:
             }
 
     def _here(self, condition: Condition) -> Condition:
-        """What a condition comes to on this model: without an adapter nothing is taken off or rounded alone."""
-        point = condition.displacement
-        on_adapter = isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
-        if on_adapter and not has_adapter(self.model):
+        """What a condition comes to on this model: a LoRA may be missing, and a given file is the audited model's."""
+        if condition.needs_lora and not has_adapter(self.model):
             return replace(condition, displacement=Here())
+        if isinstance(condition.backend, GivenGGUF) and self.subject != AUDITED:
+            return replace(condition, backend=None)
         return condition
 
     def _score(

@@ -38,6 +38,16 @@ def is_packed(target: nn.Module | Tensor) -> bool:
     )
 
 
+def layers_under_lora(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Base layer -> the LoRA layer round it."""
+    found: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Module) and hasattr(module, "lora_A"):
+            found[base] = module
+    return found
+
+
 def lora_delta(layer: nn.Module) -> Tensor:
     """What a LoRA layer's active adapters add to its base weight: the sum of scaling * B A.
 

@@ -13,7 +13,10 @@ from typing import Any
 from remanent.core.files import read_json, sha256_file, write_atomic, write_json
 from remanent.errors import InputError, RunConflictError
 
-_PACKAGES = ("remanent", "torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy")
+_PACKAGES = (
+    *("remanent", "torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy"),
+    *("bitsandbytes", "torchao", "gguf"),
+)
 
 
 class RunFolder:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.measure import generate
+from remanent.auditing.standing import standing
 from remanent.data.encode import prompt_ids
 from remanent.data.record import Message, Record
 from remanent.errors import InputError
@@ -63,6 +65,8 @@ def ask(
     for condition in conditions:
         if condition.info.kind not in ("full", "precision"):
             raise InputError("at", condition.info.name, "precisions; an attack needs data, and belongs to the audit")
+        if isinstance(condition.backend, GivenGGUF):
+            raise InputError("at", condition.info.name, "a precision that both models can be put to")
     turns = () if system is None else (Message("system", system),)
     records = [Record(question, question, (*turns, Message("user", question)), "") for question in questions]
     answers: dict[str, dict[str, list[str]]] = {}
@@ -73,9 +77,9 @@ def ask(
         prompts = [prompt_ids(record, loaded.tokenizer) for record in records]
         answers[side] = {}
         for condition in conditions:
-            with condition.displacement.at(loaded.model):
+            with standing(condition, loaded.model, loaded.tokenizer, loaded.source) as there:
                 answers[side][condition.info.name] = generate(
-                    loaded.model, loaded.tokenizer, prompts, max_new_tokens, autocast
+                    there, loaded.tokenizer, prompts, max_new_tokens, autocast
                 )
     return [
         Asked(

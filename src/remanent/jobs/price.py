@@ -9,7 +9,7 @@ from typing import Any
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method
-from remanent.core.weights import Weights
+from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
 from remanent.jobs.config import AuditSettings, UnlearnSettings
 from remanent.jobs.shape import kept_for_backward
@@ -128,11 +128,13 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
     answered = sum(min(settings.generate, size.records) for size in sizes.values())
     operations += 2 * answered * ANSWER_TOKENS * 2 * matrices
     operations *= 1 + (settings.reference is not None) + (settings.retrained is not None)
-    moved = max(_count(condition.displacement.moving(weights)) for condition in conditions)
+    applicable = [item for item in conditions if has_adapter(model) or not item.needs_lora]
+    moved = max(_count(condition.displacement.moving(weights)) for condition in applicable)
     attacked = any(condition.attack is not None for condition in conditions)
     memory = {
         "weights": everything * FLOAT,
         "copy of what the conditions move": (everything if attacked else moved) * FLOAT,
+        "a real back end's own model": everything * FLOAT if any(item.backend for item in conditions) else 0.0,
         "gradients and moments of the attack": 3 * everything * FLOAT if attacked else 0.0,
         "activations": kept_for_backward(model, *_attack_batch(conditions)) if attacked else 0.0,
     }

@@ -55,6 +55,8 @@ def unlearn(
     stop_at = parse_conditions(settings.stop_at)
     if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
         raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
+    if any(condition.backend is not None for condition in stop_at):
+        raise InputError("stop_at", settings.stop_at, "simulated precisions; a real back end loads saved files")
     start = settings.base if method.from_base else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)

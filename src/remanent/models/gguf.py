@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A GGUF file's model, dequantized, and its tokenizer.
+    """A GGUF file's model, as `load_gguf_model` gives it, and its tokenizer."""
+    return load_gguf_model(path, dtype), load_tokenizer(path.parent, path.name)
+
+
+def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A GGUF file's model, dequantized.
 
     Its weights lie on the file's grid until they are trained. The mark of quantization is taken off, so that the
     model can be saved.
@@ -45,7 +50,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config
-    return model, load_tokenizer(path.parent, path.name)
+    return model  # type: ignore[no-any-return]
 
 
 def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -32,7 +32,7 @@ class Backend(Protocol):
     def open(self, folder: Path, device: torch.device) -> nn.Module:
         """The model of a saved folder (safetensors, no adapter) as this back end runs it, in evaluation mode.
 
-        Raises UnsupportedError where it cannot run here, or not this model, with the reason.
+        Raises UnsupportedError where it cannot run here, or not this model, with the reason: it is then not measured.
         """
         ...
 

@@ -6,6 +6,7 @@ from remanent.core.displacement.base import Context, Displacement, Here, PointGr
 from remanent.core.displacement.combined import OneOf, Then
 from remanent.core.displacement.interpolation import Interpolation
 from remanent.core.displacement.noise import Noise
+from remanent.core.displacement.pruning import Pruning
 from remanent.core.displacement.relearning import Relearning
 from remanent.core.displacement.rounding import Rounding
 
@@ -19,6 +20,7 @@ __all__ = [
     "Noise",
     "OneOf",
     "PointGradient",
+    "Pruning",
     "Relearning",
     "Rounding",
     "Then",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
-from remanent.core.packed import is_packed, lora_delta, merged_forward
+from remanent.core.packed import is_packed, layers_under_lora, lora_delta, merged_forward
 from remanent.core.quantization import QuantizationFormat, clipped, round_to
 from remanent.core.selection import EVERYTHING, LINEARS, Selection
 from remanent.core.weights import Weights, local, sharded_on
@@ -69,13 +69,13 @@ class Rounding(Displacement):
         if self.view == "adapter":
             return (self.select or _ADAPTERS).of(weights)
         if self.select is None and self.quantization.granularity != "element":
-            _refuse_fused_experts(weights)
+            refuse_fused_experts(weights)
         select = self.select or (EVERYTHING if self.quantization.granularity == "element" else LINEARS)
         if weights.model is None:
             return select.of(weights)
         # What sits under a LoRA is moved with it, packed or not; a packed base has no floating-point weight to list.
         chosen = weights.only(name for name in weights if select.matches(name, weights.kind(name)))
-        if not chosen and not any(is_packed(layer) for layer in _lora_layers(weights.model).values()):
+        if not chosen and not any(is_packed(layer) for layer in layers_under_lora(weights.model).values()):
             select.of(weights)
         return chosen
 
@@ -88,7 +88,7 @@ class Rounding(Displacement):
 
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
-        layers = _lora_layers(context.model) if context.model is not None and self.view == "merged" else {}
+        layers = layers_under_lora(context.model) if context.model is not None and self.view == "merged" else {}
         if layers and self.quantization.granularity == "element":
             layers = {}
         for layer in layers.values():
@@ -140,23 +140,14 @@ class Rounding(Displacement):
         return str(self.format) + ("-adapter" if self.view == "adapter" else "")
 
 
-def _lora_layers(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Base layer -> the LoRA layer round it."""
-    found: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        base = getattr(module, "base_layer", None)
-        if isinstance(base, nn.Module) and hasattr(module, "lora_A"):
-            found[base] = module
-    return found
-
-
-def _refuse_fused_experts(weights: Weights) -> None:
+def refuse_fused_experts(weights: Weights) -> None:
+    """Raise UnsupportedError where a mixture keeps its experts in one tensor, which is no linear layer's."""
     # Left alone they would be most of a mixture's weights, at full precision, under the name of 4 bits.
     for name, tensor in weights.items():
         if tensor.dim() == 3 and "expert" in name:
             raise UnsupportedError(
-                f"{name} holds several experts in one tensor, whose rows this rounding does not know; name what is to "
-                "be rounded by `select`"
+                f"{name} holds several experts in one tensor, which is no linear layer's weight; name what is to be "
+                "moved by `select`"
             )
 
 

@@ -1,0 +1,124 @@
+"""Real quantizers, on a small saved Llama: what they give is what our own rounding says, up to their own details."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from remanent.auditing.backends import base
+from remanent.auditing.backends.gguf_file import GivenGGUF
+from remanent.auditing.backends.named import BACKENDS, backend_of
+from remanent.auditing.condition import parse_conditions
+from remanent.core.displacement import Rounding
+from remanent.data.authors import author_sets
+from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.models.gguf_write import write_gguf
+from remanent.models.load import load
+from remanent.models.save import save
+from remanent.models.tiny import tiny
+
+IDS = torch.arange(5, 45)[None]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tiny(author_sets(3, forget=2, retain=2, control=2, questions=2).forget, hidden=64)
+    return save(made.model, made.tokenizer, tmp_path_factory.mktemp("m") / "model")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits.float()
+
+
+def distance(one, two):
+    return ((one - two).norm() / one.norm()).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "rounding", "nearer"),
+    [
+        # The share of the rounding's own effect that may be left between the library and our simulation of it.
+        ("bnb-nf4", "bitsandbytes", "nf4", 0.3),  # the library also rounds the blocks' scales
+        ("bnb-int8", "bitsandbytes", "int8", 1.5),  # the library also rounds activations
+        ("torchao-int8", "torchao", "int8", 1.5),  # the library's grid has a code more on one side
+        ("gguf-q8_0", "gguf", "int8-g32", 2.0),  # the file also rounds embeddings
+        ("gguf-q4_0", "gguf", "int4-g32", 1.5),  # the file's grid has a code more on one side
+    ],
+)
+def test_close_to_the_simulated_precision_and_not_to_full(folder, name, package, rounding, nearer):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(
+            f"{package} is not installed: pip install 'remanent[{'torchao' if package == 'torchao' else 'quant'}]'"
+        )
+    loaded = load(folder)
+    full = logits(loaded.model)
+    with Rounding(rounding).at(loaded.model):
+        simulated = logits(loaded.model)
+    real = logits(BACKENDS[name].open(folder, CPU))
+    assert 0 < distance(full, real) < 0.5
+    assert distance(simulated, real) <= nearer * distance(full, simulated)
+
+
+def test_torchao_int4_runs_where_it_can_and_says_why_not_elsewhere(folder):
+    pytest.importorskip("torchao", reason="pip install 'remanent[torchao]'")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" or importlib.util.find_spec("mslk") is None:
+        with pytest.raises(UnsupportedError, match="cannot run here: torchao on"):
+            BACKENDS["torchao-int4"].open(folder, device)
+        return
+    model = BACKENDS["torchao-int4"].open(folder, device)
+    with torch.no_grad():
+        assert torch.isfinite(model(IDS.to(device)).logits).all()
+
+
+def test_torchao_int4_leaves_no_layer_out_silently(tiny_llama, folder, tmp_path):
+    pytest.importorskip("torchao", reason="pip install 'remanent[torchao]'")
+    odd = save(tiny_llama(), load(folder).tokenizer, tmp_path / "odd")  # rows of 40
+    with pytest.raises(UnsupportedError, match="no multiple of 32"):
+        BACKENDS["torchao-int4"].open(odd, CPU)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1"])
+def test_a_written_file_is_what_its_reader_gets(folder, tmp_path, kind):
+    again = load(write_gguf(folder, tmp_path / "a.gguf", kind)).model
+    assert torch.equal(logits(BACKENDS[f"gguf-{kind}"].open(folder, CPU)), logits(again))
+
+
+def test_a_given_file_is_read_and_named_by_its_digest(folder, tmp_path):
+    file = write_gguf(folder, tmp_path / "model.Q4_K_M.gguf", "q5_1")
+    found = backend_of(f"gguf:{file}")
+    assert isinstance(found, GivenGGUF)
+    found.check_fits(load(folder).model)
+    assert torch.equal(logits(found.open(folder, CPU)), logits(load(file).model))
+    assert found.name == "gguf:model.Q4_K_M.gguf"
+    assert found.sha256 in found.description
+    assert str(tmp_path) not in found.description + found.name + repr(found)
+
+
+def test_a_given_file_of_another_model_is_refused(folder, tmp_path):
+    other = tiny(author_sets(3, forget=2, retain=2, control=2, questions=2).forget, hidden=64, layers=1)
+    file = write_gguf(save(other.model, other.tokenizer, tmp_path / "other"), tmp_path / "other.gguf", "q8_0")
+    with pytest.raises(InputError, match="num_hidden_layers 2"):
+        GivenGGUF.of(file).check_fits(load(folder).model)
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:4000])
+    with pytest.raises(IntegrityError, match=r"cut\.gguf: is not a whole GGUF file"):
+        GivenGGUF.of(tmp_path / "cut.gguf").check_fits(load(folder).model)
+    with pytest.raises(InputError, match="that is there"):
+        backend_of(f"gguf:{tmp_path / 'nothing.gguf'}")
+
+
+@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "torchao-int8", "torchao-int4"])
+def test_a_library_that_is_absent_is_said_with_its_extra(name, monkeypatch):
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(InputError, match=r"remanent\[(quant|torchao)\]"):
+        parse_conditions(name)
+    assert name in [item.info.name for item in parse_conditions("thorough")]  # its absence is a note there
+
+
+def test_every_description_says_which_layers():
+    for backend in BACKENDS.values():
+        assert "every linear layer but the output" in backend.description or "every matrix" in backend.description
