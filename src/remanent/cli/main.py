@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import warnings
 from importlib import import_module
@@ -87,6 +88,8 @@ def _remanent(
     """What holds for every command."""
     if not debug:
         warnings.simplefilter("ignore")
+        for package in ("torchao", "torch.utils._pytree"):  # say at import which kernels this machine lacks
+            logging.getLogger(package).setLevel(logging.ERROR)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+import gguf
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from remanent.auditing.condition import parse_conditions
 from remanent.core.displacement import Rounding
 from remanent.data.authors import author_sets
 from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.models import gguf_write
 from remanent.models.gguf_write import write_gguf
 from remanent.models.load import load
 from remanent.models.save import save
@@ -97,6 +99,30 @@ def test_a_given_file_is_read_and_named_by_its_digest(folder, tmp_path):
     assert found.name == "gguf:model.Q4_K_M.gguf"
     assert found.sha256 in found.description
     assert str(tmp_path) not in found.description + found.name + repr(found)
+
+
+def test_a_k_quant_is_read_as_its_format_says(tmp_path, monkeypatch):
+    """No writer here makes K-quants: blocks of random codes stand for one, and the package gguf says what they mean."""
+    made = tiny(author_sets(3, forget=1, retain=1, control=1, questions=1).forget, hidden=256, layers=1)
+    folder = save(made.model, made.tokenizer, tmp_path / "m")
+    whole, written = gguf_write._packed, {}
+
+    def k_quant(values, kind):
+        if values.ndim < 2 or kind == "q8_0":
+            return whole(values, kind)
+        blocks = torch.randint(0, 256, (values.shape[0], values.shape[1] // 256, 144), dtype=torch.uint8).numpy()
+        blocks[..., :4] = torch.tensor([2e-4, 1e-4], dtype=torch.float16).view(torch.uint8).numpy()  # its two scales
+        packed = blocks.reshape(values.shape[0], -1)
+        written[len(written)] = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q4_K)
+        return packed, gguf.GGMLQuantizationType.Q4_K
+
+    monkeypatch.setattr(gguf_write, "_packed", k_quant)
+    found = GivenGGUF.of(write_gguf(folder, tmp_path / "m.Q4_K_M.gguf", "q4_0"))
+    found.check_fits(made.model)
+    read = [weight.detach() for weight in found.open(folder, CPU).parameters()]
+    for values in written.values():
+        rows = torch.from_numpy(values).sort(0).values  # llama.cpp orders the rows of two matrices otherwise
+        assert any(w.shape == rows.shape and torch.allclose(w.sort(0).values, rows) for w in read)
 
 
 def test_a_given_file_of_another_model_is_refused(folder, tmp_path):

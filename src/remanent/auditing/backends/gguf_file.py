@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,16 +94,16 @@ class GivenGGUF:
     def check(self) -> None:
         """The package gguf is always there."""
 
-    def check_fits(self, model: nn.Module) -> None:
+    def check_fits(self, model: Any) -> None:
         """Raise InputError where the file's sizes are not those of the audited model; reads no weights."""
         import gguf
 
         try:
             reader = gguf.GGUFReader(self.path)
-            kind = reader.get_field("general.architecture").contents()
-            found = {size: reader.get_field(f"{kind}.{key}").contents() for size, key in _SIZES.items()}
+            kind = _field(reader, "general.architecture")
+            found = {size: _field(reader, f"{kind}.{key}") for size, key in _SIZES.items()}
             found["vocab_size"] = next(int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight")
-        except (OSError, ValueError, AttributeError, IndexError, StopIteration) as error:
+        except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
             raise IntegrityError(f"{self.path.name}: is not a whole GGUF file of a language model: {error}") from error
         own = {size: getattr(model.config.get_text_config(), size) for size in found}
         if own != found:
@@ -112,3 +113,10 @@ class GivenGGUF:
     def open(self, folder: Path, device: torch.device) -> nn.Module:
         """The file's model, whatever lies in `folder`."""
         return load_gguf_model(self.path, torch.float32).to(device).eval()
+
+
+def _field(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    if field is None:
+        raise KeyError(key)
+    return field.contents()

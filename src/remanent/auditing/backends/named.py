@@ -11,16 +11,14 @@ from remanent.auditing.backends.gguf_file import GivenGGUF, WrittenGGUF
 from remanent.models.gguf_write import TYPES
 
 FILE = "gguf:"  # what comes before the path of a file that the user made
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (
-        BitsAndBytesInt8(),
-        BitsAndBytesNF4(),
-        TorchaoInt8(),
-        TorchaoInt4(),
-        *(WrittenGGUF(kind) for kind in TYPES),
-    )
-}
+_ALL: tuple[Backend, ...] = (
+    BitsAndBytesInt8(),
+    BitsAndBytesNF4(),
+    TorchaoInt8(),
+    TorchaoInt4(),
+    *(WrittenGGUF(kind) for kind in TYPES),
+)
+BACKENDS = {backend.name: backend for backend in _ALL}
 
 
 def backend_of(name: str) -> Backend | None:
