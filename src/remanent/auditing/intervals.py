@@ -156,23 +156,71 @@ def retention_interval(
 def auc_interval(
     first: Sample, second: Sample, generator: np.random.Generator, alpha: float = 0.05, resamples: int = 2000
 ) -> Interval:
-    """The chance that a record of the first scores above one of the second, ties half: percentile cluster bootstrap."""
-    first_names, first_of = np.unique(first.groups, return_inverse=True)
-    second_names, second_of = np.unique(second.groups, return_inverse=True)
-    wins = np.zeros((len(first_names), len(second_names)))
-    for group in range(len(second_names)):
-        rivals = np.sort(second.values[second_of == group])
-        below = np.searchsorted(rivals, first.values, side="left")
-        upto = np.searchsorted(rivals, first.values, side="right")
-        np.add.at(wins[:, group], first_of, (below + upto) / 2)
-    first_sizes, second_sizes = np.bincount(first_of), np.bincount(second_of)
-    value = wins.sum() / (first_sizes.sum() * second_sizes.sum())
-    drawn = []
-    for counts in _draws([len(first_names), len(second_names)], generator, resamples):
-        won = ((counts[0] @ wins) * counts[1]).sum(axis=1)
-        drawn.append(won / ((counts[0] @ first_sizes) * (counts[1] @ second_sizes)))
-    low, high = np.quantile(np.concatenate(drawn), [alpha, 1 - alpha])
-    return Interval(float(value), float(low), float(high))
+    """The chance that a record of the first scores above one of the second, ties half: percentile cluster bootstrap.
+
+    The ends are 0 and 1 where one of the sets is a single group, whose draws all are alike.
+    """
+    won = _Wins.of(first, second)
+    drawn = np.concatenate([won.auc(*counts) for counts in _draws(won.sizes, generator, resamples)])
+    return _percentile(won.all, drawn, alpha, 0.0, 1.0, won.sizes)
+
+
+def auc_pair_interval(
+    ours: tuple[Sample, Sample],
+    theirs: tuple[Sample, Sample],
+    compare: Callable[[Array, Array], Array],
+    generator: np.random.Generator,
+    alpha: float = 0.05,
+    resamples: int = 2000,
+) -> Interval:
+    """Two models' AUCs on the same records, compared: one draw of groups serves both. Percentile cluster bootstrap.
+
+    Args:
+        ours, theirs: (first, second) as for `auc_interval`, on one and on the other model.
+        compare: of two arrays of AUCs, for example their difference.
+
+    Raises:
+        InputError: where the two models' samples differ in their groups.
+    """
+    for one, other in zip(ours, theirs, strict=True):
+        if one.groups != other.groups:
+            raise InputError("groups", "samples that differ", "the same records on both models, in one order")
+    one, two = _Wins.of(*ours), _Wins.of(*theirs)
+    value = compare(np.array([one.all]), np.array([two.all]))[0]
+    drawn = [compare(one.auc(*counts), two.auc(*counts)) for counts in _draws(one.sizes, generator, resamples)]
+    return _percentile(float(value), np.concatenate(drawn), alpha, -math.inf, math.inf, one.sizes)
+
+
+def true_positive_interval(
+    first: Sample,
+    second: Sample,
+    generator: np.random.Generator,
+    rate: float = 0.01,
+    alpha: float = 0.05,
+    resamples: int = 2000,
+) -> Interval:
+    """The share of the first above the lowest bound that at most `rate` of the second exceeds: TPR at a given FPR.
+
+    Percentile cluster bootstrap, in which the bound is found anew for each draw. With fewer than 1 / rate records in
+    the second none may exceed it, and the figure is the share of the first above the second's maximum.
+    """
+    ones, first_of = np.unique(first.groups, return_inverse=True)
+    twos, second_of = np.unique(second.groups, return_inverse=True)
+    order = np.argsort(-second.values, kind="stable")
+    ranked, ranked_of = second.values[order], second_of[order]
+
+    def share(counts: Sequence[Array]) -> Array:
+        weights = counts[1][:, ranked_of].cumsum(axis=1)
+        # The first score at which more than the rate would be exceeded, were it exceeded too.
+        bound = ranked[(weights > rate * weights[:, -1:]).argmax(axis=1)]
+        drawn = counts[0][:, first_of]
+        found: Array = (drawn * (first.values > bound[:, None])).sum(axis=1) / drawn.sum(axis=1)
+        return found
+
+    sizes = [len(ones), len(twos)]
+    value = share([np.ones((1, size)) for size in sizes])[0]
+    drawn = np.concatenate([share(counts) for counts in _draws(sizes, generator, resamples)])
+    return _percentile(float(value), drawn, alpha, 0.0, 1.0, sizes)
 
 
 def wilson_interval(successes: int, total: int, alpha: float = 0.05) -> Interval:
@@ -200,6 +248,48 @@ def newcombe_interval(
 def smallest_detectable_gap(standard_error: float, alpha: float = 0.05) -> float:
     """The smallest true gap that a one-sided test at `alpha` would have found four times in five (power 80%)."""
     return float((norm.isf(alpha) + norm.ppf(POWER)) * standard_error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wins:
+    """How often a record of each group of the first set scores above one of each group of the second, ties half."""
+
+    wins: Array
+    first: Array
+    second: Array
+
+    @classmethod
+    def of(cls, first: Sample, second: Sample) -> _Wins:
+        first_names, first_of = np.unique(first.groups, return_inverse=True)
+        second_names, second_of = np.unique(second.groups, return_inverse=True)
+        wins = np.zeros((len(first_names), len(second_names)))
+        for group in range(len(second_names)):
+            rivals = np.sort(second.values[second_of == group])
+            below = np.searchsorted(rivals, first.values, side="left")
+            upto = np.searchsorted(rivals, first.values, side="right")
+            np.add.at(wins[:, group], first_of, (below + upto) / 2)
+        return cls(wins, np.bincount(first_of).astype(np.float64), np.bincount(second_of).astype(np.float64))
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(self.first), len(self.second)]
+
+    @property
+    def all(self) -> float:
+        return float(self.wins.sum() / (self.first.sum() * self.second.sum()))
+
+    def auc(self, first: Array, second: Array) -> Array:
+        """Of each draw; counts (draws, groups)."""
+        won = ((first @ self.wins) * second).sum(axis=1)
+        found: Array = won / ((first @ self.first) * (second @ self.second))
+        return found
+
+
+def _percentile(value: float, drawn: Array, alpha: float, least: float, most: float, sizes: Sequence[int]) -> Interval:
+    if min(sizes) < 2:
+        return Interval(value, least, most)
+    low, high = np.quantile(drawn, [alpha, 1 - alpha])
+    return Interval(value, float(low), float(high))
 
 
 def _by_group(groups: Sequence[str], weights: Array, *columns: Array) -> Array:
