@@ -34,7 +34,9 @@ def audit(
     of the verdict can fail, and says why in figures. Without a forget set it asks only whether what should stay has
     stayed.
 
-    Conditions: full, bf16, int8, int4-row, int4-g32, nf4, relearning, noise-0.01, relearning-overlap+int4-row ...
+    Conditions: standard or thorough, which are fixed lists; full, bf16, int8, int4-row, int4-g32, nf4, prune-0.3,
+    noise-0.01, adapter-off, bnb-nf4, torchao-int8, gguf-q4_0, gguf:FILE, relearning, relearning-overlap+int4-row ...
+    They are measured from cheap to expensive, and the worst decides.
 
     [bold]Example[/bold]
 
