@@ -123,3 +123,11 @@ def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):
 def test_a_sets_tokens_come_from_its_characters():
     size = set_size([Record("a", "a", (Message("user", "x" * 30),), "y" * 10)])
     assert (size.records, size.tokens) == (1, 40 / 4 + 20)
+
+
+def test_the_whole_ladder_has_a_price_and_a_back_end_costs_a_second_model(folder, meta):
+    plain = price_audit(AuditSettings(model=folder, data={}, at="int8"), meta, SIZES, 1e9)
+    ladder = price_audit(AuditSettings(model=folder, data={}, at="thorough"), meta, SIZES, 1e9)
+    assert plain.memory["a real back end's own model"] == 0
+    assert ladder.memory["a real back end's own model"] == ladder.memory["weights"]
+    assert ladder.seconds > plain.seconds
