@@ -80,7 +80,7 @@ def test_torchao_int4_runs_where_it_can_and_says_why_not_elsewhere(folder):
 def test_torchao_int4_leaves_no_layer_out_silently(tiny_llama, folder, tmp_path):
     pytest.importorskip("torchao", reason="pip install 'remanent[torchao]'")
     odd = save(tiny_llama(), load(folder).tokenizer, tmp_path / "odd")  # rows of 40
-    with pytest.raises(UnsupportedError, match="no multiple of 32"):
+    with pytest.raises(UnsupportedError, match="rows of 40 weights are no multiple of 32"):
         BACKENDS["torchao-int4"].open(odd, CPU)
 
 

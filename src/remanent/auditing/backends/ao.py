@@ -63,7 +63,8 @@ class TorchaoInt4:
         widths = {layer.in_features for layer in _linears(model).values()}
         group = next((size for size in GROUPS if all(width % size == 0 for width in widths)), None)
         if group is None:  # torchao itself leaves such layers as they are, and says nothing
-            raise UnsupportedError(f"cannot run here: rows of {min(widths)} weights are no multiple of {GROUPS[-1]}")
+            odd = min(width for width in widths if width % GROUPS[-1])
+            raise UnsupportedError(f"cannot run here: rows of {odd} weights are no multiple of {GROUPS[-1]}")
         return _quantized(model.to(device), Int4WeightOnlyConfig(group_size=group, set_inductor_config=False))
 
 
