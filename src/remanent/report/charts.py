@@ -8,22 +8,27 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from remanent.auditing.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
 from remanent.report.estimate import Estimate
+from remanent.report.figures import (
+    INK,
+    LEGEND_COLUMNS,
+    LINES,
+    MARKERS,
+    PAPER,
+    RULE,
+    SIZE,
+    SOFT,
+    Handles,
+    add_legend,
+    ends_of,
+    new_figure,
+)
 from remanent.report.summary import RunSummary
 from remanent.report.svg import ROLES, to_svg
 from remanent.report.text import number, visible
 
-INK, SOFT, RULE, PAPER = (ROLES[role] for role in ("ink", "soft", "rule", "paper"))
-WIDTH = 4.5  # inches of 72 px: a phone's width, so that a plot shrinks little there
-Handles = list[tuple[str, dict[str, Any]]]
-SIZE = 8.5
-LEGEND_COLUMNS = 3
-MARKERS = ("o", "s", "D", "^", "v", "P")
-LINES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 2)))
 SETS = {  # records -> label, role, marker, how far below the row's middle
     FORGET: ("forget", "forget", "o", -0.24),
     PARAPHRASED: ("forget, paraphrased", "paraphrased", "D", -0.02),
@@ -39,11 +44,11 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
         limit: right end of the axis, in nats, so that several runs share it.
     """
     rows = run.conditions
-    figure, axes = _figure(0.42 * len(rows) + 0.9, left=0.2, bottom=0.46, top=0.42)
+    figure, axes = new_figure(0.42 * len(rows) + 0.9, left=0.2, bottom=0.46, top=0.42)
     for y, row in enumerate(rows):
         control = row.audited.get(CONTROL)
         if control and math.isfinite(control.nll.value):
-            low, high = _ends(control.nll)
+            low, high = ends_of(control.nll)
             axes.barh(y, high - low, left=low, height=0.86, color=ROLES["control"], alpha=0.22, linewidth=0)
             axes.plot([control.nll.value] * 2, [y - 0.43, y + 0.43], color=ROLES["control"], linewidth=1.6)
         for records, (_, role, marker, offset) in SETS.items():
@@ -66,7 +71,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
         )
     if any(CONTROL in row.audited for row in rows):
         handles.append(("control, interval", {"color": ROLES["control"], "marker": "|", "markersize": 10}))
-    _legend(figure, handles)
+    add_legend(figure, handles)
     parts = [
         f"{row.name}: "
         + ", ".join(
@@ -82,7 +87,7 @@ def nll_chart(run: RunSummary, name: str, limit: float | None = None) -> str:
 def nll_limit(runs: Sequence[RunSummary]) -> float:
     """The right end of an NLL axis that holds every run's dots and intervals, in nats."""
     ends = [
-        _ends(item.nll)[1]
+        ends_of(item.nll)[1]
         for run in runs
         for row in run.conditions
         for sets in (row.audited, row.original)
@@ -95,7 +100,7 @@ def nll_limit(runs: Sequence[RunSummary]) -> float:
 def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None) -> str:
     """Retention at each condition, one mark a run, against the least that is asked for."""
     names = list(dict.fromkeys(row.name for run in runs for row in run.conditions))
-    figure, axes = _figure(0.42 * len(names) + 0.9, left=0.2, bottom=0.46, top=0.42)
+    figure, axes = new_figure(0.42 * len(names) + 0.9, left=0.2, bottom=0.46, top=0.42)
     step = min(0.3, 0.7 / max(1, len(runs)))
     values = []
     for place, run in enumerate(runs):
@@ -104,7 +109,7 @@ def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None
             if row and row.retention:
                 offset = (place - (len(runs) - 1) / 2) * step
                 _dot(axes, row.retention, y + offset, _run_colour(place), MARKERS[place % 6])
-                values += [row.retention.value, *_ends(row.retention)]
+                values += [row.retention.value, *ends_of(row.retention)]
     _rows(axes, names)
     axes.axvline(1, color=SOFT, linewidth=0.8)
     if upsilon is not None:
@@ -116,7 +121,7 @@ def retention_chart(runs: Sequence[RunSummary], name: str, upsilon: float | None
     handles: Handles = [(visible(run.name, 24), _run_style(place, line="-")) for place, run in enumerate(runs)]
     if upsilon is not None:
         handles.append((f"asked for: {number(upsilon)}", {"color": INK, "linestyle": (0, (4, 2)), "marker": ""}))
-    _legend(figure, handles)
+    add_legend(figure, handles)
     parts = [
         f"{run.name} at {row.name}: {number(row.retention.value)}"
         for run in runs
@@ -147,7 +152,7 @@ def loss_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | None:
         handles.append((visible(term, 30), style))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return to_svg(figure, name, "Training losses by step", visible(f"Terms: {', '.join(terms)}"))
 
 
@@ -181,7 +186,7 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("answer NLL, nats")
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return to_svg(figure, name, "Answer NLL during training", visible(f"On the select split, at {', '.join(points)}."))
 
 
@@ -194,11 +199,11 @@ def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None,
     ]
     if not placed:
         return None
-    figure, axes = _figure(3.1, left=0.11, bottom=0.46, top=0.4)
+    figure, axes = new_figure(3.1, left=0.11, bottom=0.46, top=0.4)
     for place, _, x, y in placed:
         colour, marker = _run_colour(place), MARKERS[place % 6]
-        axes.plot(_ends(x), [y.value] * 2, color=colour, linewidth=1.4)
-        axes.plot([x.value] * 2, _ends(y), color=colour, linewidth=1.4)
+        axes.plot(ends_of(x), [y.value] * 2, color=colour, linewidth=1.4)
+        axes.plot([x.value] * 2, ends_of(y), color=colour, linewidth=1.4)
         axes.plot(x.value, y.value, marker, color=colour, markersize=7, markeredgecolor=PAPER)
     axes.margins(0.18)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=max(1.1, axes.get_ylim()[1]))
@@ -217,34 +222,15 @@ def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None,
         handles.append(("limits: both hold in the shaded corner", dashed))
     axes.set_xlabel("smallest gap to the control, nats  (right: forgotten)")
     axes.set_ylabel("smallest retention")
-    _legend(figure, handles)
+    add_legend(figure, handles)
     parts = [f"{run.name}: gap {number(x.value)} nats, retention {number(y.value)}" for _, run, x, y in placed]
     return to_svg(figure, name, "Forgotten against kept, each run at its worst condition", visible("; ".join(parts)))
-
-
-def _figure(height: float, *, left: float, bottom: float, top: float) -> tuple[Figure, Axes]:
-    """A figure of fixed margins: `left` a share of the width, `bottom` and `top` in inches."""
-    figure = Figure(figsize=(WIDTH, height), facecolor="none")
-    axes = figure.add_axes((left, bottom / height, 0.98 - left, 1 - (bottom + top) / height), facecolor="none")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(SOFT)
-        axes.spines[side].set_linewidth(0.7)
-    axes.tick_params(colors=INK, labelsize=SIZE, width=0.7, length=3, color=SOFT)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(SOFT)
-        label.set_fontsize(SIZE)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    return figure, axes
 
 
 def _curves(entries: int) -> tuple[Figure, Axes]:
     """A figure for lines over steps, with room above for a legend of that many entries."""
     top = 0.14 + 0.16 * -(-entries // LEGEND_COLUMNS)
-    figure, axes = _figure(2.15 + top, left=0.115, bottom=0.46, top=top)
+    figure, axes = new_figure(2.15 + top, left=0.115, bottom=0.46, top=top)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     return figure, axes
 
@@ -259,24 +245,8 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _dot(axes: Axes, estimate: Estimate, y: float, colour: str, marker: str) -> None:
-    axes.plot(_ends(estimate), [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
+    axes.plot(ends_of(estimate), [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
     axes.plot(estimate.value, y, marker, color=colour, markersize=5, markeredgecolor=PAPER, markeredgewidth=0.6)
-
-
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    low = estimate.value if estimate.low is None else estimate.low
-    return low, estimate.value if estimate.high is None else estimate.high
-
-
-def _legend(figure: Figure, handles: Handles) -> None:
-    drawn = [Line2D([], [], **{"linewidth": 1.4, "markersize": 5, **style}) for _, style in handles]
-    legend = figure.legend(
-        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS,
-        frameon=False, fontsize=SIZE, labelcolor=INK, handlelength=1.9, handletextpad=0.5, columnspacing=1.2,
-        labelspacing=0.25, borderpad=0.1,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _run_colour(place: int) -> str:
