@@ -51,7 +51,7 @@ def unlearn(
     interface = interface or Interface()
     method = build_method(settings)
     data = load_data(settings.data, records)
-    _check_roles(method, data, settings)
+    check_roles(method, data, settings)
     stop_at = parse_conditions(settings.stop_at)
     if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
         raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
@@ -105,7 +105,8 @@ def build_method(settings: UnlearnSettings) -> Method:
     )
 
 
-def _check_roles(method: Method, data: JobData, settings: UnlearnSettings) -> None:
+def check_roles(method: Method, data: JobData, settings: UnlearnSettings) -> None:
+    """Raise InputError where the method needs records, or a base model, that the job does not have."""
     if method.from_base:
         if settings.base is None:
             raise InputError("base", None, "the model before it was taught, since retraining starts from it")
