@@ -25,8 +25,12 @@ from remanent.auditing.evidence import (
     Evidence,
     Measurement,
 )
+from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure import ATTACKED, AuditSet, Measurer, with_rouge
+from remanent.auditing.measures import measures
+from remanent.auditing.prompts import FewShot
 from remanent.auditing.store import Store
+from remanent.auditing.text_scores import TextScore, drawn_answers, text_scores
 from remanent.core.displacement import Rounding
 from remanent.core.quantization import movement
 from remanent.core.selection import LINEARS
@@ -125,7 +129,7 @@ def audit(
     if AUDITED not in subjects:
         raise InputError("subjects", ", ".join(subjects), f"a loader for '{AUDITED}'")
     named = data.named()
-    plan = _installed(plan)
+    plan = _askable(_installed(plan), named)
     for condition in plan.conditions:
         if condition.attack is not None and condition.attack.overlap and FORGET not in named:
             raise InputError("at", condition.info.name, "a forget set, which relearning on a part of it needs")
@@ -137,6 +141,7 @@ def audit(
                     expected = f"{name} records of at least 2 groups, one to relearn and one to ask"
                     raise InputError("at", condition.info.name, expected)
     measurements: list[Measurement] = []
+    texts: dict[tuple[str, str, str], list[TextScore]] = {}
     digests: dict[str, Mapping[str, str]] = {}
     moved: dict[str, Mapping[str, float]] = {}
     worst, audited_path = "", None
@@ -169,6 +174,12 @@ def audit(
         found: list[Measurement] = []
         for condition in _of_subject(plan.conditions, subject, named):
             try:
+                if condition.answers_only:
+                    drawn = store.kept_texts(condition) or store.keep_texts(
+                        condition, drawn_answers(measurer, condition, plan.generate)
+                    )
+                    texts |= {(subject, condition.info.name, name): scores for name, scores in drawn.items()}
+                    continue
                 for seed in condition.seeds:
                     found += store.kept(condition, seed, progress.advance) or store.keep(
                         condition, seed, measurer.measure(condition, seed)
@@ -184,9 +195,13 @@ def audit(
             moved = _movement(plan.conditions, loaded.model, audited_path)
         found = _with_answers(found, measurer, plan, sorted({"full", worst} - {""}), store)
         measurements += found
+        if FORGET in named:
+            texts |= _texts(measurer, plan, {"full", worst}, store)
     settings = {"compute_dtype": str(plan.autocast or "weights"), **plan.settings}
     infos = tuple(condition.info for condition in plan.conditions)
-    return Evidence(infos, tuple(measurements), settings, digests, plan.notes, moved)
+    left = {info.name for info in infos}
+    made = measures({key: scores for key, scores in texts.items() if key[1] in left}, Criteria.from_settings(settings))
+    return Evidence(infos, tuple(measurements), settings, digests, plan.notes, moved, made)
 
 
 def _installed(plan: AuditPlan) -> AuditPlan:
@@ -199,6 +214,22 @@ def _installed(plan: AuditPlan) -> AuditPlan:
             if not condition.optional:
                 raise
             plan = _without(plan, condition, f"not installed: {error.expected}")
+    return plan
+
+
+def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPlan:
+    """With examples for few-shot prompts; without what an ensemble brings and these records do not allow."""
+    for condition in plan.conditions:
+        try:
+            if condition.answers_only and not plan.generate:
+                raise InputError("generate", plan.generate, f"at least 1 record to answer, for {condition.info.name}")
+            if isinstance(condition.prompts, FewShot):
+                asked = replace(condition, prompts=condition.prompts.given(named.get(RETAIN, ())))
+                plan = replace(plan, conditions=[asked if item is condition else item for item in plan.conditions])
+        except InputError as error:
+            if not condition.optional:
+                raise
+            plan = _without(plan, condition, f"it needs {error.expected}")
     return plan
 
 
@@ -252,6 +283,18 @@ def _with_answers(
     return found
 
 
+def _texts(
+    measurer: Measurer, plan: AuditPlan, names: set[str], store: Store
+) -> dict[tuple[str, str, str], list[TextScore]]:
+    """What is measured on the text of each record, at full precision and at the worst."""
+    found: dict[tuple[str, str, str], list[TextScore]] = {}
+    for condition in plan.conditions:
+        if condition.info.name in names:
+            scored = store.kept_texts(condition) or store.keep_texts(condition, text_scores(measurer, condition))
+            found |= {(measurer.subject, condition.info.name, name): scores for name, scores in scored.items()}
+    return found
+
+
 def _movement(
     conditions: Sequence[Condition], original: nn.Module, audited: Path | None
 ) -> dict[str, Mapping[str, float]]:
@@ -285,11 +328,17 @@ def _work(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> int:
     """Records to score on one subject, for the progress bar."""
     everything = sum(map(len, named.values()))
     attacked = sum(len(named.get(name, ())) for name in ATTACKED)
-    scored = sum(
-        everything if condition.attack is None else attacked * len(condition.seeds) for condition in plan.conditions
-    )
     generated = sum(min(plan.generate, len(named.get(name, ()))) for name in (FORGET, PARAPHRASED, RETAIN, CONTROL))
-    return scored + 2 * generated
+    scored = sum(
+        generated
+        if condition.answers_only
+        else everything
+        if condition.attack is None
+        else attacked * len(condition.seeds)
+        for condition in plan.conditions
+    )
+    texts = sum(len(named.get(name, ())) for name in (FORGET, CONTROL)) if FORGET in named else 0
+    return scored + 2 * (generated + texts)
 
 
 class _Counter:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
-from remanent.auditing.decoding import Decoding, Greedy
+from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
-from remanent.auditing.prompts import Prompts
+from remanent.auditing.prompts import FewShot, Prompts
 from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError
@@ -20,6 +20,8 @@ ATTACK_SEEDS = (0, 1, 2)
 _RELEARNING = re.compile(r"relearning(?:-(unrelated|overlap))?(?:-(\d+))?")
 _PRUNING = re.compile(r"prune-(\d*\.?\d+)(-global)?")
 _ADAPTER = "-adapter"
+_FEW_SHOT = re.compile(r"few-shot-(\d+)")
+_SAMPLED = re.compile(r"sampled-(\d*\.?\d+)(?:-(\d+))?")
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
 
 
@@ -71,12 +73,17 @@ class Condition:
         return isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
 
     @property
+    def answers_only(self) -> bool:
+        """Whether only generated answers depend on it: teacher-forced scores are those of the same point, greedy."""
+        return not isinstance(self.decoding, Greedy)
+
+    @property
     def rank(self) -> int:
         """Its place in the order of measuring, cheap to expensive."""
         point = self.displacement
         if self.attack is not None:
             return 10 if not isinstance(point, Here) or self.prompts is not None else 9
-        if not isinstance(self.decoding, Greedy):
+        if self.answers_only:
             return 8
         if self.backend is not None:
             return 7
@@ -101,8 +108,10 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     "int4-row-adapter" (the same on a LoRA's factors alone); "prune-0.3", "prune-0.3-global"; "noise-0.01" (of each
     tensor's root mean square); "adapter-off"; a real back end of `backends.named` ("bnb-nf4", "gguf-q4_0" ...), or
     "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
-    the forget set), "relearning-unrelated-100", "relearning-overlap"; and "relearning-overlap+int4-row": relearned,
-    then rounded.
+    the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
+    the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16".
+    These three may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
+    "sampled-0.8+few-shot-3+int4-row".
 
     Args:
         text: the names.
@@ -141,11 +150,18 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
         after = _parse(second, seeds)[0] if second else None
-        if after is not None and (after.backend is not None or after.attack is not None):
+        if after is not None and (after.backend is not None or after.attack is not None or after.answers_only):
             raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
         return [_relearning(kind, steps, after, seeds) for kind in kinds]
+    few_shot, sampled = _FEW_SHOT.fullmatch(first), _SAMPLED.fullmatch(first)
+    if few_shot:
+        return [_few_shot(name, int(few_shot[1]), _parse(second or "full", seeds)[0])]
+    if sampled:
+        samples = int(sampled[2]) if sampled[2] else SAMPLES
+        return [_sampled(name, float(sampled[1]), samples, _parse(second or "full", seeds)[0])]
     if second:
-        raise InputError("at", name, "'+' after a relearning attack only, as in 'relearning-overlap+int4-row'")
+        expected = "'+' after relearning, few-shot or sampled only, as in 'relearning-overlap+int4-row'"
+        raise InputError("at", name, expected)
     noise = _NOISE.fullmatch(name)
     if noise:
         sigma = float(noise[1])
@@ -171,7 +187,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if name.endswith(_ADAPTER) and format.granularity == "element":
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
-        expected = f"{', '.join(ENSEMBLES)}, full, relearning, noise-<sigma>, prune-<share>, adapter-off, a back end"
+        expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
+        expected += "noise-<sigma>, prune-<share>, adapter-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
     if name.endswith(_ADAPTER):
@@ -188,7 +205,28 @@ def _relearning(kind: str, steps: int, after: Condition | None, seeds: Sequence[
     text += f", then: {after.info.description}" if after else "."
     name = f"relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
     info = ConditionInfo(name, "attack", text, random=True)
-    return Condition(info, after.displacement if after else Here(), attack, tuple(seeds))
+    if after is None:
+        return Condition(info, Here(), attack, tuple(seeds))
+    return Condition(info, after.displacement, attack, tuple(seeds), prompts=after.prompts)
+
+
+def _few_shot(name: str, count: int, after: Condition) -> Condition:
+    if count < 1 or after.attack is not None or after.answers_only or after.prompts is not None:
+        raise InputError("at", name, "at least 1 example, and a point near the weights after the '+', such as int4-row")
+    text = f"Asked after {count} solved example{'s' if count > 1 else ''} from the retain set.{_before(after)}"
+    return replace(after, info=ConditionInfo(name, "attack", text), prompts=FewShot(count))
+
+
+def _sampled(name: str, temperature: float, samples: int, after: Condition) -> Condition:
+    if temperature == 0 or samples < 1 or after.attack is not None or after.answers_only:
+        expected = "a temperature above 0, at least 1 sample, and after the '+' few-shot or a point near the weights"
+        raise InputError("at", name, expected)
+    text = f"{samples} answers drawn at temperature {temperature:g}, of which the best counts.{_before(after)}"
+    return replace(after, info=ConditionInfo(name, "attack", text), decoding=Sampled(temperature, samples))
+
+
+def _before(after: Condition) -> str:
+    return "" if after.info.kind == "full" else f" Before: {after.info.description}"
 
 
 def _deterministic(name: str, kind: str, description: str, displacement: Displacement) -> Condition:

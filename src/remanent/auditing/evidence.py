@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA = "remanent/evidence/v1"
+SCHEMA = "remanent/evidence/v2"
+READABLE = ("remanent/evidence/v1", SCHEMA)  # v1 had no measures
 
 # Whose weights were measured.
 AUDITED = "audited"
@@ -69,6 +70,31 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure about a whole set on one model at one condition: what an attacker could tell or take from it.
+
+    Args:
+        subject: AUDITED, ORIGINAL or RETRAINED.
+        condition: name of the condition.
+        records: FORGET or CONTROL ...; FORGET where forget is compared with the control.
+        name: of the measure, see `measures`.
+        value: None where a score that it is made of is not finite.
+        low: its lower bound, at a one-sided error of alpha; None where there is none.
+        high: its upper bound, likewise.
+        n: how many records it is made of.
+    """
+
+    subject: str
+    condition: str
+    records: str
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionInfo:
     """What a condition is, for people.
 
@@ -98,6 +124,7 @@ class Evidence:
         notes: sentences a reader must know: overlap found, control missing, attacks not run.
         movement: condition -> {"mean_steps", "moved_half_step", "code_changed"}: how far the audited weights lie from
             the original's, in steps of that rounding, without any data.
+        measures: figures about whole sets: membership, extraction, truth ratio.
     """
 
     conditions: tuple[ConditionInfo, ...]
@@ -106,11 +133,19 @@ class Evidence:
     subjects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     movement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measures: tuple[Measure, ...] = ()
 
     def find(self, subject: str, condition: str, records: str, seed: int | None = None) -> Measurement | None:
         """The measurement of that name, or None where it was not made."""
         for item in self.measurements:
             if (item.subject, item.condition, item.records, item.seed) == (subject, condition, records, seed):
+                return item
+        return None
+
+    def measure(self, subject: str, condition: str, records: str, name: str) -> Measure | None:
+        """The measure of that name, or None where it was not made."""
+        for item in self.measures:
+            if (item.subject, item.condition, item.records, item.name) == (subject, condition, records, name):
                 return item
         return None
 
@@ -128,7 +163,7 @@ class Evidence:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Evidence:
         """Back from plain data. Raises KeyError or TypeError where it is not evidence."""
-        if data["schema"] != SCHEMA:
+        if data["schema"] not in READABLE:
             raise TypeError(f"schema is {data['schema']!r}, not {SCHEMA!r}")
         return cls(
             conditions=tuple(ConditionInfo(**item) for item in data["conditions"]),
@@ -137,6 +172,7 @@ class Evidence:
             subjects={name: dict(files) for name, files in data["subjects"].items()},
             notes=tuple(data["notes"]),
             movement={name: dict(values) for name, values in data["movement"].items()},
+            measures=tuple(Measure(**item) for item in data.get("measures", ())),
         )
 
 

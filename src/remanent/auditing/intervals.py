@@ -162,7 +162,7 @@ def auc_interval(
     """
     won = _Wins.of(first, second)
     drawn = np.concatenate([won.auc(*counts) for counts in _draws(won.sizes, generator, resamples)])
-    return _percentile(won.all, drawn, alpha, 0.0, 1.0, won.sizes)
+    return _percentile(won.value, drawn, alpha, 0.0, 1.0, won.sizes)
 
 
 def auc_pair_interval(
@@ -182,11 +182,11 @@ def auc_pair_interval(
     Raises:
         InputError: where the two models' samples differ in their groups.
     """
-    for one, other in zip(ours, theirs, strict=True):
-        if one.groups != other.groups:
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.groups != other.groups:
             raise InputError("groups", "samples that differ", "the same records on both models, in one order")
     one, two = _Wins.of(*ours), _Wins.of(*theirs)
-    value = compare(np.array([one.all]), np.array([two.all]))[0]
+    value = compare(np.array([one.value]), np.array([two.value]))[0]
     drawn = [compare(one.auc(*counts), two.auc(*counts)) for counts in _draws(one.sizes, generator, resamples)]
     return _percentile(float(value), np.concatenate(drawn), alpha, -math.inf, math.inf, one.sizes)
 
@@ -275,7 +275,7 @@ class _Wins:
         return [len(self.first), len(self.second)]
 
     @property
-    def all(self) -> float:
+    def value(self) -> float:
         return float(self.wins.sum() / (self.first.sum() * self.second.sum()))
 
     def auc(self, first: Array, second: Array) -> Array:

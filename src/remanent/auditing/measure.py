@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +26,7 @@ from remanent.auditing.evidence import (
 )
 from remanent.auditing.prompts import Prompts
 from remanent.auditing.standing import standing
-from remanent.core.batch import Batch, Encoded, collate
+from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.displacement import Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.scores import score_records
@@ -64,14 +65,13 @@ class AuditSet:
         rows = [index for index, record in enumerate(self.records) if chosen(record)]
         return AuditSet(*([part[row] for row in rows] for part in (self.records, self.encoded, self.hashes)))
 
-    def asked(
-        self, prompts: Prompts | None, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-    ) -> AuditSet:
-        """The same records, asked in another way."""
+    def asked(self, prompts: Prompts | None, tokenizer: PreTrainedTokenizerBase) -> AuditSet:
+        """The same records, asked in another way; an answer that was cut is cut at the same token."""
         if prompts is None:
             return self
         records = prompts(self.records)
-        return AuditSet(records, encode_all(records, tokenizer, max_length), self.hashes)
+        pairs = zip(encode_all(records, tokenizer), self.encoded, strict=True)
+        return AuditSet(records, [_cut(new, old.scored) for new, old in pairs], self.hashes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -106,7 +106,7 @@ class Measurer:
     def measure(self, condition: Condition, seed: int | None) -> list[Measurement]:
         """Every set, at a condition. Under an attack only what was forgotten and the control are scored."""
         condition = self._here(condition)
-        sets = dict(self.sets)
+        sets = {name: part for name, part in self.sets.items() if condition.prompts is None or name != TEXT}
         if condition.attack is not None:
             batches, sets = self._attack(condition.attack, seed or 0)
             first = Relearning(
@@ -117,15 +117,18 @@ class Measurer:
             return [self._score(model, condition, seed, name, part) for name, part in sets.items() if len(part)]
 
     def generate(self, condition: Condition, names: Sequence[str], most: int) -> dict[tuple[str, str], float]:
-        """ROUGE-L F1 of generated answers: (set, record's hash) -> score, of the first `most` of each set."""
-        condition = self._here(condition)
-        with standing(condition, self.model, self.tokenizer, self.source) as model:
+        """Best ROUGE-L F1 of generated answers: (set, record's hash) -> score, of the first `most` of each set."""
+        with self.at(condition) as model:
             return {
                 (name, key): score
                 for name in names
                 if name in self.sets
                 for key, score in self._rouge(model, condition, self.sets[name], most)
             }
+
+    def at(self, condition: Condition) -> AbstractContextManager[nn.Module]:
+        """Inside the block, the model at a condition; its attack is not run."""
+        return standing(self._here(condition), self.model, self.tokenizer, self.source)
 
     def _here(self, condition: Condition) -> Condition:
         """What a condition comes to on this model: a LoRA may be missing, and a given file is the audited model's."""
@@ -138,9 +141,11 @@ class Measurer:
     def _score(
         self, model: nn.Module, condition: Condition, seed: int | None, name: str, part: AuditSet
     ) -> Measurement:
+        encoded = part.asked(condition.prompts, self.tokenizer).encoded
+        self._check_room(model, condition, encoded)
         found = score_records(
             model,
-            part.asked(condition.prompts, self.tokenizer, self.max_length).encoded,
+            encoded,
             pad_id=pad_id(self.tokenizer),
             batch_size=self.batch_size,
             autocast=self.autocast,
@@ -149,6 +154,13 @@ class Measurer:
         rows = zip(part.hashes, found.mean_nll.tolist(), found.tokens.tolist(), found.hits.tolist(), strict=True)
         scores = tuple(RecordScore(key, group, nll, int(n), int(hits)) for (key, group), nll, n, hits in rows)
         return Measurement(self.subject, condition.info.name, name, scores, seed)
+
+    def _check_room(self, model: nn.Module, condition: Condition, encoded: Sequence[Encoded]) -> None:
+        room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        longest = max(len(item.input_ids) for item in encoded)
+        if condition.prompts is not None and isinstance(room, int) and longest > room:
+            expected = f"fewer or shorter examples: the model reads {room} tokens, the longest prompt has {longest}"
+            raise InputError("at", condition.info.name, expected)
 
     def _attack(self, attack: RelearningAttack, seed: int) -> tuple[list[Batch], dict[str, AuditSet]]:
         """What is relearned, and what is then asked: never the same records."""
@@ -192,11 +204,22 @@ class Measurer:
             prompts = [prompt_ids(records[index], self.tokenizer) for index in rows]
             # Room for an answer half as long again as the true one; longer ones are cut, as their score would fall.
             room = max(part.encoded[index].scored for index in rows) * 3 // 2 + 4
-            answers = generate(model, self.tokenizer, prompts, room, self.autocast, condition.decoding)
-            for index, answer in zip(rows, answers, strict=True):
-                yield part.hashes[index][0], scorer.score(part.records[index].answer, answer)["rougeL"].fmeasure
+            seed = seed_of(condition.info.name, start)
+            answers = generate(model, self.tokenizer, prompts, room, self.autocast, condition.decoding, seed)
+            samples = condition.decoding.samples
+            for place, index in enumerate(rows):
+                truth = part.records[index].answer
+                drawn = answers[place * samples : (place + 1) * samples]
+                yield part.hashes[index][0], max(scorer.score(truth, answer)["rougeL"].fmeasure for answer in drawn)
             if self.on_batch is not None:
                 self.on_batch(len(rows))
+
+
+def _cut(encoded: Encoded, scored: int) -> Encoded:
+    """The record up to its first `scored` scored tokens."""
+    places = [place for place, label in enumerate(encoded.labels) if place and label != IGNORED]
+    end = places[scored - 1] + 1 if len(places) > scored else len(encoded.input_ids)
+    return replace(encoded, input_ids=encoded.input_ids[:end], labels=encoded.labels[:end])
 
 
 @torch.no_grad()
@@ -207,13 +230,24 @@ def generate(
     max_new_tokens: int,
     autocast: torch.dtype | None = None,
     decoding: Decoding | None = None,
+    seed: int = 0,
 ) -> list[str]:
-    """Answers to prompts given as tokens, padded on the left; greedy where no decoding is given."""
+    """Answers to prompts given as tokens, padded on the left; greedy where no decoding is given.
+
+    Args:
+        decoding: as many answers to each prompt as its `samples`, one after the other.
+        seed: of what is drawn; torch's own generators are given back as they were.
+    """
     device = next(model.parameters()).device
     length, fill = max(map(len, prompts)), pad_id(tokenizer)
     ids = torch.tensor([[fill] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+    ):
+        torch.manual_seed(seed)  # transformers draws from torch's own generators and takes no other
         out = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import Measurement, measurement_from_dict, measurement_to_dict
+from remanent.auditing.text_scores import TextScore
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import versions
 from remanent.data.record import Record
@@ -80,6 +82,35 @@ class Store:
         rows = [[name, key, value] for (name, key), value in scores.items()]
         self._write(f"answers-{_file_name(condition, None)}", {"condition": _described(condition), "answers": rows})
         return scores
+
+    def kept_texts(self, condition: Condition) -> dict[str, list[TextScore]] | None:
+        """Records' figures by set that an earlier audit made; None where it made none."""
+        data = self._read(f"texts-{_file_name(condition, None)}")
+        if data is None or data["condition"] != _described(condition):
+            return None
+        return {
+            records: [
+                TextScore(key, group, {name: math.nan if value is None else value for name, value in values.items()})
+                for key, group, values in rows
+            ]
+            for records, rows in data["texts"].items()
+        }
+
+    def keep_texts(self, condition: Condition, found: dict[str, list[TextScore]]) -> dict[str, list[TextScore]]:
+        """Write records' figures down, and return them; what is not finite is null."""
+        texts = {
+            records: [
+                [
+                    score.record,
+                    score.group,
+                    {name: value if math.isfinite(value) else None for name, value in score.values.items()},
+                ]
+                for score in scores
+            ]
+            for records, scores in found.items()
+        }
+        self._write(f"texts-{_file_name(condition, None)}", {"condition": _described(condition), "texts": texts})
+        return found
 
     def _read(self, name: str) -> Any:
         if self.folder is None or not (self.folder / f"{name}.json").is_file():

@@ -71,7 +71,7 @@ def token_scores(
             scores = answer_scores(model, collate(encoded, indices, pad_id).to(device))
             columns = [scores.log_probs, scores.hits, *moments(scores.distribution)]
             sizes = [int(count) for count in scores.counts.tolist()]
-            parts = [column.cpu().split(sizes) for column in columns]
+            parts = [torch.split(column.cpu(), sizes) for column in columns]
             for row, index in enumerate(indices):
                 found[index] = TokenScores(*(part[row].clone() for part in parts))
             if on_batch is not None:
@@ -89,7 +89,7 @@ def moments(distribution: Tensor) -> tuple[Tensor, Tensor]:
         distribution: float32, (tokens, vocabulary): log-probabilities; what has none is minus infinity.
     """
     means, deviations = [], []
-    for part in distribution.split(_ROWS):
+    for part in torch.split(distribution, _ROWS):
         shares = part.exp()
         finite = part.clamp_min(-1e4)  # 0 times minus infinity is no number; e^-10000 is 0 all the same
         mean = (shares * finite).sum(dim=-1)

@@ -1,0 +1,181 @@
+"""From records' figures to measures of whole sets: what an attacker could tell or take, beside what is ideal.
+
+Names, on FORGET unless said otherwise; the ideal of each is the retrained model's figure.
+
+- "membership-<attack>": AUC of forget against control; "membership-<attack>-tpr": true positives at 1% false ones.
+- "membership-<attack>-beyond": the AUC minus the retrained model's, on the same records.
+- "priv-leak": in percent of the retrained model's, by Min-K%.
+- "exact-memorization", "extraction-strength", "truth-ratio" (the mean of min(r, 1/r)): means, on the control too.
+- "forget-quality" (log10 of the p-value) and "forget-quality-distance": truth ratios against the retrained model's.
+- "answers": mean of the best ROUGE-L of several sampled answers, on the control and retain too.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Measure
+from remanent.auditing.intervals import (
+    Interval,
+    Sample,
+    auc_interval,
+    auc_pair_interval,
+    mean_interval,
+    true_positive_interval,
+)
+from remanent.auditing.judgement import Criteria
+from remanent.auditing.membership import ATTACKS, LOSS, MIN_K, REFERENCE, calibrated, priv_leak
+from remanent.auditing.text_scores import ANSWERS, EXACT, STRENGTH, TRUTH, TextScore
+from remanent.auditing.truth_ratio import cannot_tell, forget_quality
+
+MEMBERSHIP = "membership-"
+TPR, BEYOND = "-tpr", "-beyond"
+PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-distance"
+
+Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
+
+
+def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
+    """All measures that can be made.
+
+    Args:
+        found: (subject, condition, records) -> the records' figures.
+        criteria: alpha and the bootstrap's resamples and seed.
+    """
+    made: list[Measure] = []
+    for condition in dict.fromkeys(condition for _, condition, _ in found):
+        for subject in (AUDITED, ORIGINAL, RETRAINED):
+            place = _Place(found, criteria, subject, condition)
+            made += [*place.means(), *place.membership()]
+            if subject != RETRAINED:
+                made += place.against_retrained()
+    return tuple(made)
+
+
+class _Place:
+    """One model at one condition."""
+
+    def __init__(self, found: Scored, criteria: Criteria, subject: str, condition: str) -> None:
+        self.criteria, self.subject, self.condition = criteria, subject, condition
+        self.ours = {records: found.get((subject, condition, records), ()) for records in _sets(found)}
+        self.retrained = {records: found.get((RETRAINED, condition, records), ()) for records in _sets(found)}
+
+    def means(self) -> list[Measure]:
+        made = []
+        for records, scores in self.ours.items():
+            for name in (EXACT, STRENGTH, TRUTH, ANSWERS):
+                rows = [score for score in scores if name in score.values]
+                if not rows:
+                    continue
+                values = [score.values[name] for score in rows]
+                shown = [_cannot_tell(value) for value in values] if name == TRUTH else values
+                sample = _sample(shown, rows)
+                bounds = mean_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
+                made.append(self._measure(records, name, bounds, len(rows)))
+        return made
+
+    def membership(self) -> list[Measure]:
+        made = []
+        for attack in (*ATTACKS, ANSWERS):
+            pair = self._pair(self.ours, attack)
+            if pair is None:
+                continue
+            n = len(self.ours[FORGET]) + len(self.ours[CONTROL])
+            forget, control = pair
+            auc = tpr = None
+            if forget and control:
+                auc = auc_interval(forget, control, *self._draws(attack))
+                generator, alpha, resamples = self._draws(attack + TPR)
+                tpr = true_positive_interval(forget, control, generator, alpha=alpha, resamples=resamples)
+            made.append(self._measure(FORGET, MEMBERSHIP + attack, auc, n))
+            if attack != ANSWERS:
+                made.append(self._measure(FORGET, MEMBERSHIP + attack + TPR, tpr, n))
+        return made
+
+    def against_retrained(self) -> list[Measure]:
+        made = []
+        n = len(self.ours.get(FORGET, ())) + len(self.ours.get(CONTROL, ()))
+        for attack in (*ATTACKS, ANSWERS):
+            ours, theirs = self._pair(self.ours, attack), self._pair(self.retrained, attack)
+            if ours is None or theirs is None:
+                continue
+            pairs = _whole(ours, theirs)
+            draws = self._draws(attack + BEYOND)
+            found = auc_pair_interval(pairs[0], pairs[1], lambda one, two: one - two, *draws) if pairs else None
+            made.append(self._measure(FORGET, MEMBERSHIP + attack + BEYOND, found, n))
+            if attack == MIN_K:
+                leak = priv_leak(pairs[0], pairs[1], *self._draws(PRIV_LEAK)) if pairs else None
+                made.append(self._measure(FORGET, PRIV_LEAK, leak, n))
+        return made + self._quality()
+
+    def _quality(self) -> list[Measure]:
+        sides = [
+            [score.values[TRUTH] for score in side.get(FORGET, ()) if TRUTH in score.values]
+            for side in (self.ours, self.retrained)
+        ]
+        if not all(sides):
+            return []
+        n = len(sides[0])
+        if not all(math.isfinite(value) for side in sides for value in side):
+            return [self._measure(FORGET, name, None, n) for name in (QUALITY, DISTANCE)]
+        found = forget_quality(*sides)
+        figures = ((QUALITY, found.log10_p), (DISTANCE, found.statistic))
+        return [Measure(self.subject, self.condition, FORGET, name, value, None, None, n) for name, value in figures]
+
+    def _pair(self, side: Mapping[str, Sequence[TextScore]], attack: str) -> tuple[Sample | None, Sample | None] | None:
+        """Member-likeness of forget and control; None where it was not scored, a None within where it is not finite."""
+        found = []
+        for records in (FORGET, CONTROL):
+            scores = side.get(records, ())
+            if attack == REFERENCE:
+                values = _calibrated(scores, self.retrained.get(records, ())) if side is self.ours else []
+            else:
+                values = [score.values[attack] for score in scores if attack in score.values]
+            if not values or len(values) != len(scores):
+                return None
+            found.append(_sample(values, scores))
+        return found[0], found[1]
+
+    def _draws(self, purpose: str) -> tuple[np.random.Generator, float, int]:
+        name = f"{purpose}/{self.subject}/{self.condition}"
+        generator = np.random.default_rng([self.criteria.bootstrap_seed, zlib.crc32(name.encode())])
+        return generator, self.criteria.alpha, self.criteria.bootstrap_resamples
+
+    def _measure(self, records: str, name: str, found: Interval | None, n: int) -> Measure:
+        figures = (found.value, found.low, found.high) if found else (math.nan,) * 3
+        value, low, high = (figure if math.isfinite(figure) else None for figure in figures)
+        return Measure(self.subject, self.condition, records, name, value, low, high, n)
+
+
+def _sets(found: Scored) -> list[str]:
+    return list(dict.fromkeys(records for *_, records in found))
+
+
+def _cannot_tell(log_ratio: float) -> float:
+    return cannot_tell(log_ratio) if math.isfinite(log_ratio) else math.nan
+
+
+def _sample(values: Sequence[float], scores: Sequence[TextScore]) -> Sample | None:
+    """None where a value is not finite."""
+    if not all(map(math.isfinite, values)):
+        return None
+    return Sample(values, [score.group for score in scores])
+
+
+def _calibrated(scores: Sequence[TextScore], reference: Sequence[TextScore]) -> list[float]:
+    """By the retrained model, on the same records; none on the retrained model itself, or where there is none."""
+    others = {score.record: score.values for score in reference}
+    if scores is reference or not all(score.record in others and LOSS in score.values for score in scores):
+        return []
+    return [calibrated(-score.values[LOSS], -others[score.record][LOSS]) for score in scores]
+
+
+def _whole(
+    ours: tuple[Sample | None, Sample | None], theirs: tuple[Sample | None, Sample | None]
+) -> tuple[tuple[Sample, Sample], tuple[Sample, Sample]] | None:
+    (one, two), (three, four) = ours, theirs
+    return ((one, two), (three, four)) if one and two and three and four else None
