@@ -130,10 +130,11 @@ def sharded_on(tensor: Tensor) -> tuple[int, ...]:
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
-    """The L2 norm over all tensors together, in float32, over all shards where they are sharded."""
+    """The L2 norm over all tensors together, in at least float32, over all shards where they are sharded."""
     lengths = []
     for tensor in tensors:
-        length = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)  # one pass, no copy
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        length = torch.linalg.vector_norm(tensor.detach(), dtype=dtype)  # one pass, no copy
         full = getattr(length, "full_tensor", None)
         lengths.append(length if full is None else full())
     if not lengths:

@@ -43,8 +43,8 @@ Closure = Callable[[], Tensor]
 class SAM(Optimizer):
     """Sharpness-aware minimization round a base optimizer.
 
-    `step(closure)` runs the closure at w and at w + e. e is detached; its norm is one float32 number over every
-    weight that has a gradient, in all groups. Weights come back by copy, bit for bit, also when the closure raises.
+    `step(closure)` runs the closure at w and at w + e. e is detached; the gradient's norm is one number, in at least
+    float32, over every weight that has a gradient, in all groups. Weights come back by copy, bit for bit, also when the closure raises.
     A step whose gradient is not finite, at either point, moves nothing and is counted in `skipped`. A rho of 0 is the
     base optimizer, in one pass. Memory: beyond the base optimizer's one copy of what moves.
 

@@ -41,6 +41,11 @@ def test_asam_with_eta_by_hand():
     assert step(Bowl(2.0, 1.0), Ascent(0.5, adaptive=True, eta=0.01)) == pytest.approx([0.70888, 0.35797], abs=1e-5)
 
 
+def test_float64_weights_climb_in_float64():
+    with Ascent(0.5).at(model := Bowl(1.0, 1.0, torch.float64), loss=model.loss):
+        assert model.w[0].item() == pytest.approx(1 + 0.5 / 17**0.5, abs=1e-12)
+
+
 def test_rho_zero_and_a_gradient_of_zero_move_nothing_bit_for_bit():
     assert step(Bowl(1.1, 0.3), Ascent(0.0)) == [0.0, 0.0]
     assert step(Bowl(0.0, 0.0), Ascent(0.5)) == [0.0, 0.0]
@@ -86,7 +91,9 @@ def test_the_climb_leaves_the_gradient_that_was_there():
     assert model.w.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("field", "options"), [("rho", {"rho": -1.0}), ("eta", {"rho": 1.0, "eta": -0.1})])
+@pytest.mark.parametrize(
+    ("field", "options"), [("rho", {"rho": -1.0}), ("rho", {"rho": float("nan")}), ("eta", {"rho": 1.0, "eta": -0.1})]
+)
 def test_bad_settings(field, options):
     with pytest.raises(InputError, match=field):
         Ascent(**options)

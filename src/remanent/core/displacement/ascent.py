@@ -21,8 +21,8 @@ class Ascent(Displacement):
     """w + rho * g / ||g||, or with `adaptive` w + rho * T^2 g / ||T g||, T = |w| + eta elementwise.
 
     g is the gradient here of the loss (or of the loss named `of`); its norm is one number over all weights that take
-    a gradient, in float32, and over all shards; of several processes each climbs the loss of its own records. The
-    step is detached. A gradient of zero moves nothing.
+    a gradient, in at least float32, and over all shards; of several processes each climbs the loss of its own
+    records. The step is detached. A gradient of zero moves nothing.
 
     Args:
         rho: radius, at least 0.
@@ -41,9 +41,9 @@ class Ascent(Displacement):
     needs: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __post_init__(self) -> None:
-        if self.rho < 0:
+        if not self.rho >= 0:  # NaN is not
             raise InputError("rho", self.rho, "a radius of at least 0")
-        if self.eta < 0:
+        if not self.eta >= 0:
             raise InputError("eta", self.eta, "a number of at least 0")
 
     def moving(self, weights: Weights) -> Weights:
