@@ -12,6 +12,7 @@ from markupsafe import Markup
 from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
+from remanent.report.attacker import AttackerRow, attacker_rows
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
 from remanent.report.view import MARKS, Line, RunView
@@ -57,6 +58,11 @@ class Page:
         return columns
 
     @property
+    def told(self) -> list[AttackerRow]:
+        """What an attacker could tell, at each condition at which it was measured."""
+        return attacker_rows(self.view.evidence)
+
+    @property
     def answers(self) -> list[Mapping[str, Any]]:
         """Model outputs, without those on forgotten records and on records of which the audit knows nothing."""
         kind: dict[str, str] = {}
@@ -99,7 +105,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
     shared: dict[str, str | None] = {"retention": charts.retention_chart(summaries, "retention", upsilon)}
     if len(runs) > 1:
         shared["frontier"] = charts.frontier_chart(summaries, "frontier", epsilon, upsilon)
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         title=title,
         pages=pages,
@@ -142,7 +148,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield f"{prefix}{key}", ", ".join(map(str, value)) if listed else str(value)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Autoescape is on for everything, and every expression is made visible first; only our plots are markup."""
     environment = Environment(
         loader=PackageLoader("remanent.report"),
