@@ -151,17 +151,21 @@ def parse(kind: type[BaseModel], data: Any, source: str) -> Any:
 
 def read_yaml(path: Path, kind: type[BaseModel]) -> Any:
     """Settings from a YAML file."""
+    return parse(kind, load_yaml(path), str(path))
+
+
+def load_yaml(path: Path) -> Any:
+    """The plain data of a YAML file. Raises InputError where it cannot be read or is not YAML."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError("config", str(path), f"a YAML file that can be read ({error.strerror})") from None
     try:
-        data = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
         raise InputError("config", f"{path}{place}", f"YAML: {getattr(error, 'problem', error)}") from None
-    return parse(kind, data, str(path))
 
 
 def write_yaml(path: Path, settings: BaseModel) -> None:
