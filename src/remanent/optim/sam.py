@@ -44,9 +44,9 @@ class SAM(Optimizer):
     """Sharpness-aware minimization round a base optimizer.
 
     `step(closure)` runs the closure at w and at w + e. e is detached; the gradient's norm is one number, in at least
-    float32, over every weight that has a gradient, in all groups. Weights come back by copy, bit for bit, also when the closure raises.
-    A step whose gradient is not finite, at either point, moves nothing and is counted in `skipped`. A rho of 0 is the
-    base optimizer, in one pass. Memory: beyond the base optimizer's one copy of what moves.
+    float32, over every weight that has a gradient, in all groups. Weights come back by copy, bit for bit, also when
+    the closure raises. A step whose gradient is not finite, at either point, moves nothing and is counted in `skipped`.
+    A rho of 0 is the base optimizer, in one pass. Memory beyond the base optimizer's: one copy of what moves.
 
     Param groups, `state` and `state_dict` are the base optimizer's, each group with its own `rho`, `adaptive` and
     `eta`, so schedulers and checkpoints work as they do for the base.

@@ -1,0 +1,85 @@
+"""Two processes, each with half of a batch: a perturbation for each, or one for both; and FSDP2's shards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from two_processes_of_sam import OPTIONS, STEPS, batch, loss_of, net
+
+from remanent.optim import SAM
+
+PROGRAM = Path(__file__).with_name("two_processes_of_sam.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROGRAM)]
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [load_file(folder / f"rank{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(value, ranks[1][name]) for name, value in ranks[0].items()), "the replicas are one model"
+    return ranks[0]
+
+
+def per_replica():
+    """e of each half from that half alone; the mean of both gradients there is stepped with."""
+    model = net()
+    weights = list(model.parameters())
+    base = torch.optim.SGD(weights, lr=OPTIONS["lr"], momentum=OPTIONS["momentum"])
+    for step in range(STEPS):
+        inputs, labels = batch(step)
+        total = [torch.zeros_like(weight) for weight in weights]
+        for rank in range(2):
+            half = inputs[rank::2], labels[rank::2]
+            gradients = torch.autograd.grad(loss_of(model, *half), weights)
+            length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+            there = [w + OPTIONS["rho"] * g / length for w, g in zip(weights, gradients, strict=True)]
+            names = [name for name, _ in model.named_parameters()]
+            moved = {name: w.detach().requires_grad_() for name, w in zip(names, there, strict=True)}
+            output = torch.func.functional_call(model, moved, half[0])
+            second = torch.autograd.grad(torch.nn.functional.cross_entropy(output, half[1]), list(moved.values()))
+            total = [old + new / 2 for old, new in zip(total, second, strict=True)]
+        for weight, gradient in zip(weights, total, strict=True):
+            weight.grad = gradient
+        base.step()
+    return dict(model.named_parameters())
+
+
+def whole_batch():
+    model = net()
+    sam = SAM(model.parameters(), torch.optim.SGD, **OPTIONS)
+    for step in range(STEPS):
+        sam.step(lambda step=step: (value := loss_of(model, *batch(step)), value.backward())[0])
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [("replica", per_replica), ("global", whole_batch), ("sharded", whole_batch)]
+)
+def test_the_weights(results, label, expected):
+    for name, weight in expected().items():
+        torch.testing.assert_close(results[f"{label}.{name}"], weight.detach(), rtol=0, atol=1e-6)
+
+
+def test_the_two_perturbations_differ():
+    one, other = per_replica(), whole_batch()
+    assert max(float((one[name] - other[name]).detach().abs().max()) for name in one) > 1e-3
+
+
+def test_the_first_pass_does_not_average_unless_it_must(results):
+    assert results["replica:averaged"] == STEPS
+    assert results["global:averaged"] == 2 * STEPS
+
+
+def test_what_one_process_cannot_use_all_skip(results):
+    assert results["skipped"].tolist() == [1, 1, 4], "skipped once, weights as before, scale halved"
+
+
+def test_ddp_without_its_model_is_refused(results):
+    assert results["refused"] == 1

@@ -1,0 +1,107 @@
+"""Run by two processes on gloo: what SAM finds when each has half of a batch.
+
+Arguments: a folder, into which each process writes its results.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from remanent.errors import InputError
+from remanent.optim import SAM
+
+STEPS, OPTIONS = 3, {"rho": 0.4, "lr": 0.1, "momentum": 0.9}
+
+
+def net(norm=False):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), *([nn.BatchNorm1d(8)] if norm else []), nn.Tanh(), nn.Linear(8, 3))
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(8, 6, generator=generator), torch.randint(0, 3, (8,), generator=generator)
+
+
+def loss_of(model, inputs, labels):
+    return nn.functional.cross_entropy(model(inputs), labels)
+
+
+class Counter:
+    """Counts how often gradients are averaged over the processes."""
+
+    def __init__(self, model):
+        self.count = 0
+        model.register_comm_hook(None, self.hook)
+
+    def hook(self, _, bucket):
+        self.count += 1
+        total = torch.distributed.all_reduce(bucket.buffer() / 2, async_op=True).get_future()
+        return total.then(lambda done: done.value()[0])
+
+
+def main(folder):
+    accelerator = Accelerator(cpu=True)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    assert world == 2
+    results = {}
+
+    def mine(step):
+        return [tensor[rank::world] for tensor in batch(step)]
+
+    for perturbation in ("replica", "global"):
+        model = accelerator.prepare(net())
+        averaged = Counter(model)
+        optimizer = accelerator.prepare(
+            SAM(model.parameters(), torch.optim.SGD, model=model, perturbation=perturbation, **OPTIONS)
+        )
+        for step in range(STEPS):
+
+            def closure(model=model, step=step):
+                loss = loss_of(model, *mine(step))
+                accelerator.backward(loss)
+                return loss
+
+            optimizer.step(closure)
+        results[f"{perturbation}:averaged"] = torch.tensor(averaged.count)
+        results.update({f"{perturbation}.{name}": w.detach() for name, w in model.module.named_parameters()})
+
+    # A gradient that is not finite in one process: both skip, neither waits.
+    model = accelerator.prepare(net(norm=True))
+    optimizer = SAM(model.parameters(), torch.optim.SGD, model=model, **OPTIONS)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    loss = loss_of(model, *mine(0)) * (math.inf if rank == 1 else 1.0)
+    optimizer.step(lambda: (loss, scaler.scale(loss).backward())[0], scaler)
+    scaler.update()
+    same = all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    results["skipped"] = torch.tensor([optimizer.skipped, int(same), int(scaler.get_scale())])
+
+    # Without the wrapped model it cannot keep gradients apart, and says so.
+    try:
+        SAM(model.parameters(), torch.optim.SGD, **OPTIONS).step(lambda: loss)
+    except InputError as error:
+        results["refused"] = torch.tensor(int(error.field == "model"))
+
+    model = net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = SAM(model.parameters(), torch.optim.SGD, model=model, **OPTIONS)
+    for step in range(STEPS):
+        optimizer.step(lambda step=step: (value := loss_of(model, *mine(step)), value.backward())[0])
+    results.update({f"sharded.{name}": w.full_tensor().detach() for name, w in model.named_parameters()})
+
+    save_file(results, folder / f"rank{rank}.safetensors")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
