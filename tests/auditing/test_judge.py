@@ -166,12 +166,26 @@ def test_a_destroyed_model_fails() -> None:
 
 
 def test_a_worse_control_cannot_carry_the_share_kept() -> None:
-    """Retain fell from 0.15 to 1.0 and the control from 1.05 to 2.4: the ratio alone would read 1.6."""
+    """Retain fell from 0.15 to 1.0 and the control from 1.05 to 2.4: the ratio to its own control alone reads 1.6."""
     found = line(judge(evidence(original(), forgotten(forget=2.4, retain=1.0, control=2.4))), "kept")
-    assert found.value > 1.4
-    assert found.low > 0.9
-    assert found.verdict == WARNED
-    assert "carries the ratio" in found.reason
+    assert found.value == pytest.approx(0.05 / 0.9, abs=0.03)
+    assert found.verdict == FAILED
+    assert "its own control 1.5" in found.reason
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(0.0, PASSED), (0.02, PASSED), (0.3, FAILED), (3.0, FAILED)])
+def test_a_general_rise_never_makes_kept_look_better(rise: float, verdict: str) -> None:
+    levels = {"forget": UNSEEN + rise, "retain": LEARNED + rise, "control": UNSEEN + rise}
+    found = line(judge(evidence(original(), forgotten(**levels))), "kept")
+    assert (found.value, found.verdict) == (pytest.approx(1 - rise / 0.9, abs=0.03), verdict)
+    alone = line(judge(evidence(original(), forgotten(forget=UNSEEN + rise, control=UNSEEN + rise))), "kept")
+    assert alone.value == pytest.approx(1, abs=0.03)
+
+
+def test_a_better_form_is_not_counted_as_knowledge() -> None:
+    """Every fact is lost, and the form of answers learnt better: 0.5 for the retained as for the unseen."""
+    found = line(judge(evidence(original(), forgotten(forget=0.5, retain=0.5, control=0.5))), "kept")
+    assert (found.value, found.verdict) == (pytest.approx(0, abs=0.03), FAILED)
 
 
 def test_an_original_that_is_broken_at_a_precision_makes_it_not_assessable() -> None:
@@ -189,6 +203,30 @@ def test_an_original_that_is_broken_at_a_precision_makes_it_not_assessable() -> 
     assert (kept.value, kept.low, kept.high) == (None, None, None)
     assert found.verdict == NOT_ASSESSABLE
     assert line(found, "kept").verdict == PASSED
+
+
+@pytest.mark.parametrize(
+    ("retain", "control", "verdict"),
+    [(9.8, 10.1, NOT_ASSESSABLE), (9.0, 12.0, NOT_ASSESSABLE), (0.75, 1.05, NOT_ASSESSABLE), (0.45, 1.05, PASSED)],
+)
+def test_what_a_precision_left_of_the_original_decides_what_can_be_judged_there(
+    retain: float, control: float, verdict: str
+) -> None:
+    """A difference that chance left, one that the ruin itself made, a third and two thirds of what was there."""
+    levels = {"retain": retain, "control": control, "forget": control}
+    rounded = original("int4-row", **levels), forgotten("int4-row", **levels)
+    found = line(judge(evidence(original(), forgotten(), *rounded, conditions=(FULL, INT4))), "kept", "int4-row")
+    assert found.verdict == verdict
+    if verdict == NOT_ASSESSABLE:
+        assert "original model itself is broken" in found.reason
+        assert "50%" in found.reason
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(2.4, PASSED), (20.0, NOT_ASSESSABLE)])
+def test_general_text_is_not_assessable_where_a_precision_ruined_the_original(factor: float, verdict: str) -> None:
+    text = PLAIN + math.log(factor)
+    sets = [original(), forgotten(), original("int4-row", text=text), forgotten("int4-row", text=text)]
+    assert line(judge(evidence(*sets, conditions=(FULL, INT4))), "general-text", "int4-row").verdict == verdict
 
 
 def test_an_original_that_hardly_knows_the_retained_records_makes_it_not_assessable() -> None:
@@ -278,13 +316,47 @@ def test_a_single_group_is_undecided_and_plain_data() -> None:
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_without_control_the_lines_that_need_it_are_not_assessable() -> None:
-    sets = [[item for item in group if item.records != CONTROL] for group in (original(), forgotten())]
-    found = judge(evidence(*sets))
+def uncontrolled(*groups: list) -> list:
+    return [[item for item in group if item.records != CONTROL] for group in groups]
+
+
+def test_a_missing_control_is_warned() -> None:
+    found = judge(evidence(*uncontrolled(original(), forgotten())))
+    assert found.verdict == WARNED
     assert line(found, "control", "").verdict == WARNED
-    for name in ("forgotten-relative", "forgotten-absolute", "not-overdone", "kept"):
-        assert line(found, name).verdict == NOT_ASSESSABLE
-    assert found.verdict == NOT_ASSESSABLE
+    assert names(found) == {"control", "forgotten-absolute", "power", "kept", "general-text"}
+    assert (line(found, "forgotten-absolute").verdict, line(found, "kept").verdict) == (WARNED, WARNED)
+    assert "nothing says whether enough" in line(found, "forgotten-absolute").reason
+
+
+def test_without_a_control_the_untouched_and_the_destroyed_still_fail() -> None:
+    untouched = judge(evidence(*uncontrolled(original(), forgotten(forget=LEARNED))))
+    assert line(untouched, "forgotten-absolute").verdict == FAILED
+    destroyed = judge(evidence(*uncontrolled(original(), forgotten(forget=9.0, retain=9.0, text=9.0))))
+    assert line(destroyed, "kept").verdict == FAILED
+
+
+def test_without_a_control_a_retrained_model_is_still_a_reference() -> None:
+    sets = uncontrolled(original(), forgotten(), attacked(dict.fromkeys(range(3), 0.4)))
+    sets += [point("full", RETRAINED, forget=UNSEEN)]
+    sets += [point("relearning", RETRAINED, seed, forget=UNSEEN) for seed in range(3)]
+    found = judge(evidence(*sets, conditions=(FULL, ATTACK)))
+    assert line(found, "forgotten-absolute").verdict == PASSED
+    assert line(found, "forgotten-absolute", "relearning").verdict == FAILED
+    without = [item for item in sets if item and item[0].subject != RETRAINED]
+    attacks = judge(evidence(*without, conditions=(FULL, ATTACK)))
+    assert [item.name for item in attacks.lines if item.condition == "relearning"] == ["seeds"]
+
+
+def test_records_of_another_run_are_warned() -> None:
+    def found(others: object) -> Judgement:
+        return judge(evidence(original(), forgotten(), settings={"other_records_than_the_run": others}))
+
+    assert line(found([]), "data", "").verdict == PASSED
+    other = found(["retain", "control"])
+    assert (other.verdict, line(other, "data", "").verdict) == (WARNED, WARNED)
+    assert "retain, control" in line(other, "data", "").reason
+    assert "data" not in names(judge(evidence(original(), forgotten())))
 
 
 def test_overlap_is_warned() -> None:
@@ -338,13 +410,19 @@ def test_what_is_kept_is_not_judged_under_attack() -> None:
         "forgotten-absolute",
         "not-overdone",
         "power",
+        "seeds",
     }
     assert found.verdict == PASSED
 
 
-def test_fewer_than_three_seeds_are_noted() -> None:
-    found = judge(evidence(original(), forgotten(), attacked({0: UNSEEN}), conditions=(FULL, ATTACK)))
-    assert any("1 seeds" in note for note in found.notes)
+def test_fewer_than_three_seeds_are_warned() -> None:
+    few, enough = (
+        judge(evidence(original(), forgotten(), attacked(dict.fromkeys(range(n), UNSEEN)), conditions=(FULL, ATTACK)))
+        for n in (2, 3)
+    )
+    seeds = line(few, "seeds", "relearning")
+    assert (few.verdict, seeds.verdict, seeds.value, seeds.threshold) == (WARNED, WARNED, 2, 3)
+    assert (enough.verdict, line(enough, "seeds", "relearning").verdict) == (PASSED, PASSED)
 
 
 def test_a_condition_that_was_not_measured_is_not_assessable() -> None:
@@ -432,6 +510,9 @@ def test_no_sentence_promises_more_than_was_measured() -> None:
         {"bootstrap_resamples": 400.0},
         {"bootstrap_seed": -1},
         {"overlap": "three"},
+        {"other_records_than_the_run": "forget"},
+        {"intact": 0.0},
+        {"intact_perplexity": 0.5},
     ],
 )
 def test_bad_criteria_are_named(settings: dict[str, object]) -> None:
@@ -443,4 +524,5 @@ def test_the_defaults_are_those_of_the_design() -> None:
     found = Criteria()
     assert (found.epsilon, found.epsilon_over, found.upsilon, found.alpha) == (0.25, 1.0, 0.9, 0.05)
     assert (found.perplexity_factor, found.bootstrap_resamples) == (1.2, 2000)
+    assert (found.intact, found.intact_perplexity) == (0.5, 10.0)
     assert PARAPHRASED not in {item.name for item in judge(evidence(original(), forgotten())).lines}

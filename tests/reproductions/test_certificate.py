@@ -11,12 +11,12 @@ import pytest
 
 from remanent.auditing.audit import AuditData
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED
-from remanent.auditing.judgement import FAILED, PASSED, WARNED
+from remanent.auditing.judgement import FAILED, NOT_ASSESSABLE, PASSED, WARNED
 from remanent.core.displacement import Noise
 from remanent.unlearning import grad_ascent, npo
 
 from .auditor import PRECISIONS, Auditor, attacks, lines, verdicts
-from .world import World
+from .world import State, World
 
 CONDITIONS = set(PRECISIONS.split(","))
 FORGOTTEN = ("forgotten-relative", "forgotten-absolute", "forgotten-relative-paraphrased")
@@ -68,6 +68,32 @@ def test_a_model_that_kept_the_form_and_lost_every_fact_fails_to_keep(auditor, w
     # It answers in form: two tokens of three are right, and no fact beyond what it knows of strangers.
     assert world.accuracy(lost, "retain-audit") > 0.6
     assert all(abs(line.value) < 0.2 for line in lines(judgement, "kept"))
+
+
+def fragile(state: State, scale: float = 200.0) -> State:
+    """The same function with one channel of each norm scaled down, and up again in the columns that read it.
+
+    Full precision hardly notices. Rounding by row takes its scale from the large column, and loses the others.
+    """
+    found = {name: tensor.clone() for name, tensor in state.items()}
+    for name, tensor in found.items():
+        layer, _, last = name.rpartition(".")
+        if name.endswith("layernorm.weight"):
+            tensor[0] /= scale
+        elif last == "weight" and layer.rpartition(".")[2] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"):
+            tensor[:, 0] *= scale
+    return found
+
+
+def test_what_a_precision_itself_destroyed_is_not_assessable_there(auditor, world, taught):
+    """Nothing was unlearned: the original is judged against itself, and rounding by row ruins both alike."""
+    broken = fragile(taught)
+    assert world.nll(broken, "retain-audit") == pytest.approx(world.nll(taught, "retain-audit"), abs=1e-3)
+    judgement = auditor({AUDITED: broken, ORIGINAL: broken}, "full,int4-row,nf4")
+    ruined = {"int4-row": NOT_ASSESSABLE, "nf4": NOT_ASSESSABLE}  # a block of nf4 is as long as a row here
+    assert verdicts(judgement, "kept") == {"full": PASSED, **ruined}
+    (line,) = lines(judgement, "kept", "int4-row")
+    assert "itself is broken" in line.reason  # the two still differ by 0.28 nats, by chance or by ruin
 
 
 def test_forgetting_far_past_the_control_is_warned(auditor, world, taught):

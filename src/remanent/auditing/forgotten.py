@@ -45,6 +45,28 @@ def absolute(place: Place, records: str) -> Finding:
     return _compared(place, found, error, compared, "than the reference allows")
 
 
+def without_control(place: Place, records: str) -> Finding:
+    """Without unseen records: are they less known than to the original? FAILED or WARNED: what is enough is open.
+
+    A model that was not changed must not escape a verdict because its auditor brought no control.
+    """
+    epsilon = place.criteria.epsilon
+    pairs = paired(place.scores(AUDITED, records), place.scores(ORIGINAL, records))
+    gaps = Sample([ours.nll - theirs.nll for ours, theirs in pairs], [ours.group for ours, _ in pairs])
+    found = place.mean(gaps, f"without control/{records}")
+    verdict, end = WARNED, "less known than before, and without unseen records nothing says whether enough"
+    if found.high < epsilon:
+        verdict, end = FAILED, "as well known as before"
+    elif found.low < epsilon:
+        end = UNDECIDED
+    reason = (
+        f"Mean NLL of the {NAMES[records]} lies {shown(found)} nats above the original model's on the same records, "
+        f"and must lie more than {epsilon:.3f} above it: {end}."
+    )
+    gap = smallest_detectable_gap(gaps.standard_error, place.criteria.alpha)
+    return Finding(verdict, reason, found, epsilon, gap, found.low - epsilon)
+
+
 def not_overdone(place: Place, records: str) -> Finding:
     """Are they known so much worse than unseen records that the hole marks them? Never FAILED."""
     criteria = place.criteria

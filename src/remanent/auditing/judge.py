@@ -4,6 +4,9 @@ What is forgotten is judged at every condition. What is kept is judged where the
 precision and at the precisions, and not under attacks: an attacker who ruins the model's other knowledge has not shown
 that the model's owner did. Where no forget set was measured, only what is kept is judged: against the original model,
 or, where none was measured, against the audited model itself at full precision.
+
+Without a control no line can pass that needs one: the line "control" is WARNED, and in their place the two lines that
+can still fail are judged: whether the forgotten records are less known than before, and the retained ones not.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from remanent.auditing import kept
 from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
@@ -19,11 +23,12 @@ from remanent.auditing.evidence import (
     ORIGINAL,
     PARAPHRASED,
     RETAIN,
+    RETRAINED,
     TEXT,
     ConditionInfo,
     Evidence,
 )
-from remanent.auditing.forgotten import absolute, not_overdone, power, relative
+from remanent.auditing.forgotten import absolute, not_overdone, power, relative, without_control
 from remanent.auditing.judgement import (
     NOT_ASSESSABLE,
     PASSED,
@@ -34,7 +39,6 @@ from remanent.auditing.judgement import (
     Line,
     overall,
 )
-from remanent.auditing.kept import general_text, retention
 from remanent.auditing.place import Finding, Missing, Place
 from remanent.errors import InputError
 
@@ -57,14 +61,15 @@ def judge(evidence: Evidence) -> Judgement:
     if forgotten:
         lines.append(_control(evidence))
         lines.extend(_overlap(evidence))
+        lines.extend(_data(evidence))
         if PARAPHRASED not in forgotten:
             notes.append("The forgotten records were not asked in other words: no paraphrases were measured.")
     if TEXT not in measured:
         notes.append("General text was not measured.")
     for condition in evidence.conditions:
         tried = _seeds(evidence, condition, forgotten)
-        if forgotten and condition.random and len(tried) < ASKED_SEEDS:
-            notes.append(f"{condition.name} was repeated over {len(tried)} seeds, not {ASKED_SEEDS}.")
+        if forgotten and condition.random:
+            lines.append(_repeated(condition, len(tried)))
         asked = [records for records in forgotten if records == FORGET or _seeds(evidence, condition, [records])]
         lines.extend(_forgotten(evidence, criteria, condition, asked))
         if condition.kind in KEPT_KINDS:
@@ -78,13 +83,21 @@ def _forgotten(
     evidence: Evidence, criteria: Criteria, condition: ConditionInfo, forgotten: Sequence[str]
 ) -> list[Line]:
     lines, gaps = [], []
+    unseen = _has(evidence, AUDITED, CONTROL)
     for records in forgotten:
-        for name, test in (("relative", relative), ("absolute", absolute)):
+        tests: dict[str, Callable[[Place, str], Finding]] = {"relative": relative, "absolute": absolute}
+        if not unseen:
+            del tests["relative"]
+            if not _has(evidence, RETRAINED, records):
+                if condition.kind == "attack" or not _has(evidence, ORIGINAL, records):
+                    continue  # nothing to hold it against; the line "control" says so
+                tests["absolute"] = without_control
+        for name, test in tests.items():
             finding = _worst(evidence, criteria, condition, records, test)
             lines.append(_line(f"forgotten-{name}{SUFFIX[records]}", condition, finding))
             if finding.detectable is not None:
                 gaps.append(finding.detectable)
-    if FORGET in forgotten:
+    if FORGET in forgotten and unseen:
         lines.append(_line("not-overdone", condition, _worst(evidence, criteria, condition, FORGET, not_overdone)))
     if gaps:
         lines.append(_line("power", condition, power(max(gaps), criteria)))
@@ -99,11 +112,13 @@ def _kept(evidence: Evidence, criteria: Criteria, condition: ConditionInfo, forg
         if condition.name == full:
             return []
 
+    of_retain = kept.retention if not forgetting or _has(evidence, AUDITED, CONTROL) else kept.without_control
+
     def knowledge(place: Place, _: str) -> Finding:
-        return retention(place, baseline, baseline_condition)
+        return of_retain(place, baseline, baseline_condition)
 
     def general(place: Place, _: str) -> Finding:
-        return general_text(place, baseline, baseline_condition)
+        return kept.general_text(place, baseline, baseline_condition)
 
     lines = [_line("kept", condition, _worst(evidence, criteria, condition, RETAIN, knowledge))]
     if text:
@@ -111,10 +126,17 @@ def _kept(evidence: Evidence, criteria: Criteria, condition: ConditionInfo, forg
     return lines
 
 
+def _has(evidence: Evidence, subject: str, records: str) -> bool:
+    return any((item.subject, item.records) == (subject, records) for item in evidence.measurements)
+
+
 def _control(evidence: Evidence) -> Line:
     sizes = [item.scores for item in evidence.measurements if (item.subject, item.records) == (AUDITED, CONTROL)]
     if not sizes:
-        reason = "No control was measured: without unseen records nothing tells forgetting from a known form of answer."
+        reason = (
+            "No control was measured: without unseen records nothing tells forgetting from a known form of answer. "
+            "The lines that compare with them were not judged, and no other line takes their place."
+        )
         return Line("control", "", WARNED, reason=reason)
     groups = len({score.group for score in sizes[0]})
     return Line("control", "", PASSED, reason=f"Unseen control: {len(sizes[0])} records of {groups} groups.")
@@ -128,6 +150,29 @@ def _overlap(evidence: Evidence) -> list[Line]:
         raise InputError("overlap", count, "how many retain and control records overlap with the forget set")
     reason = f"Retain and control records that overlap with the forget set: {count}."
     return [Line("overlap", "", WARNED if count else PASSED, value=float(count), threshold=0.0, reason=reason)]
+
+
+def _data(evidence: Evidence) -> list[Line]:
+    """Do the records come from the files that the model was unlearned with? Where the audit lies in a run's folder."""
+    others = evidence.settings.get("other_records_than_the_run")
+    if others is None:
+        return []
+    if not isinstance(others, (list, tuple)) or not all(isinstance(name, str) for name in others):
+        raise InputError("other_records_than_the_run", others, "names of record sets")
+    if not others:
+        return [Line("data", "", PASSED, reason="Forget, retain and control are those of the run.")]
+    names = ", ".join(others)
+    reason = (
+        f"Not the records that the run was given: {names}. Records that the method trained on may be among those that "
+        "the audit took for unseen by it."
+    )
+    return [Line("data", "", WARNED, reason=reason)]
+
+
+def _repeated(condition: ConditionInfo, seeds: int) -> Line:
+    verdict = PASSED if seeds >= ASKED_SEEDS else WARNED
+    reason = f"{condition.name} is random and was repeated over {seeds} seeds; {ASKED_SEEDS} are asked for."
+    return Line("seeds", condition.name, verdict, value=float(seeds), threshold=float(ASKED_SEEDS), reason=reason)
 
 
 def _worst(

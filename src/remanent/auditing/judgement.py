@@ -28,6 +28,10 @@ class Criteria:
         upsilon: the share of what the original knew that must be kept, in (0, 1].
         alpha: one-sided error of each bound, in (0, 0.5).
         perplexity_factor: how many times the original's general-text perplexity is allowed; at least 1.
+        intact: the share of its own full-precision knowledge that the original must have left at a precision, or what
+            is kept there is not assessable; in (0, 1].
+        intact_perplexity: how many times its own full-precision perplexity the original may have at a precision, or
+            general text is not assessable there; at least 1.
         bootstrap_resamples: draws of groups for each interval; at least 200.
         bootstrap_seed: seed of those draws; at least 0.
 
@@ -40,6 +44,8 @@ class Criteria:
     upsilon: float = 0.9
     alpha: float = 0.05
     perplexity_factor: float = 1.2
+    intact: float = 0.5
+    intact_perplexity: float = 10.0
     bootstrap_resamples: int = 2000
     bootstrap_seed: int = 0
 
@@ -55,6 +61,8 @@ class Criteria:
             ("upsilon", 0 < self.upsilon <= 1, "a share above 0 and at most 1"),
             ("alpha", 0 < self.alpha < 0.5, "an error above 0 and below 0.5"),
             ("perplexity_factor", 1 <= self.perplexity_factor < math.inf, "a factor of at least 1"),
+            ("intact", 0 < self.intact <= 1, "a share above 0 and at most 1"),
+            ("intact_perplexity", 1 <= self.intact_perplexity < math.inf, "a factor of at least 1"),
             ("bootstrap_resamples", self.bootstrap_resamples >= 200, "at least 200"),
             ("bootstrap_seed", self.bootstrap_seed >= 0, "a seed of at least 0"),
         ):

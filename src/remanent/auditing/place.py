@@ -41,6 +41,11 @@ class Place:
     condition: ConditionInfo
     seed: int | None
 
+    @property
+    def full(self) -> str:
+        """The name of the condition at full precision; "" where there was none."""
+        return next((condition.name for condition in self.evidence.conditions if condition.kind == "full"), "")
+
     def scores(self, subject: str, records: str, condition: str | None = None) -> tuple[RecordScore, ...]:
         """The finite scores of one set; raises Missing where they are not there."""
         here = condition is None or condition == self.condition.name

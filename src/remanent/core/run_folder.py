@@ -76,6 +76,38 @@ class RunFolder:
         }
         write_json(self.manifest, {"versions": versions(), **facts, "outputs": outputs})
 
+    def record(self, *files: Path) -> None:
+        """Bring the manifest up to date on some of the run's files, which may be new, changed or gone.
+
+        A run that is not finished has no manifest and gets none, since the manifest says that it is; a folder that
+        holds an audit alone gets one.
+        """
+        if not self.manifest.is_file() and self.config.is_file():
+            return
+        manifest = read_json(self.manifest) if self.manifest.is_file() else {"versions": versions()}
+        outputs = dict(manifest.get("outputs", {}))
+        for file in files:
+            name = str(file.relative_to(self.path))
+            outputs.pop(name, None)
+            if file.is_file():
+                outputs[name] = sha256_file(file)
+        write_json(self.manifest, {**manifest, "outputs": dict(sorted(outputs.items()))})
+
+    def new_audit(self) -> list[Path]:
+        """Put aside what was made from the audit that a new one replaces; returns what was moved or removed.
+
+        The judgement and the report are made again; a certificate was signed and stays, under its hash in "earlier".
+        """
+        gone = [file for file in (self.judgement, self.report) if file.is_file()]
+        for file in gone:
+            file.unlink()
+        if self.certificate.is_file():
+            earlier = self.path / "earlier"
+            earlier.mkdir(exist_ok=True)
+            self.certificate.replace(earlier / f"certificate-{sha256_file(self.certificate)[:16]}.json")
+            gone.append(self.certificate)
+        return gone
+
 
 def versions() -> dict[str, str]:
     """Versions of Python, the machine and the packages that decide a result."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Criteria, Judgement
-from remanent.core.files import write_json
+from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record
+from remanent.errors import InputError, IntegrityError
 from remanent.jobs.config import AuditSettings, write_yaml
-from remanent.jobs.data import JobData, best_device, hasher, load_data, overlap
+from remanent.jobs.data import JobData, best_device, hasher, input_hashes, load_data, overlap
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
@@ -44,6 +48,7 @@ def run_audit(
     """
     interface = interface or Interface()
     data = load_data(settings.data, records)
+    others = _against_the_run(RunFolder(out), settings, data)
     conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
     Criteria.from_settings(settings.model_dump())
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
@@ -72,6 +77,7 @@ def run_audit(
             "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
+            **({} if others is None else {"other_records_than_the_run": others}),
         },
         batch_size=settings.batch_size,
         autocast=autocast,
@@ -89,11 +95,52 @@ def run_audit(
             on_progress=lambda what, done, total: advance(done, total, what),
         )
     judgement = judge(evidence)
-    run = RunFolder(out)
-    write_json(run.audit, evidence.to_dict())
-    write_json(run.judgement, judgement.to_dict())
-    write_yaml(out / "audit.yaml", settings)
+    _write(RunFolder(out), settings, evidence, judgement, interface)
     return evidence, judgement
+
+
+def _against_the_run(run: RunFolder, settings: AuditSettings, data: JobData) -> list[str] | None:
+    """The record sets that are not those of the run in whose folder the audit lies; None where it lies in no run's.
+
+    Raises:
+        InputError: where the split seed is another: records that the method trained on would then be asked as if it
+            had never seen them.
+    """
+    if not run.config.is_file() or not run.inputs.is_file():
+        return None
+    asked = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("data") or {}
+    seed = asked.get("split_seed")
+    if seed is not None and seed != settings.data.split_seed:
+        expected = f"{seed}, as in {run.config}: another seed asks records that the method has trained on"
+        raise InputError("split_seed", settings.data.split_seed, expected)
+    before, now = read_json(run.inputs), input_hashes(data)
+    # A set that the run was not given cannot have trained it.
+    shared = [role for role in ("forget", "retain", "control") if role in before and role in now]
+    return [role for role in shared if before[role] != now[role]]
+
+
+def _write(
+    run: RunFolder, settings: AuditSettings, evidence: Evidence, judgement: Judgement, interface: Interface
+) -> None:
+    """Write what was found. What an earlier, other audit left is put aside first, so that nothing passes for new."""
+    found = evidence.to_dict()
+    aside: list[Path] = []
+    if not run.audit.is_file() or not _is(run.audit, found):
+        aside = run.new_audit()
+        for file in aside:
+            interface.say(f"{file} was of an earlier audit, and was put aside")
+    write_json(run.audit, found)
+    write_json(run.judgement, judgement.to_dict())
+    settings_file = run.path / "audit.yaml"
+    write_yaml(settings_file, settings)
+    run.record(run.audit, run.judgement, settings_file, *aside, *sorted((run.path / "earlier").glob("*")))
+
+
+def _is(file: Path, found: Mapping[str, Any]) -> bool:
+    try:
+        return bool(read_json(file) == json.loads(json.dumps(found)))
+    except IntegrityError:
+        return False
 
 
 def _loader(name: str) -> Loader:

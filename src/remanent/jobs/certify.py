@@ -52,6 +52,7 @@ def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str 
     method = _method(run) if folder.resolve() == run.model.resolve() else {}
     statement = build_statement(evidence, judgement, hash_folder(folder), method=method)
     write_certificate(run.certificate, statement, signer)
+    run.record(run.certificate)
     return run.certificate
 
 

@@ -40,6 +40,9 @@ def report(folders: Sequence[Path], out: Path, title: str | None = None) -> Path
     """Write the report of one run, or of several side by side, as one HTML file."""
     views = [view(folder) for folder in folders]
     write_atomic(out, render(views, title or "Forgetting audit: " + ", ".join(item.name for item in views)))
+    for folder in folders:
+        if out.parent.resolve() == folder.resolve():
+            RunFolder(folder).record(folder / out.name)
     return out
 
 

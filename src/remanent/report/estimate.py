@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from remanent.auditing.evidence import RecordScore
-from remanent.auditing.intervals import Interval, Sample, difference_interval, mean_interval, retention_interval
+from remanent.auditing.intervals import Interval, Sample, difference_interval, mean_interval
+from remanent.auditing.kept import share_kept, smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Estimator:
             return None
         if unseen_before.mean <= kept_before.mean:
             return None
-        return Estimate.of(retention_interval(kept, kept_before, unseen, unseen_before, self.generator, self.alpha))
+        shares = share_kept(kept, kept_before, unseen, unseen_before, lambda: self.generator, self.alpha)
+        return Estimate.of(smaller(*shares))
 
 
 def _finite(scores: Sequence[RecordScore]) -> bool:

@@ -100,6 +100,20 @@ WORDS = {
         "there are no unseen records to compare with",
         "there are no unseen records to compare with",
     ),
+    "data": LineWords(
+        "Data",
+        "Are the records those that the run was given?",
+        "the records are not those of the run",
+        "the records are not those of the run",
+    ),
+    "seeds": LineWords(
+        "Seeds",
+        "Was a random attack repeated often enough?",
+        "a random attack was repeated too seldom",
+        "a random attack was repeated too seldom",
+        "",
+        "≥",
+    ),
     "overlap": LineWords(
         "Overlap",
         "Do forgotten and other records share text?",

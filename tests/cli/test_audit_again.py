@@ -1,0 +1,96 @@
+"""An audit in a run's folder: of its own records, and nothing of an earlier audit left lying as if it were of this."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--at", "full", "--generate", 0)
+
+
+@pytest.fixture(scope="module")
+def done(call, world, tmp_path_factory) -> Path:
+    """A run, audited, certified and reported; its key lies beside it."""
+    run = tmp_path_factory.mktemp("again") / "r1"
+    assert call(*world.unlearn(run)).exit_code == 0
+    audited(call, world, run)
+    call("keygen", "--key", run.parent / "signer.key", "--pub", run.parent / "signer.pub")
+    assert call("certify", run, "--key", run.parent / "signer.key").exit_code == 0
+    assert call("report", run).exit_code == 0
+    return run
+
+
+@pytest.fixture
+def run(done, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(done, tmp_path / "r1"))
+
+
+def audited(call, world, run, *more, **sets):
+    records = [part for role in world.sets for part in (f"--{role}", sets.get(role, world.sets[role]))]
+    return call("audit", "--model", run / "model", "--reference", world.model, *records, *QUICK, *more)
+
+
+def lines(run) -> dict[str, str]:
+    return {line["name"]: line["verdict"] for line in json.loads((run / "judgement.json").read_text())["lines"]}
+
+
+def outputs(run) -> dict[str, str]:
+    return json.loads((run / "manifest.json").read_text())["outputs"]
+
+
+def test_the_manifest_covers_what_came_after_the_run(run):
+    names = {"audit.json", "judgement.json", "audit.yaml", "certificate.json", "report.html"}
+    assert names <= set(outputs(run))
+    for name in names:
+        assert outputs(run)[name] == hashlib.sha256((run / name).read_bytes()).hexdigest()
+    assert "model/model.safetensors" in outputs(run)
+
+
+def test_the_records_are_those_of_the_run(run):
+    assert lines(run)["data"] == "PASSED"
+
+
+def test_other_records_than_the_runs_are_warned(call, world, run, tmp_path):
+    fewer = tmp_path / "retain.jsonl"
+    fewer.write_text("".join(world.sets["retain"].read_text().splitlines(keepends=True)[:-2]))
+    audited(call, world, run, retain=fewer)
+    assert lines(run)["data"] == "WARNED"
+
+
+def test_another_split_seed_than_the_runs_is_refused(call, world, run):
+    before = (run / "audit.json").read_bytes()
+    result = audited(call, world, run, "--split-seed", 1)
+    assert result.exit_code == 2
+    assert "split_seed" in result.stderr
+    assert "has trained on" in result.stderr
+    assert (run / "audit.json").read_bytes() == before
+
+
+def test_the_same_audit_again_leaves_its_certificate(call, world, run):
+    before = (run / "certificate.json").read_bytes()
+    audited(call, world, run)
+    assert (run / "certificate.json").read_bytes() == before
+    assert (run / "report.html").is_file()
+
+
+def test_another_audit_puts_aside_what_was_of_the_first(call, world, run):
+    before = (run / "certificate.json").read_bytes()
+    result = audited(call, world, run, "--epsilon", 0.3)
+    assert "put aside" in result.stderr
+    assert not (run / "certificate.json").exists()
+    assert not (run / "report.html").exists()
+    (kept,) = (run / "earlier").iterdir()
+    assert kept.read_bytes() == before
+    assert {"certificate.json", "report.html"}.isdisjoint(outputs(run))
+    assert f"earlier/{kept.name}" in outputs(run)
+
+
+def test_an_audit_in_a_folder_of_its_own_says_nothing_of_a_run(call, world, run, tmp_path):
+    audited(call, world, run, "--out", tmp_path / "apart")
+    assert "data" not in lines(tmp_path / "apart")
+    assert "audit.json" in outputs(tmp_path / "apart")
