@@ -87,6 +87,7 @@ class AuditPlan:
         autocast: dtype of the arithmetic; None is the weights' own.
         generate: records per set that are answered freely, at full precision and at the worst; 0 generates nothing.
         max_length: longest record, in tokens; None cuts none.
+        truth_ratio: whether wrong answers are scored too, where records have them.
         notes: sentences a reader must know.
     """
 
@@ -96,6 +97,7 @@ class AuditPlan:
     autocast: torch.dtype | None = None
     generate: int = 50
     max_length: int | None = None
+    truth_ratio: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -150,7 +152,8 @@ def audit(
             continue
         loaded = subjects[subject]()
         digests[subject] = loaded.source.files()
-        how = [plan.batch_size, str(plan.autocast), plan.generate, plan.max_length, str(loaded.model.device)]
+        how = [plan.batch_size, str(plan.autocast), plan.generate, plan.max_length, plan.truth_ratio]
+        how += [str(loaded.model.device)]
         store = Store(folder, subject, digests[subject], named, how, hashed)
         if subject == AUDITED:
             plan = _fitting(plan, loaded.model)
@@ -290,7 +293,9 @@ def _texts(
     found: dict[tuple[str, str, str], list[TextScore]] = {}
     for condition in plan.conditions:
         if condition.info.name in names:
-            scored = store.kept_texts(condition) or store.keep_texts(condition, text_scores(measurer, condition))
+            scored = store.kept_texts(condition) or store.keep_texts(
+                condition, text_scores(measurer, condition, plan.truth_ratio)
+            )
             found |= {(measurer.subject, condition.info.name, name): scores for name, scores in scored.items()}
     return found
 

@@ -39,6 +39,7 @@ from remanent.auditing.judgement import (
     Line,
     overall,
 )
+from remanent.auditing.membership_line import membership
 from remanent.auditing.place import Finding, Missing, Place
 from remanent.errors import InputError
 
@@ -70,6 +71,11 @@ def judge(evidence: Evidence) -> Judgement:
         tried = _seeds(evidence, condition, forgotten)
         if forgotten and condition.random:
             lines.append(_repeated(condition, len(tried)))
+        told = membership(evidence, criteria, condition.name)
+        if told is not None:
+            lines.append(_line("membership", condition, told))
+        if any(item.condition == condition.name for item in evidence.measures) and not tried:
+            continue  # answers were drawn there, and nothing scored that these lines are about
         asked = [records for records in forgotten if records == FORGET or _seeds(evidence, condition, [records])]
         lines.extend(_forgotten(evidence, criteria, condition, asked))
         if condition.kind in KEPT_KINDS:

@@ -27,6 +27,7 @@ class Criteria:
         epsilon_over: how far it may lie above the control's before forgetting counts as overdone, in nats; above 0.
         upsilon: the share of what the original knew that must be kept, in (0, 1].
         alpha: one-sided error of each bound, in (0, 0.5).
+        membership_margin: how far an attack's AUC may lie from what chance gives, in (0, 0.5).
         perplexity_factor: how many times the original's general-text perplexity is allowed; at least 1.
         intact: the share of its own full-precision knowledge that the original must have left at a precision, or what
             is kept there is not assessable; in (0, 1].
@@ -43,6 +44,7 @@ class Criteria:
     epsilon_over: float = 1.0
     upsilon: float = 0.9
     alpha: float = 0.05
+    membership_margin: float = 0.1
     perplexity_factor: float = 1.2
     intact: float = 0.5
     intact_perplexity: float = 10.0
@@ -60,6 +62,7 @@ class Criteria:
             ("epsilon_over", 0 < self.epsilon_over < math.inf, "nats above 0"),
             ("upsilon", 0 < self.upsilon <= 1, "a share above 0 and at most 1"),
             ("alpha", 0 < self.alpha < 0.5, "an error above 0 and below 0.5"),
+            ("membership_margin", 0 < self.membership_margin < 0.5, "an AUC above 0 and below 0.5"),
             ("perplexity_factor", 1 <= self.perplexity_factor < math.inf, "a factor of at least 1"),
             ("intact", 0 < self.intact <= 1, "a share above 0 and at most 1"),
             ("intact_perplexity", 1 <= self.intact_perplexity < math.inf, "a factor of at least 1"),
@@ -87,7 +90,7 @@ class Line:
         low: its lower bound; None where there is none.
         high: its upper bound; None where there is none.
         threshold: what the value or its bound is held against.
-        detectable: the smallest gap that the data could have shown, in nats.
+        detectable: the smallest gap that the data could have shown, in the unit of the value.
         reason: a plain sentence with the figures.
     """
 

@@ -28,13 +28,25 @@ from remanent.auditing.intervals import (
     true_positive_interval,
 )
 from remanent.auditing.judgement import Criteria
-from remanent.auditing.membership import ATTACKS, LOSS, MIN_K, REFERENCE, calibrated, priv_leak
-from remanent.auditing.text_scores import ANSWERS, EXACT, STRENGTH, TRUTH, TextScore
+from remanent.auditing.measure_names import (
+    ANSWERS,
+    ATTACKS,
+    BEYOND,
+    DISTANCE,
+    EXACT,
+    LOSS,
+    MEMBERSHIP,
+    MIN_K,
+    PRIV_LEAK,
+    QUALITY,
+    REFERENCE,
+    STRENGTH,
+    TPR,
+    TRUTH,
+)
+from remanent.auditing.membership import calibrated, priv_leak
+from remanent.auditing.text_scores import TextScore
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality
-
-MEMBERSHIP = "membership-"
-TPR, BEYOND = "-tpr", "-beyond"
-PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-distance"
 
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
 

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remanent.auditing.intervals import Interval, Sample, auc_pair_interval
+from remanent.auditing.measure_names import LOSS, MIN_K, MIN_K_PLUS, ZLIB
 from remanent.core.token_scores import TokenScores
 
-LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE = "loss", "zlib", "min-k", "min-k++", "reference"
-ATTACKS = (LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE)
 SHARE = 0.4  # of the tokens, as in MUSE and OpenUnlearning
 FALSE_POSITIVES = 0.01
 LEAST_DEVIATION = 1e-3  # the root of OpenUnlearning's floor of 1e-6 under the variance

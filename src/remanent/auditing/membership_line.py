@@ -13,7 +13,7 @@ from scipy.stats import norm
 from remanent.auditing.evidence import AUDITED, FORGET, RETRAINED, Evidence, Measure
 from remanent.auditing.intervals import Interval, smallest_detectable_gap
 from remanent.auditing.judgement import NOT_ASSESSABLE, PASSED, WARNED, Criteria
-from remanent.auditing.measures import BEYOND, MEMBERSHIP, TPR
+from remanent.auditing.measure_names import BEYOND, MEMBERSHIP, TPR
 from remanent.auditing.place import Finding, shown
 
 

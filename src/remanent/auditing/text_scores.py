@@ -12,6 +12,7 @@ from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.auditing.extraction import exact_memorization, extraction_strength
 from remanent.auditing.measure import AuditSet, Measurer
+from remanent.auditing.measure_names import ANSWERS, EXACT, STRENGTH, TRUTH
 from remanent.auditing.membership import member_likeness
 from remanent.auditing.truth_ratio import log_truth_ratio
 from remanent.core.scores import score_records
@@ -19,7 +20,6 @@ from remanent.core.token_scores import TokenScores, token_scores
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 
-EXACT, STRENGTH, TRUTH, ANSWERS = "exact-memorization", "extraction-strength", "truth-ratio", "answers"
 ASKED = (FORGET, CONTROL)
 ANSWERED = (FORGET, RETAIN, CONTROL)
 
@@ -40,11 +40,17 @@ class TextScore:
     values: Mapping[str, float]
 
 
-def text_scores(measurer: Measurer, condition: Condition) -> dict[str, list[TextScore]]:
-    """Set -> its records' figures, in order, at a condition without an attack."""
+def text_scores(measurer: Measurer, condition: Condition, truth_ratio: bool = True) -> dict[str, list[TextScore]]:
+    """Set -> its records' figures, in order, at a condition without an attack.
+
+    Args:
+        truth_ratio: whether wrong answers are scored too: as many passes more as a record has answers.
+    """
     with measurer.at(condition) as model:
         return {
-            name: _of_set(measurer, model, measurer.sets[name].asked(condition.prompts, measurer.tokenizer))
+            name: _of_set(
+                measurer, model, measurer.sets[name].asked(condition.prompts, measurer.tokenizer), truth_ratio
+            )
             for name in ASKED
             if name in measurer.sets
         }
@@ -64,7 +70,7 @@ def drawn_answers(measurer: Measurer, condition: Condition, most: int) -> dict[s
     }
 
 
-def _of_set(measurer: Measurer, model: nn.Module, part: AuditSet) -> list[TextScore]:
+def _of_set(measurer: Measurer, model: nn.Module, part: AuditSet, truth_ratio: bool) -> list[TextScore]:
     found = token_scores(
         model,
         part.encoded,
@@ -73,7 +79,7 @@ def _of_set(measurer: Measurer, model: nn.Module, part: AuditSet) -> list[TextSc
         autocast=measurer.autocast,
         on_batch=measurer.on_batch,
     )
-    ratios = _truth_ratios(measurer, model, part.records, found)
+    ratios = _truth_ratios(measurer, model, part.records, found) if truth_ratio else {}
     special = set(measurer.tokenizer.all_special_ids)
     scores = []
     for place, (record, tokens, (key, group)) in enumerate(zip(part.records, found, part.hashes, strict=True)):

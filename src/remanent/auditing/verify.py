@@ -80,6 +80,7 @@ class _Predicate(_Untrusted):
     record_sets: list[dict[str, Any]]
     evidence: list[dict[str, Any]]
     comparisons: list[dict[str, Any]]
+    measures: list[dict[str, Any]] = []  # earlier certificates have none
     movement: dict[str, dict[str, float]]
     lineage: dict[str, dict[str, str]]
     notes: list[str]

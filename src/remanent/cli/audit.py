@@ -35,7 +35,8 @@ def audit(
     stayed.
 
     Conditions: standard or thorough, which are fixed lists; full, bf16, int8, int4-row, int4-g32, nf4, prune-0.3,
-    noise-0.01, adapter-off, bnb-nf4, torchao-int8, gguf-q4_0, gguf:FILE, relearning, relearning-overlap+int4-row ...
+    noise-0.01, adapter-off, bnb-nf4, torchao-int8, gguf-q4_0, gguf:FILE, relearning, relearning-overlap+int4-row,
+    few-shot-3, sampled-0.8 ...
     They are measured from cheap to expensive, and the worst decides.
 
     [bold]Example[/bold]

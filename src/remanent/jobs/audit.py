@@ -25,7 +25,7 @@ from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
 
-_THRESHOLDS = ("epsilon", "epsilon_over", "upsilon", "alpha", "perplexity_factor")
+_THRESHOLDS = ("epsilon", "epsilon_over", "upsilon", "alpha", "membership_margin", "perplexity_factor")
 
 
 def run_audit(
@@ -83,6 +83,7 @@ def run_audit(
         autocast=autocast,
         generate=settings.generate,
         max_length=settings.data.max_length,
+        truth_ratio=settings.truth_ratio,
         notes=tuple(sentences) + notes,
     )
     with interface.bar("audit") as advance:

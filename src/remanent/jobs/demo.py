@@ -135,6 +135,7 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
                 data=data,
                 at=settings.at,
                 generate=settings.generate,
+                truth_ratio=False,  # four more answers to score for each record would double the audit
                 precision=precision,
                 threads=settings.threads,
             ),

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
+from remanent.report.attacker import AttackerRow, attacker_rows
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
 from remanent.report.view import MARKS, Line, RunView
@@ -55,6 +56,11 @@ class Page:
             thresholds = {line.threshold for line in cells.values()}
             columns.append(Column(name, thresholds.pop() if len(thresholds) == 1 else None, cells))
         return columns
+
+    @property
+    def told(self) -> list[AttackerRow]:
+        """What an attacker could tell, at each condition at which it was measured."""
+        return attacker_rows(self.view.evidence)
 
     @property
     def answers(self) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.box import HORIZONTALS, SIMPLE_HEAD
 from rich.console import Console, Group
@@ -11,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
+from remanent.report.attacker import AttackerRow, attacker_rows, strongest
+from remanent.report.estimate import Estimate
 from remanent.report.summary import ConditionSummary, RunSummary, summarize
 from remanent.report.text import interval, number, percent, visible
 from remanent.report.view import FAILED, MARKS, NOT_ASSESSABLE, PASSED, WARNED, RunView
@@ -61,6 +64,26 @@ def comparison_table(runs: Sequence[RunView], width: int = WIDE) -> Table:
     return table
 
 
+def attacker_table(runs: Sequence[RunView], width: int = WIDE) -> Table | None:
+    """What an attacker could tell from each run's model; None where nothing of the kind was measured."""
+    found = [(run, strongest(attacker_rows(run.evidence))) for run in runs]
+    if not any(rows for _, rows in found):
+        return None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
+    table.add_column("what an attacker could tell", max_width=30)
+    others = ("unseen", "original", "retrained") if width >= MIDDLE else ("unseen",)
+    for label in ("at", "audited", *others):
+        table.add_column(label, justify="left" if label == "at" else "right", no_wrap=True, max_width=18)
+    for run, rows in found:
+        if len(runs) > 1 and rows:
+            table.add_row(Text(visible(run.name, 18), "bold"))
+        for row in rows:
+            cells = [_cell(row.audited, width), *(_cell(item, 0) for item in _others(row, len(others)))]
+            table.add_row(Text(row.label), Text(visible(row.condition, 18)), *map(Text, cells))
+        table.add_section()
+    return table
+
+
 def plain_lines(runs: Sequence[RunView]) -> list[str]:
     """The same as lines of `key=value` in ASCII figures, for logs and for other programs."""
     lines = []
@@ -71,6 +94,12 @@ def plain_lines(runs: Sequence[RunView]) -> list[str]:
             gap, kept = (None if item is None else item.value for item in (row.gap, row.retention))
             figures = {**sets, "gap": gap, "retention": kept, "recovery": row.recovery}
             lines.append(_pairs(run=run.name, condition=row.name, **figures, verdict=row.verdict))
+        for found in attacker_rows(run.evidence):
+            told = {"run": run.name, "condition": found.condition, "measure": found.name}
+            others = zip(("control", "original", "retrained"), _others(found, 3), strict=True)
+            figures = {name: None if item is None else item.value for name, item in others}
+            ends = {"low": found.audited.low, "high": found.audited.high}
+            lines.append(_pairs(**told, audited=found.audited.value, **ends, **figures))
         for line in run.lines:
             if line.verdict != PASSED:
                 place = {"run": run.name, "line": line.name, "condition": line.condition}
@@ -85,6 +114,9 @@ def show(runs: Sequence[RunView], console: Console) -> None:
             console.print(Text(line), soft_wrap=True)
         return
     console.print(comparison_table(runs, console.width))
+    told = attacker_table(runs, console.width)
+    if told is not None:
+        console.print(told)
     for run in runs:
         console.print(verdict_panel(run))
 
@@ -95,7 +127,13 @@ def report_data(runs: Sequence[RunView]) -> dict[str, list[dict[str, object]]]:
 
 
 def _data(run: RunView, summary: RunSummary) -> dict[str, object]:
-    return {**summary.to_dict(), "headline": headline(run), "notes": [*run.notes, *run.evidence.notes]}
+    told = [asdict(row) for row in attacker_rows(run.evidence)]
+    return {
+        **summary.to_dict(),
+        "attacker": told,
+        "headline": headline(run),
+        "notes": [*run.notes, *run.evidence.notes],
+    }
 
 
 def _labels(width: int) -> list[str]:
@@ -111,6 +149,17 @@ def _figures(row: ConditionSummary, width: int) -> list[str]:
             text = f"{text} {interval(estimate.low, estimate.high)}".rstrip()
         found.append(text)
     return [*found, percent(row.recovery)] if width >= MIDDLE else found
+
+
+def _others(row: AttackerRow, count: int) -> tuple[Estimate | None, ...]:
+    return (row.control, row.original, row.retrained)[:count]
+
+
+def _cell(found: Estimate | None, width: int) -> str:
+    if found is None:
+        return "–"
+    text = number(found.value)
+    return f"{text} {interval(found.low, found.high)}".rstrip() if width >= WIDE else text
 
 
 def _pairs(**values: str | float | None) -> str:

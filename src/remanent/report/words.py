@@ -21,7 +21,7 @@ class LineWords:
         failed: what is the matter where it failed, as a clause.
         warned: likewise where it is a warning; "" where a warning means that the data do not decide.
         unit: of its figures: "nats", "share", "factor" or "".
-        bound: which side of the threshold is right: "≥", "≤" or "".
+        bound: which side of the threshold is right: "≥", "≤", "±" (within it on either side) or "".
     """
 
     label: str
@@ -85,6 +85,15 @@ WORDS = {
         "the forgotten stands out as less known than the unseen",
         "nats",
         "≤",
+    ),
+    "membership": LineWords(
+        "Membership not told",
+        "How far is the AUC of the best membership attack, forget against unseen, from chance or from a retrained "
+        "model's? Far above: remembered; far below: a hole marks the records.",
+        "an attacker can tell the forgotten records from unseen ones",
+        "an attacker can tell the forgotten records from unseen ones",
+        "",
+        "±",
     ),
     "power": LineWords(
         "Power",
@@ -217,11 +226,17 @@ def problems(run: RunView) -> list[Problem]:
     found = []
     for verdict, name in sorted(groups, key=lambda key: VERDICTS.index(key[0])):
         lines = groups[verdict, name]
-        sign = -1 if words_of(name).bound == "≤" else 1
-        worst = min(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+        worst = min(lines, key=_goodness)
         conditions = tuple(line.condition for line in lines if line.condition is not None)
         found.append(Problem(words_of(name).label, verdict, conditions, worst))
     return found
+
+
+def _goodness(line: Line) -> float:
+    """Lower is further on the wrong side."""
+    if line.value is None:
+        return math.inf
+    return {"≤": -line.value, "±": -abs(line.value)}.get(words_of(line.name).bound, line.value)
 
 
 def listed(names: Sequence[str]) -> str:

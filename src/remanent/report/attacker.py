@@ -1,0 +1,99 @@
+"""What an attacker could tell: the audit's measures on text as one small table, each model beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence, Measure
+from remanent.auditing.measure_names import (
+    ANSWERS,
+    ATTACKS,
+    DISTANCE,
+    EXACT,
+    MEMBERSHIP,
+    PRIV_LEAK,
+    QUALITY,
+    STRENGTH,
+    TPR,
+    TRUTH,
+)
+from remanent.report.estimate import Estimate
+
+_NAMES = {"loss": "loss", "zlib": "zlib", "min-k": "Min-K%", "min-k++": "Min-K%++", "reference": "against retrained"}
+_LABELS = {
+    **{MEMBERSHIP + attack: f"Membership AUC, {_NAMES[attack]}" for attack in ATTACKS},
+    MEMBERSHIP + ANSWERS: "Membership AUC, sampled answers",
+    **{MEMBERSHIP + attack + TPR: f"Found at 1% false alarms, {_NAMES[attack]}" for attack in ATTACKS},
+    PRIV_LEAK: "PrivLeak, %",
+    EXACT: "Exact memorization",
+    STRENGTH: "Extraction strength",
+    TRUTH: "Cannot tell true from false",
+    QUALITY: "Forget quality, log₁₀ p",
+    DISTANCE: "Truth ratios, distance to retrained",
+    ANSWERS: "Best sampled answer, ROUGE-L",
+}
+IDEALS = {
+    **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
+    **{MEMBERSHIP + attack + TPR: "0.01" for attack in ATTACKS},
+    **dict.fromkeys((PRIV_LEAK, QUALITY, DISTANCE), "0"),
+    **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS), "as unseen"),
+}
+
+
+@dataclass(frozen=True)
+class AttackerRow:
+    """One measure at one condition.
+
+    Args:
+        condition: name of the condition.
+        name: of the measure.
+        label: the same for people.
+        ideal: what a model that never saw the records gives.
+        audited, control, original, retrained: the figure on each model's forget set; `control` is the audited model's
+            on unseen records, where the measure does not compare the two itself.
+    """
+
+    condition: str
+    name: str
+    label: str
+    ideal: str
+    audited: Estimate
+    control: Estimate | None
+    original: Estimate | None
+    retrained: Estimate | None
+
+
+def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
+    """Every measure of the audited model that has a value, in the order of the table; of each, one row a condition."""
+    rows = []
+    for info in evidence.conditions:
+        for name, label in _LABELS.items():
+            found = {
+                subject: _estimate(evidence.measure(subject, info.name, FORGET, name))
+                for subject in (AUDITED, ORIGINAL, RETRAINED)
+            }
+            audited = found[AUDITED]
+            if audited is None:
+                continue
+            control = _estimate(evidence.measure(AUDITED, info.name, CONTROL, name))
+            rows.append(
+                AttackerRow(info.name, name, label, IDEALS[name], audited, control, found[ORIGINAL], found[RETRAINED])
+            )
+    return rows
+
+
+def strongest(rows: Sequence[AttackerRow]) -> list[AttackerRow]:
+    """Of each condition the membership attack whose AUC is furthest from chance, and the other figures; no rates."""
+    best: dict[str, AttackerRow] = {}
+    for row in rows:
+        if row.name.startswith(MEMBERSHIP) and not row.name.endswith(TPR):
+            other = best.get(row.condition)
+            if other is None or abs(row.audited.value - 0.5) > abs(other.audited.value - 0.5):
+                best[row.condition] = row
+    shown = (EXACT, STRENGTH, TRUTH, PRIV_LEAK, QUALITY, ANSWERS)
+    return [row for row in rows if row is best.get(row.condition) or row.name in shown]
+
+
+def _estimate(item: Measure | None) -> Estimate | None:
+    return None if item is None or item.value is None else Estimate(item.value, item.low, item.high)
