@@ -171,7 +171,9 @@ def test_the_certificate_page_has_the_thresholds_and_lines_of_the_code():
     from remanent.report.words import WORDS
 
     named = set(
-        re.findall(r"^\| `([\w.-]+)` \| (?:whole audit|every condition|full and )", text, re.MULTILINE)
+        re.findall(
+            r"^\| `([\w.-]+)` \| (?:whole audit|audits in|random attacks|every condition|full and )", text, re.MULTILINE
+        )
     )
     assert named == {name for name in WORDS if not name.endswith("-paraphrased")} | {"...-paraphrased"}
 
