@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,8 @@ def build_statement(
     files: Mapping[str, str],
     *,
     method: Mapping[str, Any] | None = None,
+    lineage: Mapping[str, Mapping[str, str]] | None = None,
+    quantized: Sequence[Mapping[str, Any]] = (),
     created: datetime | None = None,
 ) -> dict[str, Any]:
     """The statement on a model's files, as plain data.
@@ -41,6 +43,9 @@ def build_statement(
         judgement: what came of it.
         files: name -> sha256 of every file in the model folder, as `hash_folder` gives them.
         method: how the model was made: name and hyperparameters, without any record's text.
+        lineage: further models that this one comes from, by name ("base", "adapter/lora" ...): their files with sha256.
+            The original and the retrained model follow from the evidence.
+        quantized: quantized files of this model: "name", "sha256" and "audited_at", the condition or None.
         created: when; the present by default.
 
     Raises:
@@ -79,9 +84,14 @@ def build_statement(
         "comparisons": comparisons(evidence, judgement.criteria),
         "measures": [asdict(item) for item in evidence.measures],
         "movement": {name: dict(values) for name, values in evidence.movement.items()},
-        "lineage": {name: dict(found) for name, found in evidence.subjects.items() if name != AUDITED},
+        "lineage": {
+            **{name: dict(found) for name, found in evidence.subjects.items() if name != AUDITED},
+            **{name: dict(found) for name, found in (lineage or {}).items()},
+        },
+        "quantized": [dict(item) for item in quantized],
+        "parent": None,
         "notes": list(judgement.notes),
-        "limits": limits(evidence),
+        "limits": limits(evidence, quantized),
     }
     statement = {
         "_type": STATEMENT_TYPE,
@@ -93,7 +103,7 @@ def build_statement(
     return statement
 
 
-def limits(evidence: Evidence) -> list[str]:
+def limits(evidence: Evidence, quantized: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """What the audit does not say, in plain words."""
     names = ", ".join(condition.name for condition in evidence.conditions)
     attacks = [condition.name for condition in evidence.conditions if condition.kind == "attack"]
@@ -112,6 +122,9 @@ def limits(evidence: Evidence) -> list[str]:
             said.append("No model retrained without the forgotten records was compared.")
         if (AUDITED, PARAPHRASED) not in measured:
             said.append("The forgotten records were not asked in other words.")
+    unasked = [str(item["name"]) for item in quantized if item["audited_at"] is None]
+    if unasked:
+        said.append(f"Quantized files of this model that were not audited: {', '.join(unasked)}.")
     return [
         *said,
         "Copies, backups, earlier checkpoints and models derived from the original were not examined.",

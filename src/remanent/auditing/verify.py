@@ -7,12 +7,14 @@ hidden files, `.md` files, licences and notices. Those are noted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from remanent.auditing.hashes import is_harmless, is_inside, list_files
@@ -68,6 +70,17 @@ class _Line(_Untrusted):
     reason: str
 
 
+class _Parent(_Untrusted):
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    of: str
+
+
+class _Quantized(_Untrusted):
+    name: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    audited_at: str | None
+
+
 class _Predicate(_Untrusted):
     tool: dict[str, Any]
     created: str
@@ -83,6 +96,8 @@ class _Predicate(_Untrusted):
     measures: list[dict[str, Any]] = []  # earlier certificates have none
     movement: dict[str, dict[str, float]]
     lineage: dict[str, dict[str, str]]
+    quantized: list[_Quantized] = []
+    parent: _Parent | None = None
     notes: list[str]
     limits: list[str]
 
@@ -114,6 +129,42 @@ class Verification:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A certificate that a key has signed, unchanged and of the right form.
+
+    Args:
+        sha256: of its file.
+        statement: the content.
+        checked: the same, typed.
+        problems: what in it contradicts itself.
+    """
+
+    sha256: str
+    statement: dict[str, Any]
+    checked: _Statement
+    problems: tuple[str, ...]
+
+
+def open_certificate(path: Path, key: Ed25519PublicKey) -> Opened:
+    """Open a certificate without looking at any model. Raises IntegrityError where it is not good."""
+    raw = _read(path)
+    envelope = parse_json(raw, "certificate")
+    payload = open_envelope(envelope, key)
+    if envelope_bytes(envelope) != raw:
+        raise IntegrityError("the certificate file is not spelled as it was written")
+    statement = parse_json(payload, "statement")
+    try:
+        checked = _Statement.model_validate(statement)
+    except ValidationError as error:
+        raise IntegrityError("; ".join(_worded(error))) from None
+    predicate = checked.predicate
+    problems = []
+    if predicate.verdict != overall(line.verdict for line in predicate.lines):
+        problems.append(f"the verdict {predicate.verdict} does not follow from the certificate's own lines")
+    return Opened(hashlib.sha256(raw).hexdigest(), statement, checked, tuple(problems))
+
+
 def verify(
     certificate_path: str | os.PathLike[str],
     model_folder: str | os.PathLike[str],
@@ -133,24 +184,12 @@ def verify(
     key = load_public_key(public_key_path)
     certificate, folder = Path(certificate_path), Path(model_folder)
     try:
-        raw = _read(certificate)
-        envelope = parse_json(raw, "certificate")
-        payload = open_envelope(envelope, key)
-        if envelope_bytes(envelope) != raw:
-            raise IntegrityError("the certificate file is not spelled as it was written")
-        statement = parse_json(payload, "statement")
-        checked = _Statement.model_validate(statement)
-    except ValidationError as error:
-        return Verification(False, tuple(_worded(error)))
+        opened = open_certificate(certificate, key)
     except IntegrityError as error:
         return Verification(False, (str(error),))
-    predicate = checked.predicate
-    problems = []
-    if predicate.verdict != overall(line.verdict for line in predicate.lines):
-        problems.append(f"the verdict {predicate.verdict} does not follow from the certificate's own lines")
-    found, notes = _files(checked.subject, folder, certificate)
-    problems += found
-    return Verification(not problems, tuple(problems), predicate.verdict, statement, tuple(notes))
+    found, notes = _files(opened.checked.subject, folder, certificate)
+    problems = (*opened.problems, *found)
+    return Verification(not problems, problems, opened.checked.predicate.verdict, opened.statement, tuple(notes))
 
 
 def _files(subjects: list[_Subject], folder: Path, certificate: Path) -> tuple[list[str], list[str]]:

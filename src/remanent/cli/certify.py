@@ -19,6 +19,18 @@ def certify(
     model: Annotated[
         Path | None, typer.Option(help="The audited model's folder; RUN/model by default.", show_default=False)
     ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="The certificate of a model that this one comes from, or an earlier one of it.")
+    ] = None,
+    parent_key: Annotated[
+        Path | None, typer.Option(help="The public key that signed the parent; your own by default.")
+    ] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="An adapter's folder that was merged into the model; may be repeated.")
+    ] = None,
+    quantized: Annotated[
+        list[Path] | None, typer.Option(help="A quantized file of the model that lies elsewhere; may be repeated.")
+    ] = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="A file whose first line opens the key.")] = None,
 ) -> None:
     """Sign what the audit of a run found.
@@ -27,9 +39,15 @@ def certify(
     holds every line of the verdict with its reason. It never holds the forgotten text. A verdict of FAILED is signed
     like any other. A signature proves origin, not truth.
 
+    It names where the model comes from (the original, the base, adapters) and each quantized file in the run's folder,
+    audited or not. With a parent it is chained to it by its hash; parents are copied to RUN/parents/, and handed on
+    with the certificate.
+
     [bold]Example[/bold]
 
     remanent certify runs/r1 --key signer.key
+
+    remanent certify runs/r2 --key signer.key --parent runs/r1/certificate.json
 
     [bold]Results[/bold] go to RUN/certificate.json, whose path is printed.
 
@@ -42,4 +60,14 @@ def certify(
     if not run.is_dir():
         raise InputError("run", str(run), "a run's folder")
     check_writable(run)
-    typer.echo(sign(run, key, model=model, passphrase=passphrase(passphrase_file)))
+    certificate = sign(
+        run,
+        key,
+        model=model,
+        passphrase=passphrase(passphrase_file),
+        parent=parent,
+        parent_key=parent_key,
+        adapters=adapter or (),
+        quantized=quantized or (),
+    )
+    typer.echo(certificate)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from remanent.auditing.chain import PARENTS, adopt
 from remanent.auditing.evidence import Evidence
 from remanent.auditing.hashes import hash_folder
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Judgement
-from remanent.auditing.signing import load_private_key, write_certificate
+from remanent.auditing.signing import load_private_key, load_public_key, write_certificate
 from remanent.auditing.statement import build_statement
+from remanent.auditing.verify import Opened, open_certificate
 from remanent.core.files import read_json
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.jobs.lineage import adapter_files, base_files, quantized_files
 
 
-def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str | None = None) -> Path:
+def certify(
+    out: Path,
+    key: Path,
+    *,
+    model: Path | None = None,
+    passphrase: str | None = None,
+    parent: Path | None = None,
+    parent_key: Path | None = None,
+    adapters: Sequence[Path] = (),
+    quantized: Sequence[Path] = (),
+) -> Path:
     """Sign the audit of a run and write certificate.json.
 
     Args:
@@ -26,6 +42,11 @@ def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str 
         key: the private key.
         model: the audited model's folder; the run's own by default.
         passphrase: of the private key.
+        parent: a certificate about a model that this one comes from, or an earlier one about this model; it and its
+            own parents are copied beside the new one.
+        parent_key: the public key that signed the parent; the signer's own by default.
+        adapters: folders of adapters that were merged into the model.
+        quantized: quantized files of the model that lie elsewhere than in the run's folder.
 
     Returns:
         The certificate's path. A verdict of FAILED is signed like any other: it is what was found.
@@ -49,11 +70,33 @@ def certify(out: Path, key: Path, *, model: Path | None = None, passphrase: str 
         ) from None
     if _verdicts(judge(evidence)) != _verdicts(judgement):
         raise IntegrityError(f"{run.judgement} does not follow from {run.audit.name}; run `remanent audit` again")
-    method = _method(run) if folder.resolve() == run.model.resolve() else {}
-    statement = build_statement(evidence, judgement, hash_folder(folder), method=method)
+    own = folder.resolve() == run.model.resolve()
+    base, note = base_files(run) if own else ({}, "")
+    statement = build_statement(
+        evidence,
+        replace(judgement, notes=(*judgement.notes, note)) if note else judgement,
+        hash_folder(folder),
+        method=_method(run) if own else {},
+        lineage={**({"base": base} if base else {}), **adapter_files(adapters)},
+        quantized=quantized_files(run, folder, quantized, evidence),
+    )
+    if parent is not None:
+        theirs = signer.public_key() if parent_key is None else load_public_key(parent_key)
+        adopt(parent, _opened(parent, theirs, parent_key), statement, run.certificate)
     write_certificate(run.certificate, statement, signer)
-    run.record(run.certificate)
+    run.record(run.certificate, *sorted((run.path / PARENTS).glob("*.json")))
     return run.certificate
+
+
+def _opened(parent: Path, key: Ed25519PublicKey, given: Path | None) -> Opened:
+    try:
+        opened = open_certificate(parent, key)
+    except IntegrityError as error:
+        hint = "" if given else "; one that another key signed needs --parent-key"
+        raise InputError("parent", str(parent), f"a certificate that the key has signed ({error}){hint}") from None
+    if opened.problems:
+        raise IntegrityError(f"{parent}: {opened.problems[0]}")
+    return opened
 
 
 def _verdicts(judgement: Judgement) -> list[tuple[str, str, str]]:
