@@ -15,11 +15,12 @@ def init(
     out: Annotated[Path, typer.Option(help="The file; one that is there already is never overwritten.")] = Path(
         "config.yaml"
     ),
+    sweep: Annotated[bool, typer.Option("--sweep", help="A file for `remanent sweep`.")] = False,
 ) -> None:
     """Write a commented YAML file for `remanent run`.
 
-    Every setting of an unlearning job and of its audit, each with its description, its choices and its default; what
-    must be filled in is marked REQUIRED.
+    Every setting of an unlearning job and of its audit, and with --sweep of a sweep, each with its description, its
+    choices and its default; what must be filled in is marked REQUIRED.
 
     [bold]Example[/bold]
 
@@ -29,4 +30,4 @@ def init(
     """
     from remanent.jobs.init import init as write
 
-    typer.echo(write(out))
+    typer.echo(write(out, sweep=sweep))

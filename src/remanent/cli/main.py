@@ -24,6 +24,7 @@ COMMANDS = {
     "report": ("report", "Write the report of one run, or of several side by side, as one HTML file."),
     "export": ("export", "Write a saved model as a GGUF file."),
     "run": ("run", "Unlearn, then audit what came of it, as a YAML file says."),
+    "sweep": ("sweep", "Compare methods and settings over seeds, on one model and one set of records."),
     "init": ("init", "Write a commented YAML file for `remanent run`."),
     "teach": ("teach", "Fine-tune a model on records."),
     "methods": ("methods", "List the methods that make a model forget, with their hyper-parameters."),

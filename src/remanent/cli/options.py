@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -105,7 +105,7 @@ def _flag(name: str, annotation: Any) -> str:
     dashed = name.replace("_", "-")
     if get_origin(annotation) is dict:
         return "--set"
-    return f"--{dashed}/--no-{dashed}" if annotation is bool else f"--{dashed}"
+    return f"--{dashed}/--no-{dashed}" if bool in (annotation, *get_args(annotation)) else f"--{dashed}"
 
 
 def _parameter(option: Option, optional: bool) -> inspect.Parameter:

@@ -21,7 +21,8 @@ def run(
     """Unlearn, then audit what came of it, as a YAML file says.
 
     The file has a part unlearn and a part audit, with the settings of those two commands. Where the audit does not
-    name its model, reference or data, they follow from the run.
+    name its model, reference or data, they follow from the run. A file with a part sweep is run as `remanent sweep`
+    does.
 
     [bold]Example[/bold]
 
@@ -33,7 +34,13 @@ def run(
     [bold]Exit code[/bold]: as from `remanent audit`: 0 where the verdict is PASSED or WARNED, 1 where it is not.
     """
     from remanent.cli.verdict import end_with
-    from remanent.jobs.run import read_job, run_job
+    from remanent.jobs.run import is_sweep, read_job, run_job
 
+    if is_sweep(config):
+        from remanent.cli.sweep import start
+        from remanent.cli.sweep_options import file_of
+
+        start(file_of(None, config), out, json)
+        return
     if run_job(read_job(config, out), out, interface=interface()) is not None:
         end_with(out, json)

@@ -13,6 +13,7 @@ from remanent.core.files import write_atomic
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError
 from remanent.jobs.config import AuditSettings, UnlearnSettings
+from remanent.jobs.sweep_config import SweepSettings
 
 _WIDTH = 100
 _FOLLOWS = "follows from the run where nothing is said"
@@ -21,28 +22,38 @@ _HEAD = """\
 # A file for `remanent run`: unlearn, then audit what came of it.
 # Every setting stands here with its default; those marked REQUIRED have none. null: nothing is said.
 """
+_SWEEP_HEAD = """\
+# A file for `remanent sweep`: what varies, and what every trial shares. A list replaces the same setting below.
+# Every setting stands here with its default; those marked REQUIRED have none. null: nothing is said.
+"""
 
 
-def init(out: Path) -> Path:
-    """Write a commented file with every setting of an unlearning job and its audit.
+def init(out: Path, *, sweep: bool = False) -> Path:
+    """Write a commented file with every setting of an unlearning job and its audit, or of a sweep of them.
 
     Args:
         out: the file. Raises InputError where one is there already, since a user may have filled it in.
+        sweep: with the part that says what varies.
     """
     if out.exists():
         raise InputError("out", str(out), "a path where no file is: settings are never overwritten")
     check_writable(out.parent)
-    write_atomic(out, template())
+    write_atomic(out, template(sweep=sweep))
     return out
 
 
-def template() -> str:
+def template(*, sweep: bool = False) -> str:
     """The file's text."""
+    varied = "".join(_lines(SweepSettings, "  ", {}))
     return (
-        _HEAD
+        (_SWEEP_HEAD + f"\nsweep:\n{varied}" if sweep else _HEAD)
         + "\nunlearn:\n"
         + "".join(_lines(UnlearnSettings, "  ", {}))
-        + "\n# Leave the audit out for one with these defaults; `audit: null` for none.\naudit:\n"
+        + (
+            "\naudit:\n"
+            if sweep
+            else "\n# Leave the audit out for one with these defaults; `audit: null` for none.\naudit:\n"
+        )
         + "".join(_lines(AuditSettings, "  ", dict.fromkeys(_IMPLIED, _FOLLOWS)))
     )
 
@@ -68,6 +79,8 @@ def _lines(kind: type[BaseModel], indent: str, implied: dict[str, str]) -> list[
 
 
 def _spelled(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{name}: {yaml.safe_dump(list(value), default_flow_style=True).strip()}"
     return yaml.safe_dump({name: value}, default_flow_style=False, allow_unicode=True, width=10_000).strip()
 
 

@@ -11,7 +11,7 @@ from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
 from remanent.core.run_folder import RunFolder
 from remanent.jobs.audit import run_audit
-from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, parse, read_yaml
+from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse, read_yaml
 from remanent.jobs.progress import Interface
 from remanent.jobs.unlearn import unlearn
 
@@ -22,6 +22,12 @@ class _JobFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     unlearn: UnlearnSettings
     audit: dict[str, Any] | None = Field(default_factory=dict)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file has a part `sweep`, which makes it one for `remanent sweep`."""
+    data = load_yaml(path)
+    return isinstance(data, dict) and "sweep" in data
 
 
 def read_job(path: Path, out: Path) -> JobSettings:

@@ -1,0 +1,142 @@
+"""The options of `remanent sweep`, made from its settings and from those of a run's two parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
+
+from remanent.core.catalogue import methods
+from remanent.errors import InputError
+from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings, load_yaml, parse
+from remanent.jobs.hyperparameters import typed
+from remanent.jobs.sweep_config import SweepFile, SweepSettings
+
+PAIRS = "set"
+# The sweep's own stand in place of the first four; an audit takes the rest from the trial.
+_SWEPT = ("method", "learning_rate", "hyperparameters", "seed")
+_FOLLOWS = ("model", "reference", "data", "batch_size", "precision", "threads")
+_SHARED = ("precision", "threads")
+
+
+def _field(field: FieldInfo, kind: Any) -> tuple[Any, Any]:
+    """The field as an option of which one can tell whether it was given; the help says what holds where it was not."""
+    description = field.description or ""
+    if not field.is_required() and field.default not in (None, ()):
+        description += (
+            f" Default: {', '.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default}."
+        )
+    return kind, Field([] if kind == list[str] else None, description=description)
+
+
+def _part(kind: type[BaseModel], without: tuple[str, ...]) -> dict[str, Any]:
+    fields = {name: field for name, field in kind.model_fields.items() if name not in without}
+    return {name: _field(field, _optional(field.annotation)) for name, field in fields.items()}
+
+
+def _optional(annotation: Any) -> Any:
+    return annotation if type(None) in get_args(annotation) else annotation | None
+
+
+def _sweep_part() -> dict[str, Any]:
+    found = {}
+    for name, field in SweepSettings.model_fields.items():
+        if name == "hyperparameters":
+            found[PAIRS] = _field(
+                FieldInfo(description=f"NAME=VALUE,VALUE. {field.description}", default=None), list[str]
+            )
+        elif name == "method":
+            found[name] = _field(field, list[str])
+        else:
+            several = str(field.annotation).startswith("tuple")
+            found[name] = _field(field, str | None if several else _optional(field.annotation))
+    return found
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+_UNLEARN, _AUDIT = _part(UnlearnSettings, (*_SWEPT, "data")), _part(AuditSettings, _FOLLOWS)
+SweepOptions = create_model(
+    "SweepOptions",
+    __base__=_Options,
+    **_sweep_part(),
+    **_UNLEARN,
+    data=(create_model("SweepData", __base__=_Options, **_part(DataSettings, ())), Field(default=None)),
+    **_AUDIT,
+)
+
+
+def file_of(options: Any, config: Path | None) -> SweepFile:
+    """The sweep that the options ask for; with a file, the file's with the options in place of what it says.
+
+    Raises InputError that names the option, or the file's field.
+    """
+    data = _mapping(config) if config is not None else {}
+    given = {} if options is None else options.model_dump()
+    found: dict[str, dict[str, Any]] = {part: dict(data.get(part) or {}) for part in SweepFile.model_fields}
+    records = {name: value for name, value in (given.pop("data", None) or {}).items() if value is not None}
+    if records:
+        found["unlearn"]["data"] = {**(found["unlearn"].get("data") or {}), **records}
+    elif config is None:
+        found["unlearn"]["data"] = {}
+    pairs = given.pop(PAIRS, None) or []
+    for name, value in given.items():
+        if value is None or value == []:
+            continue
+        if name in SweepSettings.model_fields:
+            found["sweep"][name] = _split(value) if name == "method" else value
+        if name in _UNLEARN:
+            found["unlearn"][name] = value
+        if name in _AUDIT or name in _SHARED:
+            found["audit"][name] = value
+    if pairs:
+        found["sweep"]["hyperparameters"] = _values(pairs, found)
+    unknown = {name: value for name, value in data.items() if name not in found}
+    try:
+        file: SweepFile = parse(SweepFile, {**found, **unknown}, str(config) if config else "option")
+    except InputError as error:
+        if config is not None:
+            raise
+        name = [part for part in error.field.split(".") if not part.isdigit()][-1]
+        raise InputError(f"--{name.replace('_', '-')}", error.value, error.expected) from None
+    return file
+
+
+def _split(texts: list[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Values by hyper-parameter, typed as the first method has them that knows it.
+
+    Numbers are separated by commas; text is one value, and more of it comes by giving the option again.
+    """
+    swept = found["sweep"].get("method") or [
+        found["unlearn"].get("method", UnlearnSettings.model_fields["method"].default)
+    ]
+    known = methods()
+    result: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError("--set", pair, "name=value,value, for example beta=0.1,0.2")
+        own, dot, key = name.rpartition(".")
+        named = [own] if dot else swept
+        method = next((item for item in named if item in known and key in known[item].hyperparameters), named[0])
+        parameters = known[method].hyperparameters if method in known else {}
+        whole = key in parameters and isinstance(parameters[key].default, str)
+        for part in [text] if whole else text.split(","):
+            result.setdefault(name, []).append(typed(method, [f"{key}={part.strip()}"])[key])
+    return result
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The file's plain data; whether they are a sweep's is seen once the options have joined them."""
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise InputError(str(path), type(data).__name__, "a mapping with the parts sweep, unlearn and audit")
+    return data

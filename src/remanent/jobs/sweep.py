@@ -1,0 +1,260 @@
+"""Sweep: one model and one set of data, many settings, several seeds; each trial an ordinary run folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remanent.auditing.condition import parse_conditions
+from remanent.auditing.judgement import Criteria
+from remanent.core.files import read_json, write_atomic, write_json
+from remanent.core.run_folder import check_writable
+from remanent.errors import InputError, RunConflictError
+from remanent.jobs.data import JobData, files_digest, input_hashes, load_data, overlap
+from remanent.jobs.progress import Advance, Interface
+from remanent.jobs.sweep_config import EXECUTION, SweepFile, Trial
+from remanent.jobs.sweep_search import OBJECTIVE, Grid, Search, Source
+from remanent.jobs.sweep_space import Setting, trial
+from remanent.jobs.sweep_trial import FAILED, finished
+from remanent.jobs.sweep_workers import Here, Processes, Ray, Row, Workers
+from remanent.jobs.unlearn import build_method, check_roles
+from remanent.models.source import find
+from remanent.report.sweep_page import render
+from remanent.report.sweep_view import SCHEMA, SweepView, choose, summaries, view_of
+
+RESULTS, PAGE, CONFIG, CHOSEN = "sweep.json", "sweep.html", "sweep.yaml", "chosen.yaml"
+
+
+def sweep(file: SweepFile, out: Path, *, interface: Interface | None = None) -> SweepView:
+    """Run a sweep, or go on with one that was cut off.
+
+    A trial that diverges is a row with its reason; one that failed otherwise is too, and is tried again by the next
+    call. The same folder may be given a sweep with more values or seeds: trials that are there are taken as they are.
+
+    Args:
+        file: the sweep.
+        out: its folder: trials/, sweep.json (written after each trial), sweep.html, chosen.yaml.
+        interface: where progress goes; None is silent.
+
+    Raises InputError and DataError before any work, RunConflictError where the model or the records have changed.
+    """
+    out, interface = out.absolute(), interface or Interface()
+    data = load_data(file.unlearn.data)
+    if not data.control:
+        raise InputError("unlearn.data.control", None, "unseen records, from which the forget gap is measured")
+    file = _with_threads(file, out)
+    run = _Sweep(file, out, data, interface)
+    _begin(file, out, data)
+    for sentence in overlap(data)[2]:
+        interface.warn(sentence)
+    run.say_cost()
+    run.run()
+    return run.view()
+
+
+class _Sweep:
+    """The state of a sweep: which settings were asked for, and the rows of their trials."""
+
+    def __init__(self, file: SweepFile, out: Path, data: JobData, interface: Interface) -> None:
+        self.file, self.out, self.data, self.interface = file, out, data, interface
+        seeds = file.sweep.seeds
+        if not seeds or len(set(seeds)) < len(seeds) or set(seeds) & set(file.sweep.fresh_seeds):
+            raise InputError("sweep.seeds", list(seeds), "at least one, each once, and none of them a fresh one")
+        # Every corner of a search is built, every combination of a grid: what cannot run is said before any work.
+        corners = Grid(file)
+        self.first = [trial(file, setting, seeds[0], data) for setting in corners.settings]
+        for item in self.first:
+            check_roles(build_method(item.unlearn), data, item.unlearn)
+        self.criteria = Criteria.from_settings(self.first[0].audit.model_dump())
+        parse_conditions(self.first[0].audit.at, tuple(range(self.first[0].audit.attack_seeds)))
+        parse_conditions(file.unlearn.stop_at)
+        self.source: Source = Search(file, self.criteria.epsilon, out / "asked.json") if file.sweep.search else corners
+        self.planned = self.source.total * len(seeds) + len(file.sweep.fresh_seeds)
+        self.order: dict[str, Trial] = {}
+        self.rows: dict[str, Row] = {}
+
+    def say_cost(self) -> None:
+        """How many trials there are, and what each method passes."""
+        passes = {item.unlearn.method: item.passes for item in self.first}
+        each = ", ".join(f"{method} {count:,}" for method, count in passes.items())
+        seeds = len(self.file.sweep.seeds)
+        self.interface.say(f"{self.source.total} settings x {seeds} seeds; records passed per trial at most: {each}")
+        if len(set(passes.values())) > 1 and self.file.sweep.budget is None:
+            self.interface.warn("methods are not compared at equal passes; sweep.budget holds them to one number")
+
+    def run(self) -> None:
+        """Every trial that is not there yet, then the chosen setting on its fresh seeds."""
+        workers = self._workers()
+        began = time.monotonic()
+        try:
+            with self.interface.bar("sweep") as advance:
+                if isinstance(workers, Here):
+                    workers.interface = _Inside(advance, self)
+                self._all(workers, advance)
+                self._fresh(workers, advance)
+        finally:
+            workers.close()
+            self._write()
+            if self.rows:
+                write_atomic(self.out / PAGE, render(self.view()))
+            self.interface.say(f"{len(self.rows)} of {self.planned} trials, {time.monotonic() - began:.0f} s")
+
+    def view(self) -> SweepView:
+        """What is there so far."""
+        return view_of(self._data())
+
+    def _all(self, workers: Workers, advance: Advance) -> None:
+        seeds = self.file.sweep.seeds
+        open_: list[tuple[Setting, list[Trial]]] = []
+        running = 0
+        more = True
+        while more or open_:
+            while more and running < workers.slots:
+                setting = self.source.ask()
+                if setting is None:
+                    more = False
+                    break
+                trials = [trial(self.file, setting, seed, self.data) for seed in seeds]
+                open_.append((setting, trials))
+                running += self._start(workers, trials, advance)
+                open_ = self._told(open_)
+            if running:
+                self._take(workers.next(), advance)
+                running -= 1
+                open_ = self._told(open_)
+
+    def _fresh(self, workers: Workers, advance: Advance) -> None:
+        view = self.view()
+        if view.chosen is None:
+            if view.settings:
+                self.interface.warn("no setting is forgotten within epsilon with every seed: none is chosen")
+            return
+        like = next(item for item in self.order.values() if item.setting == view.chosen)
+        job = {"unlearn": like.unlearn.model_dump(mode="json"), "audit": like.audit.model_dump(mode="json")}
+        job["audit"] |= {"model": None}
+        write_atomic(self.out / CHOSEN, yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
+        made = like.unlearn
+        setting = Setting(made.method, made.learning_rate, made.hyperparameters)
+        trials = [trial(self.file, setting, seed, self.data, fresh=True) for seed in self.file.sweep.fresh_seeds]
+        for _ in range(self._start(workers, trials, advance)):
+            self._take(workers.next(), advance)
+
+    def _start(self, workers: Workers, trials: list[Trial], advance: Advance) -> int:
+        """Submit those that are new and have not ended in an earlier call; how many."""
+        left = []
+        for item in trials:
+            if item.name in self.order:  # a search may ask for a setting twice
+                continue
+            self.order[item.name] = item
+            row = finished(item, self.out)
+            if row is None:
+                left.append(item)
+            else:
+                self.rows[item.name] = row
+                advance(len(self.rows), self.planned, f"{item.name}: ended before")
+        for item in left:
+            workers.submit(item)
+        return len(left)
+
+    def _take(self, row: Row, advance: Advance) -> None:
+        self.rows[row["name"]] = row
+        self._write()
+        gap, kept = (row.get(name) for name in ("forget_gap", "retention"))
+        found = f"gap {gap['value']:.2f}, retention {kept['value']:.2f}" if gap and kept else row["status"]
+        if row["status"] == FAILED:
+            self.interface.warn(f"{row['name']}: {row['reason']}")
+        advance(len(self.rows), self.planned, f"{row['name']}: {found}")
+
+    def _told(self, open_: list[tuple[Setting, list[Trial]]]) -> list[tuple[Setting, list[Trial]]]:
+        """Tell the source of the settings whose seeds have all ended; those that have not."""
+        left = []
+        for setting, trials in open_:
+            if all(item.name in self.rows for item in trials):
+                (found,) = summaries([self.rows[item.name] for item in trials], self.criteria.alpha)
+                self.source.tell(setting, found)
+            else:
+                left.append((setting, trials))
+        return left
+
+    def _workers(self) -> Workers:
+        sweep = self.file.sweep
+        if sweep.ray is not None:
+            threads = self.file.unlearn.threads or 1
+            return Ray(self.out, sweep.keep_models, sweep.ray, sweep.processes, threads)
+        if (sweep.processes or 1) > 1:
+            return Processes(self.out, sweep.keep_models, sweep.processes or 1)
+        return Here(self.out, sweep.keep_models, self.interface)
+
+    def _data(self) -> dict[str, Any]:
+        criteria = {name: getattr(self.criteria, name) for name in ("epsilon", "upsilon", "alpha")}
+        rows = [self.rows[name] for name in self.order if name in self.rows]
+        seeds = len(self.file.sweep.seeds)
+        developed = summaries([row for row in rows if not row["fresh"]], self.criteria.alpha)
+        chosen = choose(developed, self.criteria.epsilon, seeds)
+        return {
+            "schema": SCHEMA,
+            "settings": _what(self.file),
+            "objective": OBJECTIVE,
+            "criteria": criteria,
+            "seeds": list(self.file.sweep.seeds),
+            "planned": self.planned,
+            "chosen": None if chosen is None else chosen.name,
+            "trials": rows,
+        }
+
+    def _write(self) -> None:
+        write_json(self.out / RESULTS, self._data())
+
+
+class _Inside(Interface):
+    """What a trial says goes beside the sweep's own bar: two bars would fight for the line."""
+
+    def __init__(self, advance: Advance, sweep: _Sweep) -> None:
+        super().__init__()
+        self.advance, self.sweep = advance, sweep
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Advance]:
+        yield lambda done, total, text: self.advance(
+            len(self.sweep.rows), self.sweep.planned, f"{title} {done}/{total}  {text}"
+        )
+
+
+def _with_threads(file: SweepFile, out: Path) -> SweepFile:
+    """Threads are part of a result: a sweep's first call decides them, and shares the processors among processes."""
+    if file.unlearn.threads is not None:
+        return file
+    if (out / CONFIG).is_file():
+        threads = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["unlearn"]["threads"]
+    else:
+        sharing = file.sweep.processes or 1
+        threads = 1 if file.sweep.ray else None if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)
+    return file.model_copy(update={"unlearn": file.unlearn.model_copy(update={"threads": threads})})
+
+
+def _begin(file: SweepFile, out: Path, data: JobData) -> None:
+    """Make the folder, or see that it belongs to the same model and records."""
+    models = {"model": file.unlearn.model, "base": file.unlearn.base}
+    inputs = {role: files_digest(find(name).files()) for role, name in models.items() if name is not None}
+    inputs |= input_hashes(data)
+    check_writable(out)
+    if (out / CONFIG).is_file():
+        before = read_json(out / "inputs.json")
+        changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+        if changed:
+            raise RunConflictError(f"{out}: {', '.join(changed)} changed since the sweep began; give another folder")
+    elif any(item.name != "inputs.json" and not item.name.startswith(".") for item in out.iterdir()):
+        raise RunConflictError(f"{out} is not empty and holds no sweep; give another folder")
+    write_json(out / "inputs.json", inputs)
+    write_atomic(out / CONFIG, yaml.safe_dump(_what(file), sort_keys=False, allow_unicode=True))
+
+
+def _what(file: SweepFile) -> dict[str, Any]:
+    """The settings that decide what is found."""
+    return file.model_dump(mode="json", exclude={"sweep": set(EXECUTION)})

@@ -1,0 +1,172 @@
+"""From what varies to trials: the settings of a grid, their names, and the budget that they are held to."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remanent.core.catalogue import methods
+from remanent.core.loop import planned_steps
+from remanent.core.method import Method
+from remanent.errors import InputError, did_you_mean
+from remanent.jobs.config import AuditSettings, UnlearnSettings, parse
+from remanent.jobs.data import JobData
+from remanent.jobs.sweep_config import SweepFile, Trial, Value
+from remanent.jobs.unlearn import build_method
+
+RETAIN_WEIGHT = "retain_weight"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the space: what a sweep varies, but for the seed.
+
+    Args:
+        method: its name.
+        learning_rate: None leaves the method's own.
+        hyperparameters: what differs from the method's own defaults.
+    """
+
+    method: str
+    learning_rate: float | None
+    hyperparameters: Mapping[str, Value]
+
+
+def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Method -> what varies with it -> values: "learning_rate" and the names of hyper-parameters, where they vary.
+
+    A hyper-parameter goes to the methods that have it; "npo.beta" to that method alone, and in place of "beta".
+    Raises InputError for a method, or a hyper-parameter that none of them has.
+    """
+    sweep, known = file.sweep, methods()
+    given: dict[str, tuple[Any, ...]] = {**dict(sweep.hyperparameters)}
+    if sweep.retain_weight:
+        if RETAIN_WEIGHT in given:
+            raise InputError("sweep.hyperparameters", RETAIN_WEIGHT, "one of it and sweep.retain_weight, not both")
+        given[RETAIN_WEIGHT] = sweep.retain_weight
+    names = tuple(dict.fromkeys(sweep.method)) or (file.unlearn.method,)
+    for name in names:
+        if name not in known:
+            raise InputError("sweep.method", name, did_you_mean(name, known))
+    used: set[str] = set()
+    found: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for name in names:
+        own = known[name].hyperparameters
+        found[name] = {"learning_rate": sweep.learning_rate} if sweep.learning_rate else {}
+        for key in own:
+            chosen = next((key_ for key_ in (f"{name}.{key}", key) if key_ in given), None)
+            used |= {key_ for key_ in (f"{name}.{key}", key) if key_ in given}
+            if chosen is not None and not given[chosen]:
+                raise InputError(f"sweep.hyperparameters.{chosen}", given[chosen], "at least one value")
+            if chosen is not None:
+                found[name][key] = tuple(dict.fromkeys(given[chosen]))
+    for key in given:
+        if key not in used:
+            options = [key_ for name in names for key_ in known[name].hyperparameters]
+            raise InputError("sweep.hyperparameters", key, did_you_mean(key, set(options)) + f" for {', '.join(names)}")
+    return found
+
+
+def grid(file: SweepFile) -> list[Setting]:
+    """Every combination of the values, method by method."""
+    found = []
+    for method, varied in axes(file).items():
+        for values in itertools.product(*varied.values()):
+            found.append(setting_of(file, method, dict(zip(varied, values, strict=True))))
+    return list(
+        {json.dumps([item.method, item.learning_rate, dict(item.hyperparameters)]): item for item in found}.values()
+    )
+
+
+def setting_of(file: SweepFile, method: str, chosen: Mapping[str, Any]) -> Setting:
+    """The setting of a method at chosen values; what is not chosen is as the file's `unlearn` has it."""
+    known = methods()[method].hyperparameters
+    shared = {key: value for key, value in file.unlearn.hyperparameters.items() if key in known}
+    rate = chosen.get("learning_rate", file.unlearn.learning_rate)
+    return Setting(method, rate, {**shared, **{key: value for key, value in chosen.items() if key != "learning_rate"}})
+
+
+def trial(file: SweepFile, setting: Setting, seed: int, data: JobData, *, fresh: bool = False) -> Trial:
+    """The trial of a setting and a seed, held to the budget. Raises InputError where it could not be run."""
+    sweep = file.sweep
+    plain = {
+        **file.unlearn.model_dump(),
+        "method": setting.method,
+        "learning_rate": setting.learning_rate,
+        "hyperparameters": dict(setting.hyperparameters),
+        "seed": seed,
+    }
+    unlearn: UnlearnSettings = parse(UnlearnSettings, plain, f"sweep: {setting.method}")
+    method, sizes = build_method(unlearn), role_sizes(data)
+    if sweep.budget is not None:
+        if unlearn.epochs is not None:
+            raise InputError("unlearn.epochs", unlearn.epochs, "none beside sweep.budget, which decides the steps")
+        if unlearn.steps is not None and unlearn.batch_size is not None:
+            raise InputError(
+                "unlearn.steps, unlearn.batch_size", f"{unlearn.steps}, {unlearn.batch_size}",
+                "one of the two beside sweep.budget, which decides the other",
+            )  # fmt: skip
+        unlearn = unlearn.model_copy(update=_within(sweep.budget, method, sizes, unlearn.steps))
+        method = build_method(unlearn)
+    lead = sizes.get(method.roles[0], sizes["forget"])
+    steps = planned_steps(method.recipe, lead)
+    named = {key: value for key, value in file.audit.items() if value is not None}
+    implied = {"model": ".", "reference": unlearn.model, "data": unlearn.data.model_dump(), "threads": unlearn.threads}
+    audit: AuditSettings = parse(AuditSettings, {**implied, **named}, "audit")
+    described = unlearn.model_dump(mode="json", exclude={"seed"})
+    digest = hashlib.sha256(json.dumps([described, audit.model_dump(mode="json")], sort_keys=True).encode()).hexdigest()
+    return Trial(
+        setting=f"{setting.method}-{digest[:8]}",
+        fresh=fresh,
+        passes=passes(method, sizes, steps, method.recipe.batch_size),
+        unlearn=unlearn,
+        audit=audit,
+    )
+
+
+def role_sizes(data: JobData) -> dict[str, int]:
+    """Role -> records that a method is given."""
+    sizes = {"forget": len(data.forget), "task": len(data.all_retained)}
+    return {**sizes, "retain": len(data.retain["train"])} if data.retain else sizes
+
+
+def passes(method: Method, sizes: Mapping[str, int], steps: int, batch_size: int) -> int:
+    """Records that a run passes forward and backward: those of every term, at every point, in every update.
+
+    A point whose weight is 0 passes none; one that climbs the loss to get there passes them twice; gradients that are
+    combined are taken a term at a time. Forward passes without a backward one are not counted.
+    """
+    each = [
+        (place, (1 + ("loss" in place.displacement.needs)) * sum(_records(method, place.terms, sizes, batch_size)))
+        for place in method.places
+    ]
+    return sum(cost for step in range(1, steps + 1) for place, cost in each if place.weight_at(step, steps) != 0)
+
+
+def _records(method: Method, terms: tuple[str, ...] | None, sizes: Mapping[str, int], batch_size: int) -> Iterator[int]:
+    names = terms or tuple(method.objective.terms)
+    for group in [(name,) for name in names] if method.combine else [names]:
+        for role in {role for name in group for role in method.objective.terms[name].roles}:
+            yield min(batch_size, sizes.get(role, sizes["forget"]))
+
+
+def _within(budget: int, method: Method, sizes: Mapping[str, int], steps: int | None) -> dict[str, int]:
+    """The most steps, or with steps given the largest batch, that the budget allows."""
+    batch = method.recipe.batch_size
+    if steps is None:
+        counts = range(1, budget // min(batch, *sizes.values()) + 1)
+        found = bisect_right(counts, budget, key=lambda count: passes(method, sizes, count, batch))
+        changed = {"steps": found, "batch_size": batch}
+    else:
+        most = max(sizes.values())
+        found = bisect_right(range(1, most + 1), budget, key=lambda size: passes(method, sizes, steps, size))
+        changed = {"batch_size": found, "steps": steps}
+    if found == 0:
+        least = passes(method, sizes, steps or 1, batch if steps is None else 1)
+        raise InputError("sweep.budget", budget, f"at least {least} passes, the least that a run of this method makes")
+    return changed

@@ -1,0 +1,140 @@
+"""What a sweep varies, what it costs, and what it is called: no model is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from remanent.data.record import Message, Record
+from remanent.errors import InputError
+from remanent.jobs.config import DataSettings, UnlearnSettings
+from remanent.jobs.data import JobData
+from remanent.jobs.sweep_config import SweepFile
+from remanent.jobs.sweep_space import axes, grid, passes, trial
+from remanent.jobs.unlearn import build_method
+
+SIZES = {"forget": 10, "retain": 20, "task": 40}
+
+
+def records(count):
+    return [Record(str(n), str(n), (Message("user", "Q?"),), "A.") for n in range(count)]
+
+
+DATA = JobData(records(10), {"train": records(20), "select": records(10), "audit": records(10)}, {}, [])
+
+
+def file(unlearn=None, **sweep):
+    shared = {"model": "m", "data": {"forget": "f", "retain": "r", "control": "c"}, **(unlearn or {})}
+    return SweepFile.model_validate({"sweep": sweep, "unlearn": shared})
+
+
+def method(name, **settings):
+    return build_method(UnlearnSettings(model="m", data=DataSettings(), method=name, **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [("npo", 4 + 4), ("durable", 2 * (4 + 4)), ("grad-ascent", 4), ("retrain", 4)],
+)
+def test_passes_are_records_of_each_role_at_each_point(name, each):
+    assert passes(method(name), SIZES, 5, 4) == 5 * each
+
+
+def test_a_point_that_is_not_yet_visited_costs_nothing():
+    # DurableUn-SAF: forget and retain here, forget at the rounded point once a third of the run is over.
+    assert passes(method("durableun-saf"), SIZES, 9, 4) == 9 * 8 + 6 * 4
+
+
+def test_a_batch_is_no_larger_than_its_set():
+    assert passes(method("npo"), SIZES, 1, 16) == 10 + 16
+
+
+def test_a_budget_gives_a_method_with_two_points_half_the_steps():
+    found = {
+        item.method: trial(file({"batch_size": 4}, budget=160), item, 0, DATA)
+        for item in grid(file(method=["npo", "durable"]))
+    }
+    assert {name: (item.unlearn.steps, item.unlearn.batch_size) for name, item in found.items()} == {
+        "npo": (20, 4),
+        "durable": (10, 4),
+    }
+    assert {item.passes for item in found.values()} == {160}
+
+
+def test_a_budget_with_steps_gives_it_half_the_batch():
+    asked = file({"steps": 20}, budget=160, method="npo,durable")
+    found = [trial(asked, item, 0, DATA) for item in grid(asked)]
+    assert [(item.unlearn.steps, item.unlearn.batch_size, item.passes) for item in found] == [
+        (20, 4, 160),
+        (20, 2, 160),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unlearn", "budget", "field"),
+    [
+        ({"batch_size": 4}, 7, "budget"),
+        ({"steps": 20}, 39, "budget"),
+        ({"epochs": 2.0}, 100, "epochs"),
+        ({"steps": 2, "batch_size": 2}, 100, "steps"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept(unlearn, budget, field):
+    asked = file(unlearn, budget=budget, method="npo")
+    with pytest.raises(InputError, match=field):
+        trial(asked, grid(asked)[0], 0, DATA)
+
+
+def test_hyperparameters_go_to_the_methods_that_have_them():
+    found = axes(
+        file(method="npo,simnpo,grad-ascent", retain_weight=[1, 8], hyperparameters={"beta": 0.1, "npo.beta": [0.5]})
+    )
+    assert found["npo"] == {"beta": (0.5,), "retain_weight": (1.0, 8.0)}
+    assert found["simnpo"]["beta"] == (0.1,)
+    assert found["grad-ascent"] == {}
+
+
+def test_a_grid_is_every_combination_and_each_once():
+    asked = file(
+        method="npo,grad-ascent",
+        retain_weight=[1, 8, 8],
+        learning_rate=[1e-5, 3e-5],
+        hyperparameters={"beta": [0.1, 0.2]},
+    )
+    assert len(grid(asked)) == 2 * 2 * 2 + 2
+    assert [item.method for item in grid(file(unlearn={"method": "simnpo"}))] == ["simnpo"]
+
+
+def test_the_shared_hyperparameters_hold_where_nothing_varies():
+    asked = file({"hyperparameters": {"beta": 0.7, "retain_weight": 3.0}}, method="npo,grad-ascent", retain_weight=[2])
+    npo, ascent = grid(asked)
+    assert dict(npo.hyperparameters) == {"beta": 0.7, "retain_weight": 2.0}
+    assert dict(ascent.hyperparameters) == {}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"method": "npoo"}, "did you mean 'npo'"),
+        ({"method": "npo", "hyperparameters": {"betta": [1.0]}}, "did you mean 'beta'"),
+        ({"method": "npo", "retain_weight": [1], "hyperparameters": {"retain_weight": [1.0]}}, "not both"),
+        ({"method": "npo", "hyperparameters": {"beta": []}}, "at least one value"),
+    ],
+)
+def test_what_cannot_vary_is_said(sweep, message):
+    with pytest.raises(InputError, match=message):
+        axes(file(**sweep))
+
+
+def test_text_with_commas_is_one_value():
+    asked = file(method="durable", hyperparameters={"roundings": "int4-row,nf4"})
+    assert dict(grid(asked)[0].hyperparameters) == {"roundings": "int4-row,nf4"}
+
+
+def test_a_trial_is_named_by_all_but_its_seed():
+    asked = file(method="npo", learning_rate=[1e-5, 3e-5])
+    first, second = grid(asked)
+    assert trial(asked, first, 0, DATA).setting == trial(asked, first, 5, DATA).setting
+    assert trial(asked, first, 0, DATA).name != trial(asked, first, 5, DATA).name
+    assert trial(asked, first, 0, DATA).setting != trial(asked, second, 0, DATA).setting
+    audited = asked.model_copy(update={"audit": {"at": "full"}})
+    assert trial(audited, first, 0, DATA).setting != trial(asked, first, 0, DATA).setting
