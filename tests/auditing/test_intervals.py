@@ -16,6 +16,7 @@ from remanent.auditing.intervals import (
     mean_interval,
     newcombe_interval,
     retention_interval,
+    share_interval,
     smallest_detectable_gap,
     wilson_interval,
 )
@@ -251,3 +252,14 @@ def test_bad_samples_are_refused(values: list[float], groups: list[str], weights
 def test_bad_counts_are_refused() -> None:
     with pytest.raises(InputError, match="successes"):
         wilson_interval(3, 2)
+
+
+def test_a_share_stays_a_share() -> None:
+    # All groups but one alike: percentile-t would divide by a variance of next to nothing.
+    values = [0.5] * 22 + [1.0, 0.9]
+    sample = Sample(values, [str(place // 2) for place in range(24)])
+    found = share_interval(sample, rng())
+    assert found.value == pytest.approx(sum(values) / 24)
+    assert 0.5 <= found.low <= found.value <= found.high < 0.7
+    assert share_interval(Sample([0.0, 0.0], ["a", "b"]), rng()) == Interval(0.0, 0.0, 0.0)
+    assert share_interval(Sample([0.5, 0.7], ["a", "a"]), rng()) == Interval(pytest.approx(0.6), 0.0, 1.0)

@@ -8,7 +8,7 @@ the quantiles are those of (estimate* - estimate) / standard error*. With 12 and
 the time in simulation where the plain percentile's missed 6%, and BCa needs a jackknife over two sets at once. It costs
 nothing more, since the standard error of each resample has a closed form (the linearized one for ratio estimators).
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 12.5; Cameron, Gelbach and Miller (2008) for
-clusters. AUC, whose standard error vanishes where two sets separate, uses the percentile interval.
+clusters. AUC, rates and shares, whose standard errors may vanish, use the percentile interval.
 """
 
 from __future__ import annotations
@@ -92,6 +92,19 @@ def mean_interval(
     """The mean over records, by percentile-t cluster bootstrap."""
     columns = _by_group(sample.groups, sample.weights, sample.weights * sample.values)
     return _percentile_t(lambda counts: _mean_of(columns, counts[0]), [len(columns)], generator, alpha, resamples)
+
+
+def share_interval(
+    sample: Sample, generator: np.random.Generator, alpha: float = 0.05, resamples: int = 2000
+) -> Interval:
+    """The mean of values in [0, 1], by the percentiles of a cluster bootstrap: it stays in [0, 1].
+
+    Shares are often 0 or alike in most groups. The variance of a resample is then next to nothing, and percentile-t
+    divides by it. The ends are 0 and 1 for a single group.
+    """
+    columns = _by_group(sample.groups, sample.weights, sample.weights * sample.values)
+    drawn = [_mean_of(columns, counts[0])[0] for counts in _draws([len(columns)], generator, resamples)]
+    return _percentile(sample.mean, np.concatenate(drawn), alpha, 0.0, 1.0, [len(columns)])
 
 
 def difference_interval(

@@ -24,7 +24,7 @@ from remanent.auditing.intervals import (
     Sample,
     auc_interval,
     auc_pair_interval,
-    mean_interval,
+    share_interval,
     true_positive_interval,
 )
 from remanent.auditing.judgement import Criteria
@@ -86,7 +86,7 @@ class _Place:
                 values = [score.values[name] for score in rows]
                 shown = [_cannot_tell(value) for value in values] if name == TRUTH else values
                 sample = _sample(shown, rows)
-                bounds = mean_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
+                bounds = share_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
                 made.append(self._measure(records, name, bounds, len(rows)))
         return made
 

@@ -77,8 +77,8 @@ def build_statement(
         "settings": settings,
         "conditions": [asdict(condition) for condition in evidence.conditions],
         "intervals": f"Each bound has a one-sided error of {judgement.criteria.alpha:g}; mean NLL by a cluster "
-        "bootstrap over groups, whole answers by Wilson, their differences by Newcombe; AUC and "
-        "true positive rates by the percentiles of a cluster bootstrap.",
+        "bootstrap over groups, whole answers by Wilson, their differences by Newcombe; measures by "
+        "the percentiles of a cluster bootstrap.",
         "record_sets": record_sets(evidence),
         "evidence": evidence_table(evidence, judgement.criteria),
         "comparisons": comparisons(evidence, judgement.criteria),
