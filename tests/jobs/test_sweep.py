@@ -75,12 +75,12 @@ def test_the_published_accuracies_are_means_over_tokens(swept):
     out, _ = swept
     row = found(out)[0]
     measured = read_json(out / "trials" / row["name"] / "audit.json")["measurements"]
-    for name, (condition, records) in PUBLISHED.items():
+    for name, (conditions, records) in PUBLISHED.items():
         for subject, part in (("audited", "published"), ("original", "before")):
             (scores,) = [
                 item["scores"]
                 for item in measured
-                if (item["subject"], item["condition"], item["records"]) == (subject, condition, records)
+                if (item["subject"], item["condition"], item["records"]) == (subject, conditions[0], records)
             ]
             accuracy = sum(score["hits"] for score in scores) / sum(score["tokens"] for score in scores)
             assert row[part][name] == pytest.approx(accuracy)
