@@ -100,11 +100,13 @@ def test_command_lines_parse(page, words):
         return
     assert words[0] == "remanent", "a shell block holds make and remanent only"
     values = parsed(words)
-    if "at" in values:
+    if values.get("at"):
         parse_conditions(values["at"])
-    if "method" in values and values["method"] is not None:
-        assert values["method"] in methods()
-        typed(values["method"], values["hyperparameters"])
+    named = values.get("method") or []
+    for name in named if isinstance(named, list) else [named]:  # a sweep takes several, with values of its own form
+        assert name in methods()
+        if not isinstance(named, list):
+            typed(name, values["hyperparameters"])
 
 
 def test_the_parser_is_the_real_one():
