@@ -105,7 +105,7 @@ def _number(axes: Any, item: SettingSummary) -> None:
     if item.gap is not None and item.retention is not None:
         axes.annotate(
             str(item.number), (item.gap.value, item.retention.value), (5, 4), "data", "offset points", fontsize=SIZE,
-            color=INK,
+            color=INK, zorder=4,
         )  # fmt: skip
 
 
