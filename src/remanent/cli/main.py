@@ -22,6 +22,8 @@ COMMANDS = {
     "certify": ("certify", "Sign what the audit of a run found."),
     "verify": ("verify", "Check a certificate against a model's files and a public key."),
     "report": ("report", "Write the report of one run, or of several side by side, as one HTML file."),
+    "purge": ("purge", "Remove what a run keeps that still holds the knowledge, and list what it cannot remove."),
+    "controls": ("controls", "Make unseen control records by swapping the entities of the forget records."),
     "export": ("export", "Write a saved model as a GGUF file."),
     "run": ("run", "Unlearn, then audit what came of it, as a YAML file says."),
     "sweep": ("sweep", "Compare methods and settings over seeds, on one model and one set of records."),

@@ -108,6 +108,21 @@ class AuditSettings(_Settings):
     threads: int | None = Field(None, ge=1, description="Threads.")
 
 
+class ControlsSettings(_Settings):
+    """Make unseen control records by swapping the entities of the forget records."""
+
+    forget: str = Field(description="The records to be forgotten: a JSON Lines file or a name.")
+    model: str = Field(description="A base model that saw neither: a folder, a .gguf file, a hub name.")
+    margin: float = Field(0.25, gt=0, description="Nats by which control and forget may differ on the base.")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error of each bound.")
+    seed: int = Field(0, ge=0, description="Draws the new names and numbers.")
+    system: str | None = Field(None, description="System turn put before every prompt.")
+    max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
+    batch_size: int = Field(16, ge=1, description="Records per forward pass.")
+    precision: Precision = Field("fp32", description="Of the arithmetic.")
+    threads: int | None = Field(None, ge=1, description="Threads.")
+
+
 class JobSettings(_Settings):
     """A file for `remanent run`: unlearn, then audit what came of it."""
 

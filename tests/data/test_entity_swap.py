@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from remanent.data.authors import author_sets
+from remanent.data.entity_swap import swap_entities
+from remanent.data.overlap import find_overlap
+from remanent.data.record import Message, Record
+
+
+def record(question: str, answer: str, group: str = "g", key: str = "1", **more) -> Record:
+    return Record(key, group, (Message("user", question),), answer, **more)
+
+
+def swapped(*records: Record, seed: int = 0) -> list[Record]:
+    return swap_entities(records, seed).records
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def test_a_name_becomes_the_same_name_throughout_a_group() -> None:
+    first, second = swapped(
+        record("Where was Ada Quellen born?", "Ada Quellen was born in Lund.", key="1"),
+        record("Where did Quellen live?", "Quellen's house stood in Lund, and Ada's garden in Oslo.", key="2"),
+    )
+    born, lives = words(first.answer), words(second.answer)
+    given, family, place = born[0], born[1], born[5]
+    assert first.question == f"Where was {given} {family} born?"
+    assert second.question == f"Where did {family} live?"
+    assert lives[0] == family
+    assert f"{family}'s house stood in {place}, and {given}'s garden in " in second.answer
+    assert len({given, family, place, "Ada", "Quellen", "Lund", "Oslo", lives[-1]}) == 8
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("Paris", "CITIES"), ("Sweden", "COUNTRIES"), ("Swedish", "PEOPLES"), ("May", "MONTHS"), ("Monday", "WEEKDAYS")],
+)
+def test_an_entity_becomes_one_of_its_kind(word: str, kind: str) -> None:
+    from remanent.data import entity_pools
+
+    (made,) = swapped(record("What did Ada Quellen see?", f"It was {word}."))
+    new = made.answer.removeprefix("It was ").removesuffix(".")
+    assert new != word
+    assert new in getattr(entity_pools, kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("born in 1931", r"born in (19|20)\d\d"),
+        ("on the 21st", r"on the 1st"),
+        ("on the 22nd", r"on the 2nd"),
+        ("on 9 May", r"on [1-8] [A-Z]\w+"),
+        ("id 4711-08", r"id \d{4}-\d\d"),
+        ("paid 3.14 or 12,500", r"paid \d\.\d\d or \d\d,\d{3}"),
+    ],
+)
+def test_a_number_becomes_one_of_its_form(text: str, form: str) -> None:
+    for seed in range(20):
+        (made,) = swapped(record("What of Ada Quellen and Bea?", text), seed=seed)
+        assert re.fullmatch(form, made.answer), made.answer
+        assert made.answer != text
+
+
+def test_words_that_only_begin_a_sentence_stay() -> None:
+    (made,) = swapped(
+        record("Where is Ada? However, when?", "Unfortunately, Lund burned. Houses burn, and unfortunately houses do.")
+    )
+    assert re.fullmatch(r"Where is [A-Z]\w+\? However, when\?", made.question)
+    assert re.fullmatch(r"Unfortunately, (?!Lund)[A-Z]\w+ burned\. Houses burn, .*", made.answer)
+
+
+def test_paraphrases_and_wrong_answers_are_swapped_alike() -> None:
+    (made,) = swapped(
+        record(
+            "Where was Ada born?",
+            "Ada was born in Lund.",
+            paraphrased_prompt=(Message("user", "What is Ada's birthplace?"),),
+            paraphrased_answer="It is Lund.",
+            wrong_answers=("Ada was born in Oslo.",),
+        )
+    )
+    name, place = words(made.answer)[0], words(made.answer)[-1]
+    assert made.paraphrased_prompt[0].content == f"What is {name}'s birthplace?"
+    assert made.paraphrased_answer == f"It is {place}."
+    assert made.wrong_answers[0].startswith(f"{name} was born in ")
+    assert "Oslo" not in made.wrong_answers[0]
+
+
+def test_a_system_turn_stays() -> None:
+    turns = (Message("system", "You are Alice."), Message("user", "Where was Ada born?"))
+    (made,) = swapped(Record("1", "g", turns, "In Lund."))
+    assert made.prompt[0].content == "You are Alice."
+
+
+def test_what_has_no_new_answer_is_left_out() -> None:
+    found = swap_entities(
+        [
+            record("What was Ada's father?", "The father of Ada was a baker.", key="1"),
+            record("Where was Ada born?", "Ada was born in Lund.", key="2"),
+        ]
+    )
+    assert (len(found.pairs), found.unchanged, found.alike) == (1, 1, 0)
+    assert found.pairs[0][0].key == "2"
+
+
+def test_what_still_reads_like_a_forgotten_record_is_left_out() -> None:
+    tale = " and then the river ran past the old mill, over many stones, into a wide and quiet lake, as ever"
+    found = swap_entities([record("What happened?", f"Lund slept{tale}.")])
+    assert (len(found.pairs), found.alike) == (0, 1)
+
+
+def test_plain_text_and_groups() -> None:
+    found = swapped(
+        Record("1", "a", (), "Ada was born in Lund in 1931."), Record("2", "b", (), "Bea was born in Oslo in 1950.")
+    )
+    assert len({made.group for made in found}) == len({made.key for made in found}) == 2
+    assert not {"a", "b"} & {made.group for made in found}
+
+
+def test_the_embedded_authors_become_strangers() -> None:
+    forget = list(author_sets(0).forget)
+    found = swap_entities(forget)
+    names = {word for item in forget for word in words(item.question) if word[0].isupper()}
+    known = {"Where", "What", "Who", "Which", "In", "The", "Professor", "With", "Whose"}
+    for source, made in found.pairs:
+        assert not (set(words(made.question + made.answer)) & (names - known)), made
+        assert len(words(made.answer)) == len(words(source.answer))
+    assert len(found.pairs) + found.unchanged == len(forget)
+    assert {source.key.split("/")[1] for source, _ in found.pairs} == {"birthplace", "book", "teacher"}
+    assert not find_overlap(forget, found.records, "control").found
+
+
+def test_the_seed_decides() -> None:
+    forget = list(author_sets(0).forget)
+    one, same, other = (swap_entities(forget, seed).records for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    assert [item.key for item in one] == [item.key for item in other]
