@@ -56,6 +56,36 @@ def test_a_base_that_has_seen_the_forget_set_is_said(call, small, tmp_path):
     assert data["difference"]["value"] == pytest.approx(data["control"] - data["forget"])
 
 
+def test_more_draws_come_nearer_group_by_group(small, tmp_path):
+    """Of one draw and of eight that hold it, the eight lie no further from their sources in any group."""
+    from remanent.jobs.config import ControlsSettings
+    from remanent.jobs.controls import _scorer
+    from remanent.jobs.controls import controls as make
+
+    forget = read_records(small / "forget.jsonl", "forget")
+    apart = {}
+    for draws in (1, 8):
+        settings = ControlsSettings(forget=str(small / "forget.jsonl"), model=str(small / "base"), draws=draws)
+        out = tmp_path / f"{draws}.jsonl"
+        make(settings, out)
+        new = read_records(out, "control")
+        scores = {role: _scorer(settings)(part) for role, part in (("new", new), ("old", forget))}
+        known = dict(zip(sorted({item.group for item in forget}), _means(forget, scores["old"]), strict=True))
+        apart[draws] = [abs(a - b) for a, b in zip(_means(new, scores["new"]), known.values(), strict=True)]
+    assert all(many <= one + 1e-6 for one, many in zip(apart[1], apart[8], strict=True))
+    assert sum(apart[8]) < sum(apart[1])
+
+
+def _means(records, scores):
+    """The mean of each group, in the order of the groups' names."""
+    groups = sorted({item.group for item in records})
+    return [
+        sum(score for item, score in zip(records, scores, strict=True) if item.group == group)
+        / sum(item.group == group for item in records)
+        for group in groups
+    ]
+
+
 def test_left_out_records_move_the_difference(call, world, small, tmp_path):
     """The difference is of the means of all that is asked, not of the pairs alone."""
     forget = tmp_path / "forget.jsonl"

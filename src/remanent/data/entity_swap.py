@@ -21,6 +21,8 @@ from remanent.data.overlap import find_overlap
 from remanent.data.record import Message, Record
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+(?:[.,]\d+)*")
+_BEFORE = re.compile(r"([^\W\d_]+)[ -]$")
+_AFTER = re.compile(r"[ -]([^\W\d_]+)")
 _BEGINS = re.compile(r"(?:^|[.!?:;\"“‘(\[]\s*|\n\s*)$")
 _TITLES = (author_pools.TITLE_FIRSTS, author_pools.TITLE_SECONDS)
 _POOLS = (pools.GIVEN, pools.SURNAMES, pools.CITIES, pools.COUNTRIES, pools.PEOPLES, pools.MONTHS, pools.WEEKDAYS)
@@ -123,6 +125,9 @@ class _Swapper:
         if not self._is_entity(text, match):
             return word
         stem = _stem(word)
+        # "Kuwait City", "the Nobel Prize": what the name is of stays, and only the name becomes another.
+        if stem.lower() in self.lower and self._beside_a_name(text, match):
+            return word
         if stem not in self.new:
             draw = random.Random(f"{self.seed}/{stem}")
             self.new[stem] = _number(text, match, draw) if stem[0].isdigit() else self._name(stem, draw)
@@ -138,6 +143,18 @@ class _Swapper:
         if stem in self.inside or not _BEGINS.search(text[: match.start()]):
             return True
         return stem.lower() not in self.lower and not _is_title_word(stem)
+
+    def _beside_a_name(self, text: str, match: re.Match[str]) -> bool:
+        """Whether a capitalized common word stands next to a name that is none."""
+        before, after = _BEFORE.search(text[: match.start()]), _AFTER.match(text[match.end() :])
+        beside = [_stem(found[1]) for found in (before, after) if found]
+        return any(
+            word[0].isupper()
+            and word not in pools.PLAIN
+            and word.lower() not in self.lower
+            and not _is_title_word(word)
+            for word in beside
+        )
 
     def _name(self, word: str, draw: random.Random) -> str:
         for kind in _POOLS:

@@ -116,6 +116,7 @@ class ControlsSettings(_Settings):
     margin: float = Field(0.25, gt=0, description="Nats by which control and forget may differ on the base.")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error of each bound.")
     seed: int = Field(0, ge=0, description="Draws the new names and numbers.")
+    draws: int = Field(8, ge=1, le=1000, description="Draws for each group, of which the one that is as hard is taken.")
     system: str | None = Field(None, description="System turn put before every prompt.")
     max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
     batch_size: int = Field(16, ge=1, description="Records per forward pass.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
 
+_DRAWS = 1000  # of one seed at most, so that no two seeds share one
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -34,6 +36,7 @@ class Controls:
         alike: new records that were left out: they still share most of their words with a forget record.
         forget, control: mean answer NLL on the base, in nats.
         difference: control minus forget, with a bound on each side.
+        left_out: how much of it the left-out records make, in nats: those that stayed are harder by so much.
         margin: what was allowed, in nats.
     """
 
@@ -45,6 +48,7 @@ class Controls:
     forget: float
     control: float
     difference: Interval
+    left_out: float
     margin: float
 
     @property
@@ -64,6 +68,8 @@ class Controls:
             f"{self.forget:.3f}: {found.value:+.3f} (bounds {found.low:+.3f} to {found.high:+.3f}), of which "
             f"{self.margin:g} either way are allowed"
         )
+        if abs(self.left_out) >= 0.01:
+            figures += f"; {self.left_out:+.3f} of it since some records were left out"
         if self.comparable:
             return f"Comparable: {figures}."
         if self.comparable is None:
@@ -83,8 +89,12 @@ def controls(
 ) -> Controls:
     """Make a control set from a forget set, write it, and compare the two on a base model.
 
-    The bounds are of the paired differences of each new record to the one that it was made from, by a cluster bootstrap
-    over groups, moved by what the left-out records change in the forget set's mean.
+    For each group several sets of names are drawn, and the one is taken whose mean answer NLL on the base lies nearest
+    to that of the records it was made from: names differ in how hard they are, and nothing else about a control should
+    differ. The base alone chooses, so the choice knows nothing of the model that is audited.
+
+    The bounds are of the paired differences of each new record to its source, by a cluster bootstrap over groups,
+    moved by what the left-out records change in the forget set's mean.
 
     Args:
         settings: the job.
@@ -100,47 +110,59 @@ def controls(
         raise InputError("out", str(out), "a file that is not there yet")
     forget = load_records("forget", settings.forget, None, records)
     find(settings.model)  # a model that is not there is said before any work
-    swapped = swap_entities(forget, settings.seed)
-    groups = len({record.group for record in swapped.records})
-    if groups < 2:
-        found = f"{groups} group(s) of controls; {swapped.unchanged} records left out without a new answer, "
-        expected = "records of at least 2 groups whose answers hold names, places, dates or numbers"
-        raise InputError("forget", found + f"{swapped.alike} too much alike", expected)
-    write_records(out, swapped.records)
+    draws = [swap_entities(forget, settings.seed * _DRAWS + draw) for draw in range(settings.draws)]
+    unchanged, alike = draws[0].unchanged, min(draw.alike for draw in draws)
+    if len({record.group for draw in draws for record in draw.records}) < 2:
+        found = f"fewer than 2 groups; {unchanged} records left out without a new answer, {alike} too much alike"
+        raise InputError("forget", found, "records of 2 groups whose answers hold names, places, dates or numbers")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     interface.say(f"Loading {settings.model}")
-    asked = {"forget": forget, "control": swapped.records}
-    nll = _scores(settings, asked)
-    known = dict(zip([record.key for record in forget], nll["forget"], strict=True))
-    sources = [known[source.key] for source, _ in swapped.pairs]
+    score = _scorer(settings)
+    known = dict(zip([record.key for record in forget], score(forget), strict=True))
+    pairs: dict[str, list[tuple[Record, Record, float]]] = {}  # group -> source, new record, its NLL
+    for draw in draws:
+        drawn: dict[str, list[tuple[Record, Record, float]]] = {}
+        for (source, new), nll in zip(draw.pairs, score(draw.records), strict=True):
+            drawn.setdefault(new.group, []).append((source, new, nll))
+        for group, made in drawn.items():
+            if group not in pairs or _apart(made, known) < _apart(pairs[group], known):
+                pairs[group] = made
+    chosen = [pair for _, made in sorted(pairs.items()) for pair in made]
+    write_records(out, [new for _, new, _ in chosen])
+    sources, news = [known[source.key] for source, _, _ in chosen], [nll for _, _, nll in chosen]
     gaps = Sample(
-        [new - old for new, old in zip(nll["control"], sources, strict=True)],
-        [source.group for source, _ in swapped.pairs],
+        [new - old for new, old in zip(news, sources, strict=True)], [source.group for source, _, _ in chosen]
     )
     paired = mean_interval(gaps, np.random.default_rng(settings.seed), settings.alpha)
-    shift = float(np.mean(sources) - np.mean(nll["forget"]))
-    difference = Interval(paired.value + shift, paired.low + shift, paired.high + shift)
+    whole = float(np.mean(list(known.values())))
+    shift = float(np.mean(sources)) - whole
     return Controls(
         out,
-        len(swapped.pairs),
-        groups,
-        swapped.unchanged,
-        swapped.alike,
-        float(np.mean(nll["forget"])),
-        float(np.mean(nll["control"])),
-        difference,
+        len(chosen),
+        len(pairs),
+        unchanged,
+        len(forget) - unchanged - len(chosen),
+        whole,
+        float(np.mean(news)),
+        Interval(paired.value + shift, paired.low + shift, paired.high + shift),
+        shift,
         settings.margin,
     )
 
 
-def _scores(settings: ControlsSettings, sets: Mapping[str, list[Record]]) -> dict[str, list[float]]:
+def _apart(made: Sequence[tuple[Record, Record, float]], known: Mapping[str, float]) -> tuple[int, float]:
+    """How unlike a group's new records are to their sources: fewer records first, then the difference of their NLL."""
+    return -len(made), abs(float(np.mean([nll - known[source.key] for source, _, nll in made])))
+
+
+def _scorer(settings: ControlsSettings) -> Callable[[list[Record]], list[float]]:
     """Mean answer NLL of every record on the base, in nats."""
     loaded = load(settings.model, device=best_device())
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
-    found = {}
-    for name, part in sets.items():
-        turned = load_records(name, None, settings.system, {name: part})
+
+    def score(part: list[Record]) -> list[float]:
+        turned = load_records("forget", None, settings.system, {"forget": part})
         scores = score_records(
             loaded.model,
             encode_all(turned, loaded.tokenizer, settings.max_length),
@@ -148,5 +170,6 @@ def _scores(settings: ControlsSettings, sets: Mapping[str, list[Record]]) -> dic
             batch_size=settings.batch_size,
             autocast=autocast,
         )
-        found[name] = [float(value) for value in scores.mean_nll]
-    return found
+        return [float(value) for value in scores.mean_nll]
+
+    return score
