@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -305,6 +306,21 @@ def test_a_gradient_in_one_pass_only_leaves_no_drift():
     for _ in range(3):
         sam.step(closure)
     assert (a.item(), b.item()) == (torch.tensor(0.3).item(), torch.tensor(0.7).item())
+
+
+def test_the_first_gradient_is_let_go_before_the_second_is_made():
+    """So that a step needs one copy of what moves, and no more."""
+    model, first = net(), []
+    good = closure_of(model, *batch())
+
+    def closure():
+        assert all(reference() is None for reference in first)
+        loss = good()
+        first[:] = [weakref.ref(weight.grad) for weight in model.parameters()]
+        return loss
+
+    SAM(model.parameters(), torch.optim.SGD, lr=0.1).step(closure)
+    assert len(first) == 4
 
 
 # Groups, micro-batches, mixed precision, clipping

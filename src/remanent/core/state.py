@@ -63,10 +63,10 @@ class State:
         ]
         self._modes = [(module, module.training) for module in modules]
         self._requires_grad = [(tensor, tensor.requires_grad) for tensor in parameters]
-        self._gradients = [(tensor, tensor.grad) for tensor in parameters]
-        if self._gradients_aside:
-            for tensor in parameters:
-                tensor.grad = None
+        # Only where they are given back: a reference keeps their memory while others are made.
+        self._gradients = [(tensor, tensor.grad) for tensor in parameters if self._gradients_aside]
+        for tensor, _ in self._gradients:
+            tensor.grad = None
         self.rewind_generators = keep_generators(self._weights)
         self._stack().append(self)
         self._open = True
@@ -105,9 +105,8 @@ class State:
             module.training = training
         for tensor, requires_grad in self._requires_grad:
             tensor.requires_grad_(requires_grad)
-        if self._gradients_aside:
-            for tensor, gradient in self._gradients:
-                tensor.grad = gradient
+        for tensor, gradient in self._gradients:
+            tensor.grad = gradient
         if not self._learning:
             self.rewind_generators()
 

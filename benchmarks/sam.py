@@ -1,0 +1,98 @@
+"""A SAM step against the peer's, in time and memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Row, extra_memory, ratio
+from remanent.core.batch import Encoded, collate
+from remanent.core.scores import answer_scores
+from remanent.optim import SAM
+
+_OPTIONS: dict[str, Any] = {"rho": 0.05, "lr": 0.0, "fused": True}
+
+
+def rows(model: nn.Module, records: list[Encoded], runs: int) -> list[Row]:
+    """Time against pytorch_optimizer's SAM where it is installed, and the same step written out where not."""
+    batch = collate(records, range(4), 0)
+
+    def closure() -> Tensor:
+        loss: Tensor = -answer_scores(model, batch).log_probs.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    alone = _memory_of_adamw(model, closure)
+    ours = SAM(model.parameters(), torch.optim.AdamW, **_OPTIONS)
+    ours.step(closure)
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    gc.collect()
+    more = (extra_memory(lambda: ours.step(closure)) - alone) / size
+    memory = Row(
+        "SAM step, memory beyond AdamW's step", more, more, more, 1.25, "the bytes that move"
+    )  # 1.0 and the allocator's slack
+    name, peer = _peer(model.parameters())
+
+    def theirs() -> None:
+        peer.zero_grad()
+        closure()
+        peer.first_step(zero_grad=True)
+        closure()
+        peer.second_step()
+
+    time = ratio("SAM step, time", lambda: ours.step(closure), theirs, 1.03, name, runs)
+    model.zero_grad()
+    return [time, memory]
+
+
+def _memory_of_adamw(model: nn.Module, closure: Callable[[], Tensor]) -> int:
+    base = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def step() -> None:
+        base.zero_grad()
+        closure()
+        base.step()
+
+    step()
+    gc.collect()
+    return extra_memory(step)
+
+
+def _peer(parameters: Iterable[Tensor]) -> tuple[str, Any]:
+    try:
+        from pytorch_optimizer import SAM as Theirs
+    except ImportError:
+        return "the usual SAM step, written out", _WrittenOut(parameters)
+    return "pytorch_optimizer's SAM", Theirs(parameters, torch.optim.AdamW, **_OPTIONS)
+
+
+class _WrittenOut:
+    """Norm of norms, a clone of each weight, data swapped back."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.base = torch.optim.AdamW(self.parameters, lr=0.0, fused=True)
+        self.kept: list[Tensor] = []
+
+    def zero_grad(self) -> None:
+        self.base.zero_grad()
+
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool) -> None:
+        moved = [weight for weight in self.parameters if weight.grad is not None]
+        length = torch.stack([weight.grad.norm() for weight in moved]).norm()  # type: ignore[union-attr]
+        scale = _OPTIONS["rho"] / (length + 1e-12)
+        self.kept = [weight.data.clone() for weight in self.parameters]
+        for weight in moved:
+            weight.add_(weight.grad * scale)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for weight, before in zip(self.parameters, self.kept, strict=True):
+            weight.data = before
+        self.base.step()
