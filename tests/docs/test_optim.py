@@ -1,0 +1,46 @@
+"""A page per optimizer says what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+import remanent.optim
+from remanent.core.catalogue import systems
+
+from .pages import ROOT, text_of
+
+OPTIMIZERS = {
+    name: entry.system for name, entry in systems().items() if entry.module.startswith(remanent.optim.__name__)
+}
+_ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
+_SPELLED = {None: "none", True: "true", False: "false"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_page_says_what_the_code_does(name):
+    text = text_of(ROOT / "docs" / "optim" / f"{name}.md")
+    headings = [
+        "Formula",
+        "Where it comes from",
+        "Cost",
+        "When not to use it",
+        "Defaults",
+        "What differs from the paper",
+    ]
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[:6] == headings
+    options = inspect.signature(getattr(remanent.optim, name.upper())).parameters.values()
+    defaults = {option.name: option.default for option in options if option.kind is inspect.Parameter.KEYWORD_ONLY}
+    spelled = {
+        key: _SPELLED[value]
+        if value is None or isinstance(value, bool)
+        else value
+        if isinstance(value, str)
+        else f"{value:g}"
+        for key, value in defaults.items()
+    }
+    assert dict(_ROW.findall(text)) == spelled
+    assert f"https://arxiv.org/abs/{OPTIMIZERS[name].arxiv}" in text
+    assert (ROOT / OPTIMIZERS[name].reproduction).is_file()
