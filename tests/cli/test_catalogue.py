@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 
-from remanent.core.catalogue import methods, systems
+from remanent.core.catalogue import systems, unlearners
 
 
 def test_methods_with_hyperparameters_and_defaults(call):
     found = {item["name"]: item for item in json.loads(call("methods", "--json").stdout)}
-    assert set(found) == set(methods())
+    assert set(found) == set(unlearners())
     assert found["npo"]["hyperparameters"] == {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
     assert found["npo"]["paper"] == "arXiv:2404.05868"
     shown = call("methods").stdout

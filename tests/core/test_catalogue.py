@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+import remanent.continual
 import remanent.unlearning
-from remanent.core.catalogue import build, methods, systems
+from remanent.core.catalogue import build, build_edit, edits, methods, systems, unlearners
 from remanent.core.displacement import Here, OneOf, Rounding
 from remanent.core.method import Method
 from remanent.core.schedule import Ramp
@@ -17,33 +18,37 @@ from remanent.errors import InputError
 FAMILY = {"durable", "durableun-saf", "grad-ascent", "grad-diff", "npo", "retrain", "simnpo"}
 
 
-def test_every_file_with_a_method_declares_its_system():
-    names = set()
-    for item in pkgutil.iter_modules(remanent.unlearning.__path__, "remanent.unlearning."):
-        module = importlib.import_module(item.name)
-        if hasattr(module, "method"):
-            assert module.SYSTEM.name == item.name.rsplit(".", 1)[1].replace("_", "-")
-            names.add(module.SYSTEM.name)
-    assert names >= FAMILY
-    assert set(methods()) == names
+def test_every_file_with_a_method_or_an_edit_declares_its_system():
+    found = {"method": set(), "edit": set()}
+    for room in (remanent.unlearning, remanent.continual):
+        for item in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            module = importlib.import_module(item.name)
+            for kind, names in found.items():
+                if hasattr(module, kind):
+                    assert module.SYSTEM.name == item.name.rsplit(".", 1)[1].replace("_", "-")
+                    names.add(module.SYSTEM.name)
+    assert found["method"] >= FAMILY
+    assert found["edit"] >= {"ssd"}
+    assert (set(methods()), set(edits())) == (found["method"], found["edit"])
+    assert set(unlearners()) == {n for n in [*methods(), *edits()] if systems()[n].system.family == "unlearning"}
     assert list(systems()) == sorted(systems())
 
 
-@pytest.mark.parametrize("name", sorted(FAMILY))
+@pytest.mark.parametrize("name", sorted([*methods(), *edits()]))
 def test_a_record_is_complete(name):
     entry = systems()[name]
     system = entry.system
     assert system.title
     assert 2000 < system.year < 2100
     assert re.fullmatch(r"(\d{4}\.\d{5})?", system.arxiv)
-    assert system.family == "unlearning"
+    assert system.family == entry.module.split(".")[1]
     assert system.reproduction.startswith("tests/reproductions/test_")
     assert set(system.views) <= {"full", "lora", "lora-nf4"}
     assert len(entry.description) > 60
     for parameter in entry.hyperparameters.values():
         assert parameter.default is not inspect.Parameter.empty
-        assert f"{parameter.name}:" in (inspect.getdoc(entry.build) or "")
-    assert isinstance(build(name), Method)
+        assert f"{parameter.name}:" in (inspect.getdoc(entry.build or entry.edit) or "")
+    assert isinstance(build(name), Method) if entry.build else build_edit(name).roles
 
 
 def test_defaults_are_those_of_the_cards():
@@ -107,3 +112,14 @@ def test_hyperparameters_reach_the_method():
 def test_what_is_wrong_is_named_with_what_would_be_right(name, given, message):
     with pytest.raises(InputError, match=message):
         build(name, given)
+
+
+def test_an_edit_is_built_as_a_method_is():
+    made = build_edit("ssd", {"alpha": 5.0, "label_free": True})
+    assert (made.alpha, made.strength, made.batch_size, made.label_free) == (5.0, 1.0, 64, True)
+    with pytest.raises(InputError, match="did you mean 'alpha'"):
+        build_edit("ssd", {"alfa": 1.0})
+    with pytest.raises(InputError, match="above 0"):
+        build_edit("ssd", {"alpha": 0.0})
+    with pytest.raises(InputError, match="method: got 'ssd'"):
+        build("ssd")

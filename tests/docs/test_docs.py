@@ -15,7 +15,7 @@ import typer
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Criteria
 from remanent.cli.main import COMMANDS
-from remanent.core.catalogue import build, methods
+from remanent.core.catalogue import build, edits, methods, unlearners
 from remanent.core.method import Recipe
 from remanent.data.jsonl import write_records
 from remanent.data.rows import RowReader
@@ -104,7 +104,7 @@ def test_command_lines_parse(page, words):
         parse_conditions(values["at"])
     named = values.get("method") or []
     for name in named if isinstance(named, list) else [named]:  # a sweep takes several, with values of its own form
-        assert name in methods()
+        assert name in unlearners()
         if not isinstance(named, list):
             typed(name, values["hyperparameters"])
 
@@ -133,12 +133,12 @@ def _options():
 
 
 def test_every_method_has_a_page_and_every_page_a_method():
-    assert {page.stem for page in METHODS.glob("*.md")} == set(methods())
+    assert {page.stem for page in METHODS.glob("*.md")} == {*methods(), *edits()}
     overview = text_of(ROOT / "docs" / "methods.md")
-    assert all(f"methods/{name}.md" in overview for name in methods())
+    assert all(f"methods/{name}.md" in overview for name in [*methods(), *edits()])
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", sorted([*methods(), *edits()]))
 def test_a_method_page_says_what_the_code_does(name):
     page = METHODS / f"{name}.md"
     headings = re.findall(r"^## (.+)$", text_of(page), re.MULTILINE)
@@ -147,13 +147,13 @@ def test_a_method_page_says_what_the_code_does(name):
     ]
     defaults = text_of(page).split("## Defaults")[1].split("\n## ")[0]
     own, _, training = defaults.partition("| Training |")
-    parameters = methods()[name].hyperparameters
-    assert dict(_ROW.findall(own)) == {key: _spelled(item.default) for key, item in parameters.items()}
-    recipe = build(name).recipe
-    left_out = "epochs" if recipe.steps is not None else "steps"
-    fields = [field.name for field in dataclasses.fields(Recipe) if field.name != left_out]
+    entry = {**methods(), **edits()}[name]
+    assert dict(_ROW.findall(own)) == {key: _spelled(item.default) for key, item in entry.hyperparameters.items()}
+    recipe = build(name).recipe if entry.build else None  # an edit trains nothing
+    left_out = "epochs" if recipe and recipe.steps is not None else "steps"
+    fields = [field.name for field in dataclasses.fields(Recipe) if field.name != left_out] if recipe else []
     assert dict(_ROW.findall(training)) == {field: _spelled(getattr(recipe, field)) for field in fields}
-    arxiv = methods()[name].system.arxiv
+    arxiv = entry.system.arxiv
     assert not arxiv or f"https://arxiv.org/abs/{arxiv}" in text_of(page)
 
 

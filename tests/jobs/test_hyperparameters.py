@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from remanent.core.catalogue import build, methods
+from remanent.core.catalogue import build, build_edit, unlearners
 from remanent.errors import InputError
 from remanent.jobs.hyperparameters import typed
 
@@ -26,12 +26,12 @@ def test_the_last_of_two_counts():
     assert typed("npo", ["beta=1", "beta=2"]) == {"beta": 2.0}
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", unlearners())
 def test_every_default_read_back_builds_the_method(name):
-    pairs = [f"{key}={parameter.default}" for key, parameter in methods()[name].hyperparameters.items()]
+    pairs = [f"{key}={parameter.default}" for key, parameter in unlearners()[name].hyperparameters.items()]
     found = typed(name, pairs)
-    assert found == {key: parameter.default for key, parameter in methods()[name].hyperparameters.items()}
-    build(name, found)
+    assert found == {key: parameter.default for key, parameter in unlearners()[name].hyperparameters.items()}
+    (build if unlearners()[name].build else build_edit)(name, found)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from remanent.core.edit import Edit
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
-_ROOMS = ("unlearning", "optim")
+_ROOMS = ("unlearning", "continual", "optim")
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class Entry:
         module: where it lives.
         build: makes its Method from hyper-parameters, whose defaults are the paper's; None where it is no method.
         description: the file's own text.
+        edit: makes its Edit in the same way; None where it is no edit.
     """
 
     system: System
     module: str
     build: Callable[..., Method] | None
     description: str = field(repr=False, default="")
+    edit: Callable[..., Edit] | None = None
 
     @property
     def hyperparameters(self) -> Mapping[str, inspect.Parameter]:
         """Name -> parameter, with its default and annotation."""
-        return {} if self.build is None else dict(inspect.signature(self.build).parameters)
+        builder = self.build or self.edit
+        return {} if builder is None else dict(inspect.signature(builder).parameters)
 
 
 def systems() -> dict[str, Entry]:
@@ -76,7 +80,11 @@ def systems() -> dict[str, Entry]:
             system = getattr(module, "SYSTEM", None)
             if isinstance(system, System):
                 found[system.name] = Entry(
-                    system, item.name, getattr(module, "method", None), inspect.getdoc(module) or ""
+                    system,
+                    item.name,
+                    getattr(module, "method", None),
+                    inspect.getdoc(module) or "",
+                    getattr(module, "edit", None),
                 )
     return dict(sorted(found.items()))
 
@@ -86,13 +94,36 @@ def methods() -> dict[str, Entry]:
     return {name: entry for name, entry in systems().items() if entry.build is not None}
 
 
+def edits() -> dict[str, Entry]:
+    """Every system that is an edit, by name."""
+    return {name: entry for name, entry in systems().items() if entry.edit is not None}
+
+
+def unlearners() -> dict[str, Entry]:
+    """Every method and every edit that makes a model forget, by name."""
+    return {name: entry for name, entry in {**methods(), **edits()}.items() if entry.system.family == "unlearning"}
+
+
 def build(name: str, hyperparameters: Mapping[str, Any] | None = None) -> Method:
     """A method by name. Raises InputError for a name, a hyper-parameter or a value that is not right."""
-    known = methods()
+    entry, given = _checked(name, hyperparameters, methods())
+    assert entry.build is not None
+    return entry.build(**given)
+
+
+def build_edit(name: str, hyperparameters: Mapping[str, Any] | None = None) -> Edit:
+    """An edit by name. Raises InputError for a name, a hyper-parameter or a value that is not right."""
+    entry, given = _checked(name, hyperparameters, edits())
+    assert entry.edit is not None
+    return entry.edit(**given)
+
+
+def _checked(
+    name: str, hyperparameters: Mapping[str, Any] | None, known: Mapping[str, Entry]
+) -> tuple[Entry, dict[str, Any]]:
     if name not in known:
         raise InputError("method", name, did_you_mean(name, known))
     entry = known[name]
-    assert entry.build is not None
     given = dict(hyperparameters or {})
     for key, value in given.items():
         if key not in entry.hyperparameters:
@@ -103,4 +134,4 @@ def build(name: str, hyperparameters: Mapping[str, Any] | None = None) -> Method
             value, int | float if isinstance(default, float) else type(default)
         ):
             raise InputError(f"{name}.{key}", value, f"a value like its default, {default!r}")
-    return entry.build(**given)
+    return entry, given

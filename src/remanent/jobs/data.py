@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from remanent.auditing.hashes import keyed_hash
+from remanent.core.batch import Encoded
 from remanent.core.secret import load_secret
 from remanent.data.general_text import general_text
 from remanent.data.named import load
@@ -150,3 +151,10 @@ def _split(role: str, records: list[Record], shares: Mapping[str, float], seed: 
         return split_by_group(records, shares, seed)
     except InputError as error:
         raise InputError(f"{role}: groups", error.value, error.expected) from None
+
+
+def spread(records: list[Encoded], most: int) -> list[Encoded]:
+    """At most that many records, at even distances, so that every part of a long file is among them."""
+    if len(records) <= most:
+        return records
+    return [records[index * len(records) // most] for index in range(most)]

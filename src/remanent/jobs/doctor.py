@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remanent.core.catalogue import edits
+from remanent.core.method import Method
 from remanent.jobs import price
 from remanent.jobs.config import JobSettings
 from remanent.jobs.data import JobData, load_data
+from remanent.jobs.edit import edit_of
 from remanent.jobs.machine import Machine, machine
-from remanent.jobs.price import Price, SetSize, price_audit, price_unlearning, set_size
+from remanent.jobs.price import Price, SetSize, price_audit, price_edit, price_unlearning, set_size
 from remanent.jobs.shape import meta_model
 from remanent.jobs.unlearn import build_method
 from remanent.models.lora import add_lora
@@ -55,7 +58,7 @@ def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | Non
     """
     if settings is None:
         return machine(), None
-    method = build_method(settings.unlearn)
+    method = edit_of(settings.unlearn) if settings.unlearn.method in edits() else build_method(settings.unlearn)
     data = load_data(settings.unlearn.data)
     model = meta_model(settings.unlearn.model)
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -67,7 +70,10 @@ def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | Non
         )
     training, auditing, assumed = _sizes(data)
     rate = here.rates[settings.unlearn.precision]
-    priced, steps = price_unlearning(settings.unlearn, method, unlearned, training, rate)
+    if isinstance(method, Method):
+        priced, steps = price_unlearning(settings.unlearn, method, unlearned, training, rate)
+    else:
+        priced, steps = price_edit(method, model, training, rate), 0
     prices = [priced]
     if settings.audit is not None:
         prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remanent.core.catalogue import methods
+from remanent.core.catalogue import unlearners
 from remanent.errors import InputError, did_you_mean
 
 Value = float | int | str | bool
@@ -20,7 +20,7 @@ def typed(method: str, pairs: Sequence[str]) -> dict[str, Value]:
 
     Raises InputError for a method, a name or a value that is not right.
     """
-    known = methods()
+    known = unlearners()
     if method not in known:
         raise InputError("method", method, did_you_mean(method, known))
     parameters = known[method].hyperparameters

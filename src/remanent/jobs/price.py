@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remanent.auditing.condition import Condition, parse_conditions
+from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method
 from remanent.core.weights import Weights, has_adapter
@@ -20,6 +21,7 @@ ASSUMED_TOKENS = 64
 USED_SHARE = 0.5  # of a matrix product's speed that training reaches
 FLOAT, PACKED = 4.0, 0.5625  # bytes: float32; NF4 with a float32 scale for 64 values
 ANSWER_TOKENS = 48
+EDIT_BATCH = 64
 AUDIT_SETS = ("forget", "retain", "control")
 
 
@@ -114,6 +116,24 @@ def price_unlearning(
         "activations": kept_for_backward(model, batch * len(roles), round(longest)),
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE)), steps
+
+
+def price_edit(edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
+    """What an edit by importances costs; arguments as for `price_unlearning`."""
+    weights = Weights.of(model)
+    everything, matrices = _count(weights), _matrices(weights, model)
+    passed = {role: sizes[role] for role in edit.roles if role in sizes}
+    records = sum(size.records for size in passed.values())
+    tokens = sum(size.records * size.tokens for size in passed.values()) / max(1, records)
+    operations = edit.passes({role: size.records for role, size in passed.items()}) * tokens * 6 * matrices
+    memory = {
+        "weights": everything * FLOAT,
+        "gradients": everything * FLOAT,
+        "importances of both sets": 2 * everything * FLOAT,
+        "factors, and a copy of what is edited": 2 * everything * FLOAT,
+        "activations": kept_for_backward(model, EDIT_BATCH, round(tokens)),
+    }
+    return Price("unlearn", memory, operations, operations / (rate * USED_SHARE))
 
 
 def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remanent.core.catalogue import Entry, methods, systems
+from remanent.core.catalogue import Entry, systems, unlearners
 from remanent.errors import InputError, did_you_mean
 
 
@@ -18,10 +18,10 @@ def described_systems(family: str | None = None) -> list[dict[str, Any]]:
 
 
 def described_methods() -> list[dict[str, Any]]:
-    """Every method, with its hyper-parameters and their defaults."""
+    """Every method and edit that makes a model forget, with its hyper-parameters and their defaults."""
     return [
         _described(entry) | {"hyperparameters": {name: item.default for name, item in entry.hyperparameters.items()}}
-        for entry in methods().values()
+        for entry in unlearners().values()
     ]
 
 

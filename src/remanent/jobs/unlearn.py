@@ -12,7 +12,8 @@ import yaml
 
 from remanent.auditing.condition import parse_conditions
 from remanent.core.batch import Encoded
-from remanent.core.catalogue import build
+from remanent.core.catalogue import build, edits, unlearners
+from remanent.core.edit import Edit
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import Outcome, Settings, run_episode, with_settings
@@ -21,9 +22,10 @@ from remanent.core.run_folder import RunFolder
 from remanent.core.user_folders import user_cache
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
-from remanent.errors import InputError
+from remanent.errors import InputError, did_you_mean
 from remanent.jobs.config import UnlearnSettings
-from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap
+from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, spread
+from remanent.jobs.edit import edit_of, make_edit
 from remanent.jobs.progress import Interface
 from remanent.models.load import Loaded, load
 from remanent.models.lora import add_lora, load_nf4
@@ -49,7 +51,7 @@ def unlearn(
     Raises InputError, DataError and RunConflictError before any work starts.
     """
     interface = interface or Interface()
-    method = build_method(settings)
+    method = edit_of(settings) if settings.method in edits() else build_method(settings)
     data = load_data(settings.data, records)
     check_roles(method, data, settings)
     stop_at = parse_conditions(settings.stop_at)
@@ -57,7 +59,7 @@ def unlearn(
         raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
     if any(condition.backend is not None for condition in stop_at):
         raise InputError("stop_at", settings.stop_at, "simulated precisions; a real back end loads saved files")
-    start = settings.base if method.from_base else settings.model
+    start = settings.base if _from_base(method) else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -73,18 +75,23 @@ def unlearn(
     interface.say(f"Loading {start}")
     loaded = _load(start or settings.model, settings)
     began = time.monotonic()
-    outcome = _train(method, loaded, data, settings, run, interface, [item.displacement for item in stop_at])
+    if isinstance(method, Method):
+        outcome = _train(method, loaded, data, settings, run, interface, [item.displacement for item in stop_at])
+        facts: dict[str, Any] = {
+            "steps": outcome.steps,
+            "planned_steps": outcome.planned,
+            "stopped_by_rule": outcome.stopped,
+            "best_step": outcome.best_step,
+        }
+        done = _summary(outcome, run)
+    else:
+        report = make_edit(method, loaded, data, settings, interface)
+        facts = {"edit": report}
+        done = f"edited: {_nll_change(report)}; the model is saved in {run.model}"
     save(loaded.model, loaded.tokenizer, run.model, merged=settings.adapter == "lora")
-    run.finish(
-        seed=settings.seed,
-        threads=torch.get_num_threads(),
-        seconds=round(time.monotonic() - began, 1),
-        steps=outcome.steps,
-        planned_steps=outcome.planned,
-        stopped_by_rule=outcome.stopped,
-        best_step=outcome.best_step,
-    )
-    interface.say(_summary(outcome, run))
+    seconds = round(time.monotonic() - began, 1)
+    run.finish(seed=settings.seed, threads=torch.get_num_threads(), seconds=seconds, **facts)
+    interface.say(done)
     return run
 
 
@@ -92,6 +99,8 @@ def build_method(settings: UnlearnSettings) -> Method:
     """The method of a job, with the settings that its user gave in place of the paper's."""
     if settings.steps is not None and settings.epochs is not None:
         raise InputError("steps, epochs", f"{settings.steps}, {settings.epochs}", "one of the two, not both")
+    if settings.method not in unlearners():
+        raise InputError("method", settings.method, did_you_mean(settings.method, unlearners()))
     method = build(settings.method, settings.hyperparameters)
     return with_settings(
         method,
@@ -105,9 +114,9 @@ def build_method(settings: UnlearnSettings) -> Method:
     )
 
 
-def check_roles(method: Method, data: JobData, settings: UnlearnSettings) -> None:
+def check_roles(method: Method | Edit, data: JobData, settings: UnlearnSettings) -> None:
     """Raise InputError where the method needs records, or a base model, that the job does not have."""
-    if method.from_base:
+    if _from_base(method):
         if settings.base is None:
             raise InputError("base", None, "the model before it was taught, since retraining starts from it")
         if not data.retain:
@@ -162,7 +171,7 @@ def _train(
             sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
             if data.retain:
                 sets["retain"] = encoded(data.retain["select"])
-            sets = {name: _spread(records, settings.evaluate_records) for name, records in sets.items()}
+            sets = {name: spread(records, settings.evaluate_records) for name, records in sets.items()}
             rule = ForgetAtControl(sets, stop_points, loop.pad_id, margin=settings.stop_margin, autocast=loop.autocast)
         else:
             interface.warn("no control set: nothing says when forgetting is enough, so the run goes to its last step")
@@ -180,11 +189,12 @@ def _train(
         )
 
 
-def _spread(records: list[Encoded], most: int) -> list[Encoded]:
-    """At most that many records, at even distances, so that every part of a long file is among them."""
-    if len(records) <= most:
-        return records
-    return [records[index * len(records) // most] for index in range(most)]
+def _from_base(method: Method | Edit) -> bool:
+    return isinstance(method, Method) and method.from_base
+
+
+def _nll_change(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"{role} NLL {nll['before']:.2f} -> {nll['after']:.2f}" for role, nll in report["nll"].items())
 
 
 def _brief(losses: Mapping[str, float]) -> str:

@@ -4,6 +4,7 @@ from remanent.core.displacement.adapter_off import AdapterOff
 from remanent.core.displacement.ascent import Ascent
 from remanent.core.displacement.base import Context, Displacement, Here, PointGradient, Undo, gradient_at
 from remanent.core.displacement.combined import OneOf, Then
+from remanent.core.displacement.dampening import Dampening
 from remanent.core.displacement.interpolation import Interpolation
 from remanent.core.displacement.noise import Noise
 from remanent.core.displacement.pruning import Pruning
@@ -14,6 +15,7 @@ __all__ = [
     "AdapterOff",
     "Ascent",
     "Context",
+    "Dampening",
     "Displacement",
     "Here",
     "Interpolation",

@@ -1,0 +1,1 @@
+"""Methods that keep a model from forgetting, one file each."""
