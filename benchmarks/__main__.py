@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import sam
+from benchmarks import ewc, importance, sam
 from benchmarks.measure import Row, extra_memory, figure, ratio
 from remanent.core.batch import IGNORED, Encoded, collate
 from remanent.core.displacement import Displacement, Here, Rounding
@@ -46,6 +46,8 @@ def main() -> int:
         *_memory(model, records),
         _loop(model, records, arguments.runs),
         *sam.rows(model, records, arguments.runs),
+        *importance.rows(arguments.runs),
+        ewc.row(arguments.runs),
         *_nf4(arguments.runs),
         *_start(arguments.runs),
     ]
