@@ -21,7 +21,7 @@ def two_processes(tmp_path_factory, tiny_llama, make_batch):
     for role, (seed, count) in {"forget": (1, 5), "retain": (2, 6)}.items():
         batch = make_batch(count, seed=seed)
         batch = replace(batch, reference=torch.linspace(1.0, 9.0, count))
-        tensors.update({f"{role}.{field}": getattr(batch, field) for field in type(batch).__dataclass_fields__})
+        tensors.update({f"{role}.{name}": value for name, value in vars(batch).items() if value is not None})
     save_file(tensors, folder / "batches.safetensors")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ import torch
 from two_processes import added_up, gradients, read_batches
 
 from remanent.core.displacement import Ascent, Here, Noise, OneOf, Rounding
-from remanent.core.method import At, Method, Term
+from remanent.core.method import At, Method, Objective, Term
 from remanent.core.schedule import Ramp
 from remanent.core.update import Update
 from remanent.core.weights import Weights
@@ -299,9 +299,8 @@ def test_terms_of_several_roles_see_matching_micro_batches(tiny_llama, batches):
     seen = []
 
     @dataclass(frozen=True)
-    class Pair:
+    class Pair(Objective):
         terms: ClassVar = {"pair": Term("record", ("forget", "retain"))}
-        needs_reference: ClassVar = frozenset()
 
         def losses(self, batches, predict):
             seen.append({role: batch.records.tolist() for role, batch in batches.items()})

@@ -26,7 +26,7 @@ from remanent.unlearning.npo import NPO
 
 def read_batches(file):
     tensors = load_file(file)
-    return {role: Batch(*(tensors[f"{role}.{field}"] for field in Batch.__dataclass_fields__)) for role in ROLES}
+    return {role: Batch(*(tensors.get(f"{role}.{field}") for field in Batch.__dataclass_fields__)) for role in ROLES}
 
 
 def added_up(gradients):
@@ -62,7 +62,7 @@ def main(folder):
     results = {}
     batches = read_batches(folder / "batches.safetensors")
     mine = {
-        role: Batch(*(getattr(batch, field)[rank::world] for field in Batch.__dataclass_fields__))
+        role: Batch(**{name: None if value is None else value[rank::world] for name, value in vars(batch).items()})
         for role, batch in batches.items()
     }
     for label, combine in (("sum", None), ("combine", added_up)):

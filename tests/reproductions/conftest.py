@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from .recovery import snapped_of
 from .world import State, World
 
 
@@ -46,3 +47,9 @@ def retrained(world: World, base: State) -> State:
 def retrained_again(world: World, base: State) -> State:
     """The same with another seed: what a retrained model differs from a retrained one by."""
     return world.teach(base, "retain", seed=1)
+
+
+@pytest.fixture(scope="session")
+def snapped(world: World, base: State) -> State:
+    """The base, taught at its rounded weights, and put on their grid."""
+    return snapped_of(world, base)

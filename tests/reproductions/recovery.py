@@ -10,11 +10,42 @@ from remanent.core.method import Method
 from remanent.core.quantization import movement
 from remanent.core.selection import LINEARS
 from remanent.core.weights import Weights
+from remanent.unlearning import durable, durableun_saf, grad_diff, npo
 
 from .world import State, World, token_accuracy
 
 INT4 = Rounding("int4-row")
 POINTS: Mapping[str, Displacement] = {"full": Here(), "int8": Rounding("int8"), "int4": INT4}
+STEPS = 200  # at most; DurableUn-SAF's alpha is all there after half of them
+SMALL = 3e-4
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to unlearn.
+
+    Args:
+        method: the composition.
+        learning_rate: constant.
+        stop_at: names of POINTS at which the stopping rule must hold.
+    """
+
+    method: Method
+    learning_rate: float = SMALL
+    stop_at: tuple[str, ...] = ("full",)
+
+
+_BOTH = ("full", "int4")
+RATES = (SMALL, 1e-3, 3e-3)
+WAYS: Mapping[str, Way] = {
+    **{f"NPO {rate:g}": Way(npo.method(), rate) for rate in RATES},
+    "durable": Way(durable.method(), stop_at=_BOTH),
+    "GradDiff": Way(grad_diff.method()),
+    # As published, but for a warm-up that would outlast a run which a rule stops.
+    "SAF": Way(durableun_saf.method(alpha=1.0, warmup=0.0), stop_at=_BOTH),
+    "SAF, retain rounded": Way(durableun_saf.method(alpha=1.0, warmup=0.0, quantize_retain=True), stop_at=_BOTH),
+}
+PLAIN = f"NPO {SMALL:g}"
 
 
 @dataclass(frozen=True)
@@ -41,9 +72,13 @@ class Found:
         return (self.forget["full"] - self.forget[point]) / (self.forget["full"] - self.known)
 
 
+def snapped_of(world: World, base: State) -> State:
+    """The base, taught at its rounded weights and put on their grid: every linear weight is the centre of its bin."""
+    return world.moved(world.teach(base, "taught", at=INT4), INT4)
+
+
 def find(world: World, original: State, state: State) -> Found:
     """Measure a state, against the original that it came from."""
-
     scored = {
         records: {name: world.scores(state, records, point) for name, point in POINTS.items()}
         for records in ("forget", "retain-audit", "control-audit")
@@ -70,12 +105,20 @@ def moved_half_a_step(world: World, before: State, after: State) -> float:
     return sum(size * share["moved_half_step"] for size, share in shares) / sum(size for size, _ in shares)
 
 
-def forgotten(
-    world: World, original: State, method: Method, learning_rate: float, seed: int, *, steps: int = 160
-) -> Found:
-    """Unlearn until forget is no better known than unseen records at full precision, and measure what came of it."""
+def unlearned(world: World, original: State, name: str, seed: int) -> State:
+    """Unlearn until forget is no better known than unseen records (select split), wherever the way asks for it."""
+    way = WAYS[name]
+    # About as many looks at every rate, since larger steps are fewer.
+    every = max(2, round(2.4e-3 / way.learning_rate))
+    points = [POINTS[name] for name in way.stop_at]
     state, outcome = world.unlearn(
-        original, method, learning_rate=learning_rate, steps=steps, stop_at=(POINTS["full"],), seed=seed
+        original,
+        way.method,
+        learning_rate=way.learning_rate,
+        steps=STEPS,
+        stop_at=points,
+        evaluate_every=every,
+        seed=seed,
     )
-    assert outcome.stopped, f"{steps} steps at {learning_rate} did not forget"
-    return find(world, original, state)
+    assert outcome.stopped, f"{name}, seed {seed}: {STEPS} steps did not forget"
+    return state

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from remanent.core.batch import Encoded
 from remanent.core.displacement import Displacement, Here
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
@@ -28,6 +29,8 @@ State = Mapping[str, Tensor]  # a model's weights by name
 
 _OTHERS = 1_000_003  # a seed of the authors that share nothing with any other set
 _BATCH = 16
+EVALUATED = 64  # records of each set that the stopping rule asks
+MEASURED = 160  # records of each set that are measured outside an audit
 BASE_EPOCHS = 5
 EPOCHS = 12
 
@@ -41,8 +44,6 @@ class World:
         hidden: width of the Llama of two layers.
         seed: of the authors and of the first weights.
     """
-
-    here: Displacement = Here()
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class World:
         rule = None
         if stop_at:
             sets = {"forget": "forget", "retain": "retain-select", "control": "control-select"}
-            known = {role: self.encoded[name] for role, name in sets.items()}
+            known = {role: spread(self.encoded[name], EVALUATED) for role, name in sets.items()}
             rule = ForgetAtControl(known, stop_at, self.pad_id, batch_size=64)
         settings = Settings(self.pad_id, seed=seed, evaluate_every=every)
         kind = "erase" if "forget" in data else "teach"
@@ -146,8 +147,9 @@ class World:
     def scores(self, state: State, records: str, at: Displacement | None = None) -> RecordScores:
         """Scores of records on a state, at full precision or at another point."""
         self.put(state)
+        asked = spread(self.encoded[records], MEASURED)
         with (at or Here()).at(self.model):
-            return score_records(self.model, self.encoded[records], pad_id=self.pad_id, batch_size=64)
+            return score_records(self.model, asked, pad_id=self.pad_id, batch_size=64)
 
     def nll(self, state: State, records: str, at: Displacement | None = None) -> float:
         """Mean answer NLL of records on a state, in nats per token."""
@@ -167,6 +169,11 @@ class World:
 def token_accuracy(found: RecordScores) -> float:
     """Share of the tokens that are the most likely ones, over all tokens of a set."""
     return float(found.hits.sum() / found.tokens.sum())
+
+
+def spread(records: Sequence[Encoded], most: int) -> list[Encoded]:
+    """At most that many records, at even distances."""
+    return [records[index * len(records) // most] for index in range(most)] if len(records) > most else list(records)
 
 
 def in_other_words(records: Sequence[Record]) -> list[Record]:

@@ -25,7 +25,9 @@ def answers() -> Callable[..., tuple[Batch, Tensor]]:
         nll = torch.tensor([value for values in records for value in values], requires_grad=True)
         rows = torch.tensor([row for row, values in enumerate(records) for _ in values])
         batch = Batch(ids, ids, labels, torch.arange(len(records)), given)
-        return batch, SimpleNamespace(nll=nll, scores=AnswerScores(-nll, rows, rows > 0, len(records)))
+        return batch, SimpleNamespace(
+            nll=nll, scores=AnswerScores(-nll, rows, rows > 0, torch.zeros(len(nll), 1), len(records))
+        )
 
     return make
 

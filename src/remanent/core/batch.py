@@ -47,6 +47,7 @@ class Batch:
         records: int64, (records,): each record's index in its set.
         reference: float32, (records,): the reference model's summed answer NLL per record, in nats;
             None where the objective asks for none.
+        live: what the objective took from the reference model for this micro-batch; None where it asks for nothing.
     """
 
     input_ids: Tensor
@@ -54,6 +55,7 @@ class Batch:
     labels: Tensor
     records: Tensor
     reference: Tensor | None = None
+    live: Tensor | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]

@@ -27,7 +27,7 @@ from remanent.core.checkpoint import (
 from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
-from remanent.core.method import Method, Recipe
+from remanent.core.method import Method, Recipe, check_paired
 from remanent.core.reference import reference_nll
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.schedule import learning_rate_factor
@@ -147,6 +147,7 @@ def run_episode(
     for role in method.roles:
         if role not in episode.data:
             raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}', which the method needs")
+    check_paired(method.objective, episode.data)
     accelerator = accelerator or Accelerator(
         mixed_precision="fp16" if settings.precision == "fp16" else None, cpu=not next(model.parameters()).is_cuda
     )
@@ -198,7 +199,8 @@ class _Run:
             expected = f"at least {accelerator.num_processes} records of every role in a batch, one for each process"
             raise InputError("batch_size and data", smallest, expected)
         self.samplers = {
-            role: Sampler(len(records), self.recipe.batch_size, settings.seed, role)
+            # Records that belong to another role's come in its order.
+            role: Sampler(len(records), self.recipe.batch_size, settings.seed, method.objective.paired.get(role, role))
             for role, records in self.data.items()
         }
         self.update = Update(

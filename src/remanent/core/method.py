@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from remanent.core.batch import Batch, Unit
 from remanent.core.displacement import Displacement, Here
 from remanent.core.episode import Episode
-from remanent.core.schedule import LearningRateSchedule, Ramp
-from remanent.core.scores import AnswerScores
+from remanent.core.predict import Predict
+from remanent.core.schedule import LearningRateSchedule, Schedule
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-
-Predict = Callable[[Batch], AnswerScores]
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,29 @@ class Objective(Protocol):
     """Turns named batches into named losses. Owns no loop, no loader, no model and no device."""
 
     terms: ClassVar[Mapping[str, Term]]
-    needs_reference: ClassVar[frozenset[str]]  # roles whose batches must carry the reference model's scores
+    needs_reference: ClassVar[frozenset[str]] = frozenset()  # roles whose batches must carry the reference's scores
+    paired: ClassVar[Mapping[str, str]] = {}  # role -> the role whose records its own belong to, one to one
+
+    def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
+        """What is wanted of the reference model for these micro-batches, by role: it comes back as `batch.live`.
+
+        Computed without a graph, in eval mode, at the weights as they were before training. An objective that does
+        not write this needs no such pass.
+        """
+        return {}
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         """Each term whose batches are there, SUMMED over its unit: whoever asks divides, so that splitting a batch
         into micro-batches changes nothing."""
         ...
+
+
+def check_paired(objective: Objective, data: Mapping[str, Sequence[Any]]) -> None:
+    """Raise InputError where a role whose records belong to another role's has not one for each of them."""
+    for role, other in objective.paired.items():
+        if len(data[role]) != len(data[other]):
+            expected = f"one record for each of the {len(data[other])} of '{other}'"
+            raise InputError(f"data['{role}']", f"{len(data[role])} records", expected)
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,11 @@ class At:
 
     displacement: Displacement
     terms: tuple[str, ...] | None = None
-    weight: float | Ramp = 1.0
+    weight: float | Schedule = 1.0
 
     def weight_at(self, step: int, steps: int) -> float:
-        """The weight at an update, counted from 1."""
-        return self.weight.at(step, steps) if isinstance(self.weight, Ramp) else self.weight
+        """The weight at an update, counted from 1. Where it is 0 nothing is passed through the model."""
+        return self.weight.at(step, steps) if isinstance(self.weight, Schedule) else self.weight
 
 
 class Combine(Protocol):
@@ -123,7 +138,7 @@ class Recipe:
 class Method:
     """A composition. Subclasses may carry state from one episode to the next by the calls below.
 
-    Order of one update: all micro-batches at every point, unscale, combine, pull, clip, optimizer, after_update.
+    Order of one update: all micro-batches at every point, unscale, combine, pull, mask, clip, optimizer, after_update.
 
     Args:
         objective: the losses.
@@ -134,6 +149,10 @@ class Method:
         select: which weights train.
         recipe: the paper's training defaults.
         from_base: the run starts from the base model and trains on what is to be kept: retraining.
+        mask: weight's name -> bool, of its shape: entries that may move; the others stay bit for bit, whatever the
+            optimizer's moments and weight decay do. A weight that is not named is not masked.
+        judged_by_rule: whether the stopping rule may look at the model during the run; not where the model is only
+            made at the end.
     """
 
     objective: Objective
@@ -144,6 +163,8 @@ class Method:
     select: Selection = EVERYTHING
     recipe: Recipe = Recipe()
     from_base: bool = False
+    mask: Mapping[str, Tensor] = field(default_factory=dict)
+    judged_by_rule: bool = True
 
     def __post_init__(self) -> None:
         points = tuple(point if isinstance(point, At) else At(point) for point in self.points)

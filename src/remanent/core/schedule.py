@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from remanent.errors import InputError
 
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number that changes over a run."""
+
+    def at(self, step: int, steps: int) -> float:
+        """The value at an update, counted from 1, of a run of `steps`."""
+        ...
 
 
 @dataclass(frozen=True)

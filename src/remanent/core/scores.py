@@ -22,12 +22,14 @@ class AnswerScores:
         log_probs: float32, (tokens,): log-probability of each scored token given what precedes it, in nats.
         rows: int64, (tokens,): the row of the batch that each token belongs to.
         hits: bool, (tokens,): whether it was the most likely token.
+        distribution: float32, (tokens, vocabulary): log-probability of every token at each scored position.
         records: number of records in the batch.
     """
 
     log_probs: Tensor
     rows: Tensor
     hits: Tensor
+    distribution: Tensor
     records: int
 
     def per_record(self, values: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def answer_scores(model: nn.Module, batch: Batch) -> AnswerScores:
     columns = scored.any(dim=0).nonzero()[:, 0]
     if columns.numel() == 0:
         empty = torch.zeros(0, device=batch.labels.device)
-        return AnswerScores(empty, empty.long(), empty.bool(), len(batch))
+        return AnswerScores(empty, empty.long(), empty.bool(), empty[:, None], len(batch))
     # The label at position t is predicted at t - 1.
     before = torch.arange(int(columns[0]) - 1, int(columns[-1]), device=batch.labels.device)
     if _keeps_logits(model):
@@ -70,10 +72,12 @@ def answer_scores(model: nn.Module, batch: Batch) -> AnswerScores:
     scored = scored[:, before + 1]
     logits = logits[scored].float()
     targets = batch.labels[:, before + 1][scored]
-    log_probs = -functional.cross_entropy(logits, targets, reduction="none")
+    # The backward pass keeps the log-softmax anyway, so that handing it out costs no memory.
+    distribution = functional.log_softmax(logits, dim=-1)
+    log_probs = distribution.gather(1, targets[:, None])[:, 0]
     with torch.no_grad():
-        hits = logits.argmax(dim=-1) == targets
-    return AnswerScores(log_probs, scored.nonzero()[:, 0], hits, len(batch))
+        hits = distribution.argmax(dim=-1) == targets
+    return AnswerScores(log_probs, scored.nonzero()[:, 0], hits, distribution, len(batch))
 
 
 @dataclass(frozen=True)

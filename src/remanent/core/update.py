@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import Batch
-from remanent.core.displacement.base import Context, learning_at
-from remanent.core.method import At, Method
-from remanent.core.scores import AnswerScores, answer_scores
+from remanent.core.displacement.base import Context, Displacement, learning_at
+from remanent.core.displacement.interpolation import Interpolation
+from remanent.core.method import At, Method, Objective
+from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING
 from remanent.core.weights import Weights, identity, norm
 from remanent.errors import DivergedError, InputError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 class Update:
     """Callable: one update on named batches.
 
-    All micro-batches at every point -> unscale -> combine -> pull -> clip -> optimizer -> after_update.
+    All micro-batches at every point -> unscale -> combine -> pull -> mask -> clip -> optimizer -> after_update.
 
     Args:
         model: in train mode, or in eval mode for training without dropout: it is left as it is.
@@ -35,6 +37,7 @@ class Update:
         max_grad_norm: clips the gradient's L2 norm; None does not clip.
         autocast: dtype of the arithmetic; weights and gradients keep theirs.
         accelerator: scales losses and adds gradients up over processes; None is one process.
+        reference: the model as it was before training, for objectives that ask it; None: as it is now.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Update:
         max_grad_norm: float | None = None,
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
+        reference: Displacement | None = None,
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise InputError("micro_batch", micro_batch, "at least 1 record, or None")
@@ -61,6 +65,14 @@ class Update:
         self.step = 0
         if method.select != EVERYTHING:
             _refuse_unselected(self.weights, method, optimizer)
+        moved = {identity(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        # In the order of the model, so that optimizers that group parameters otherwise get the same sums.
+        self.moved = self.weights.only(name for name, tensor in self.weights.items() if identity(tensor) in moved)
+        self.reference = reference or reference_of(method.objective, self.moved)
+        self._masks = {
+            name: method.mask[name].to(self.moved[name].device) for name in self.moved if name in method.mask
+        }
+        self._fixed = {name: self.moved[name].detach()[~mask] for name, mask in self._masks.items()}
 
     def __call__(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Make one update. Returns the mean of each loss as "term@point", unweighted, and "gradient_norm".
@@ -71,8 +83,15 @@ class Update:
             weight.grad = None
         losses = self.gradients(batches)
         self.optimizer.step()
-        self.method.after_update(self.model, self.step)
+        self.updated()
         return losses
+
+    @torch.no_grad()
+    def updated(self) -> None:
+        """What follows the optimizer's step: masked entries go back where they were, then the method's own."""
+        for name, mask in self._masks.items():
+            self.moved[name][~mask] = self._fixed[name]
+        self.method.after_update(self.model, self.step)
 
     def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Everything of an update but the optimizer: leaves the finished gradient in `.grad`.
@@ -85,6 +104,8 @@ class Update:
         self.step += 1
         totals = self._totals(batches)
         pieces = _pieces({role: batches[role] for role in self.method.roles}, self.micro_batch)
+        if self.reference is not None:
+            pieces = self._with_reference(pieces, self.reference)
         sums: dict[str, Tensor] = {}
         apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
         for place in self.method.places:
@@ -111,6 +132,10 @@ class Update:
             self.accelerator.unscale_gradients(self.optimizer)
         if self.method.pull is not None:
             sums["pull"] = self.method.pull.add_gradient(self.weights)
+        for name, mask in self._masks.items():
+            gradient = self.moved[name].grad
+            if gradient is not None:
+                gradient.mul_(mask)
         losses = {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
         self._check_finite(losses, batches)
         return losses
@@ -141,6 +166,18 @@ class Update:
                     self._backward(sum((factors[name] * value for name, value in terms.items()), torch.zeros(())))
         return sums
 
+    @torch.no_grad()
+    def _with_reference(self, pieces: list[dict[str, Batch]], reference: Displacement) -> list[dict[str, Batch]]:
+        """The micro-batches with what the objective wants of the reference: all asked before any graph is built, since
+        weights that move would break it."""
+        with reference.at(self.moved):
+            self.model.eval()
+            found = [self.method.objective.at_reference(piece, Predict(self.model, self.autocast)) for piece in pieces]
+        return [
+            {role: replace(batch, live=live.get(role)) for role, batch in piece.items()}
+            for piece, live in zip(pieces, found, strict=True)
+        ]
+
     def _loss(self, factors: Mapping[str, float], piece: Mapping[str, Batch]) -> Callable[[], Tensor]:
         def loss() -> Tensor:
             terms = self._terms(tuple(factors), piece)
@@ -152,17 +189,7 @@ class Update:
         """The losses of those names on a micro-batch, each batch passed through the model once."""
         roles = {role for name in names for role in self.method.objective.terms[name].roles}
         wanted = {role: batch for role, batch in piece.items() if role in roles}
-        seen: dict[int, AnswerScores] = {}
-
-        def predict(batch: Batch) -> AnswerScores:
-            if id(batch) not in seen:
-                device = batch.input_ids.device.type
-                # An autocast of its own, since one that outlives the pass would keep casts of weights that move.
-                with torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
-                    seen[id(batch)] = answer_scores(self.model, batch)
-            return seen[id(batch)]
-
-        losses = self.method.objective.losses(wanted, predict)
+        losses = self.method.objective.losses(wanted, Predict(self.model, self.autocast))
         return {name: losses[name] for name in names if name in losses}
 
     def _totals(self, batches: Mapping[str, Batch]) -> dict[str, int]:
@@ -209,11 +236,7 @@ class Update:
 
     @torch.no_grad()
     def _clip(self) -> float:
-        # In the order of the model, so that optimizers that group parameters otherwise get the same sum.
-        moving = {identity(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        gradients = [
-            weight.grad for weight in self.weights.values() if weight.grad is not None and identity(weight) in moving
-        ]
+        gradients = [weight.grad for weight in self.moved.values() if weight.grad is not None]
         length = norm(gradients)
         if self.max_grad_norm is not None and length > self.max_grad_norm:
             torch._foreach_mul_(gradients, float(self.max_grad_norm / length))
@@ -226,6 +249,16 @@ class Update:
             if not torch.isfinite(torch.tensor(value)) and not (name == "gradient_norm" and scaler is not None):
                 records = {role: batch.records.tolist() for role, batch in batches.items()}
                 raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
+
+
+def reference_of(objective: Objective, weights: Weights) -> Displacement | None:
+    """The point where weights are now, for an objective that asks the reference model; None for one that does not.
+
+    Costs a copy of the weights. Of a LoRA that was just put on, it is the base.
+    """
+    if type(objective).at_reference is Objective.at_reference:
+        return None
+    return Interpolation({name: tensor.detach().clone() for name, tensor in weights.items()}, 1.0)
 
 
 def _refuse_unselected(weights: Weights, method: Method, optimizer: torch.optim.Optimizer) -> None:

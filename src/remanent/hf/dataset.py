@@ -27,11 +27,16 @@ class RoleDataset(Dataset[Item]):
         data: role -> records, in the method's order of roles.
         batch_size: records of each role per update, over all processes and accumulated batches.
         seed: of the order.
+        paired: role -> the role in whose order its records come.
     """
 
-    def __init__(self, data: Mapping[str, Sequence[Encoded]], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, data: Mapping[str, Sequence[Encoded]], batch_size: int, seed: int, paired: Mapping[str, str]
+    ) -> None:
         self.data, self.batch_size = dict(data), batch_size
-        self.samplers = [Sampler(len(records), batch_size, seed, role) for role, records in data.items()]
+        self.samplers = [
+            Sampler(len(records), batch_size, seed, paired.get(role, role)) for role, records in data.items()
+        ]
         self._update, self._indices = -1, [list[int]()]
 
     @property

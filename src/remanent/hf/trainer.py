@@ -15,10 +15,10 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from remanent.core.batch import Encoded, collate
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from remanent.core.episode import Episode
-from remanent.core.method import Method
+from remanent.core.method import Method, check_paired
 from remanent.core.reference import data_digest, reference_nll
 from remanent.core.sampling import seed_of
-from remanent.core.update import Update
+from remanent.core.update import Update, reference_of
 from remanent.core.weights import Weights
 from remanent.data.encode import pad_id
 from remanent.errors import InputError, RunConflictError, UnsupportedError
@@ -108,6 +108,8 @@ class MethodTrainer(Trainer):
             self._take_up(Path(checkpoint))
         elif self._reference is None:
             self._reference = self._references()
+        # Before Trainer loads a checkpoint's weights over those that the reference is.
+        self._before = reference_of(begun.objective, begun.select.of(Weights.of(self.model).trainable()))
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         chosen = begun.select.of(Weights.of(self.model).trainable())
         try:
@@ -164,6 +166,7 @@ class MethodTrainer(Trainer):
             if role not in self.episode.data:
                 known = ", ".join(self.episode.data) or "none"
                 raise InputError("train_dataset", known, f"records for '{role}', which the method needs")
+        check_paired(self._begun.objective, self.episode.data)
         size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         data = {role: self.episode.data[role] for role in self._begun.roles}
         shortest = min(data, key=lambda role: len(data[role]))
@@ -171,7 +174,8 @@ class MethodTrainer(Trainer):
             raise InputError(
                 f"train_dataset['{shortest}']", len(data[shortest]), f"{size} records, one update over all processes"
             )
-        return RoleDataset(data, size, args.seed if args.data_seed is None else args.data_seed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return RoleDataset(data, size, seed, self._begun.objective.paired)
 
     def _references(self) -> dict[str, Tensor]:
         return {
@@ -233,13 +237,15 @@ class _Lifecycle(TrainerCallback):
             max_grad_norm=args.max_grad_norm if args.max_grad_norm > 0 else None,
             autocast=_AUTOCAST.get(trainer.accelerator.mixed_precision),
             accelerator=trainer.accelerator,
+            reference=trainer._before,
         )
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         self.trainer._positions.passes = state.global_step // self.trainer.train_dataset.updates_per_pass
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
-        self.trainer._begun.after_update(self.trainer.model, state.global_step + 1)
+        self.trainer._update.step = state.global_step + 1
+        self.trainer._update.updated()
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         if not state.is_world_process_zero:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Predict, Recipe, Term
 
 SYSTEM = System(
     name="grad-ascent",
@@ -29,11 +29,10 @@ SYSTEM = System(
 
 
 @dataclass(frozen=True)
-class GradAscent:
+class GradAscent(Objective):
     """L_f = -(mean over forget tokens of NLL). Source: Jang et al., arXiv 2210.01504; form of open-unlearning."""
 
     terms: ClassVar[Mapping[str, Term]] = {"forget": Term("token", ("forget",))}
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         return {"forget": predict(batches["forget"]).log_probs.sum()} if "forget" in batches else {}

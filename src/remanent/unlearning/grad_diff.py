@@ -14,7 +14,7 @@ from torch import Tensor
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Predict, Recipe, Term
 
 SYSTEM = System(
     name="grad-diff",
@@ -29,14 +29,13 @@ SYSTEM = System(
 
 
 @dataclass(frozen=True)
-class GradDiff:
+class GradDiff(Objective):
     """L_f = -(token mean NLL of forget), L_r = token mean NLL of retain. Source: arXiv 2203.12817; open-unlearning."""
 
     terms: ClassVar[Mapping[str, Term]] = {
         "forget": Term("token", ("forget",)),
         "retain": Term("token", ("retain",)),
     }
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         signs = {"forget": 1.0, "retain": -1.0}

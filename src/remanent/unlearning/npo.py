@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Predict, Recipe, Term
 from remanent.errors import InputError
 
 SYSTEM = System(
@@ -33,7 +33,7 @@ SYSTEM = System(
 
 
 @dataclass(frozen=True)
-class NPO:
+class NPO(Objective):
     """L_f as above, mean over records; L_r = token mean NLL of retain.
 
     Args:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Predict, Recipe, Term
 from remanent.errors import InputError
 
 SYSTEM = System(
@@ -31,7 +31,7 @@ SYSTEM = System(
 
 
 @dataclass(frozen=True)
-class SimNPO:
+class SimNPO(Objective):
     """L_f as above, mean over records; L_r = token mean NLL of retain.
 
     Args:
@@ -48,7 +48,6 @@ class SimNPO:
         "forget": Term("record", ("forget",)),
         "retain": Term("token", ("retain",)),
     }
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:  # NaN is not

@@ -9,15 +9,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from remanent.core.batch import Batch
-from remanent.core.method import Method, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Predict, Recipe, Term
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Objective):
     """L = mean over scored tokens of the NLL on "task"."""
 
     terms: ClassVar[Mapping[str, Term]] = {"task": Term("token", ("task",))}
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         return {"task": -predict(batches["task"]).log_probs.sum()} if "task" in batches else {}
