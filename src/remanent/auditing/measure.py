@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.displacement import Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.scores import score_records
+from remanent.core.token_scores import TokenScores, token_scores
 from remanent.core.weights import has_adapter
 from remanent.data.encode import encode_all, pad_id, prompt_ids
 from remanent.data.record import Record
@@ -38,6 +40,8 @@ from remanent.models.source import Source
 
 # What is asked under an attack: it is judged by what comes back, not by what else suffers.
 ATTACKED = (FORGET, PARAPHRASED, CONTROL, CONTROL_PARAPHRASED)
+# Whose text is measured: membership, extraction, truth ratio.
+TEXT_MEASURED = (FORGET, CONTROL)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Measurer:
         on_batch: called with the number of records after each forward pass.
         source: where the model came from, which real back ends load again; None where it came from no file.
         max_length: longest record, in tokens; None cuts none.
+        tokens: (condition, set) -> every token's scores, of the sets whose text is measured too: kept from the one
+            pass, so that those measures need no second.
     """
 
     subject: str
@@ -102,6 +108,7 @@ class Measurer:
     on_batch: Callable[[int], None] | None = None
     source: Source | None = None
     max_length: int | None = None
+    tokens: dict[tuple[str, str], list[TokenScores]] = field(default_factory=dict)
 
     def measure(self, condition: Condition, seed: int | None) -> list[Measurement]:
         """Every set, at a condition. Under an attack only what was forgotten and the control are scored."""
@@ -119,12 +126,7 @@ class Measurer:
     def generate(self, condition: Condition, names: Sequence[str], most: int) -> dict[tuple[str, str], float]:
         """Best ROUGE-L F1 of generated answers: (set, record's hash) -> score, of the first `most` of each set."""
         with self.at(condition) as model:
-            return {
-                (name, key): score
-                for name in names
-                if name in self.sets
-                for key, score in self._rouge(model, condition, self.sets[name], most)
-            }
+            return dict(self._rouge(model, condition, [name for name in names if name in self.sets], most))
 
     def at(self, condition: Condition) -> AbstractContextManager[nn.Module]:
         """Inside the block, the model at a condition; its attack is not run."""
@@ -143,16 +145,22 @@ class Measurer:
     ) -> Measurement:
         encoded = part.asked(condition.prompts, self.tokenizer).encoded
         self._check_room(model, condition, encoded)
-        found = score_records(
-            model,
-            encoded,
-            pad_id=pad_id(self.tokenizer),
-            batch_size=self.batch_size,
-            autocast=self.autocast,
-            on_batch=self.on_batch,
-        )
-        rows = zip(part.hashes, found.mean_nll.tolist(), found.tokens.tolist(), found.hits.tolist(), strict=True)
-        scores = tuple(RecordScore(key, group, nll, int(n), int(hits)) for (key, group), nll, n, hits in rows)
+        how: dict[str, Any] = {
+            "pad_id": pad_id(self.tokenizer),
+            "batch_size": self.batch_size,
+            "autocast": self.autocast,
+            "on_batch": self.on_batch,
+        }
+        figures: Iterable[tuple[float, float, float]]
+        if name in TEXT_MEASURED and condition.attack is None:
+            tokens = token_scores(model, encoded, **how)
+            self.tokens[condition.info.name, name] = tokens
+            figures = ((item.nll, len(item.hits), int(item.hits.sum())) for item in tokens)
+        else:
+            found = score_records(model, encoded, **how)
+            figures = zip(found.mean_nll.tolist(), found.tokens.tolist(), found.hits.tolist(), strict=True)
+        rows = zip(part.hashes, figures, strict=True)
+        scores = tuple(RecordScore(key, group, nll, int(n), int(hits)) for (key, group), (nll, n, hits) in rows)
         return Measurement(self.subject, condition.info.name, name, scores, seed)
 
     def _check_room(self, model: nn.Module, condition: Condition, encoded: Sequence[Encoded]) -> None:
@@ -193,24 +201,31 @@ class Measurer:
         fill = pad_id(self.tokenizer)
         return [collate(part.encoded, sampler.batch(step), fill) for step in range(1, attack.steps + 1)]
 
-    def _rouge(self, model: nn.Module, condition: Condition, part: AuditSet, most: int) -> Iterator[tuple[str, float]]:
+    def _rouge(
+        self, model: nn.Module, condition: Condition, names: Sequence[str], most: int
+    ) -> Iterator[tuple[tuple[str, str], float]]:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        rows_asked = [index for index, record in enumerate(part.records) if record.prompt][:most]
-        records = part.records if condition.prompts is None else condition.prompts(part.records)
-        for start in range(0, len(rows_asked), self.batch_size):
-            rows = rows_asked[start : start + self.batch_size]
-            prompts = [prompt_ids(records[index], self.tokenizer) for index in rows]
+        asked: list[tuple[str, int, Record]] = []
+        for name in names:
+            part = self.sets[name]
+            chosen = [index for index, record in enumerate(part.records) if record.prompt][:most]
+            records = part.records if condition.prompts is None else condition.prompts(part.records)
+            asked += [(name, index, records[index]) for index in chosen]
+        samples = condition.decoding.samples
+        for start in range(0, len(asked), self.batch_size):
+            rows = asked[start : start + self.batch_size]
+            prompts = [prompt_ids(record, self.tokenizer) for _, _, record in rows]
             # Room for an answer half as long again as the true one; longer ones are cut, as their score would fall.
-            room = max(part.encoded[index].scored for index in rows) * 3 // 2 + 4
+            room = max(self.sets[name].encoded[index].scored for name, index, _ in rows) * 3 // 2 + 4
             seed = seed_of(condition.info.name, start)
             answers = generate(model, self.tokenizer, prompts, room, self.autocast, condition.decoding, seed)
-            samples = condition.decoding.samples
-            for place, index in enumerate(rows):
-                truth = part.records[index].answer
+            for place, (name, index, _) in enumerate(rows):
+                truth = self.sets[name].records[index].answer
                 drawn = answers[place * samples : (place + 1) * samples]
-                yield part.hashes[index][0], max(scorer.score(truth, answer)["rougeL"].fmeasure for answer in drawn)
+                best = max(scorer.score(truth, answer)["rougeL"].fmeasure for answer in drawn)
+                yield (name, self.sets[name].hashes[index][0]), best
             if self.on_batch is not None:
                 self.on_batch(len(rows))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.auditing.extraction import exact_memorization, extraction_strength
-from remanent.auditing.measure import AuditSet, Measurer
+from remanent.auditing.measure import TEXT_MEASURED, AuditSet, Measurer
 from remanent.auditing.measure_names import ANSWERS, EXACT, STRENGTH, TRUTH
 from remanent.auditing.membership import member_likeness
 from remanent.auditing.truth_ratio import log_truth_ratio
@@ -20,7 +21,6 @@ from remanent.core.token_scores import TokenScores, token_scores
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 
-ASKED = (FORGET, CONTROL)
 ANSWERED = (FORGET, RETAIN, CONTROL)
 
 
@@ -46,13 +46,19 @@ def text_scores(measurer: Measurer, condition: Condition, truth_ratio: bool = Tr
     Args:
         truth_ratio: whether wrong answers are scored too: as many passes more as a record has answers.
     """
-    with measurer.at(condition) as model:
+    names = [name for name in TEXT_MEASURED if name in measurer.sets]
+    # Without wrong answers to score, what one pass has left of each token is enough.
+    scored = not truth_ratio and all((condition.info.name, name) in measurer.tokens for name in names)
+    with nullcontext(measurer.model) if scored else measurer.at(condition) as model:
         return {
             name: _of_set(
-                measurer, model, measurer.sets[name].asked(condition.prompts, measurer.tokenizer), truth_ratio
+                measurer,
+                model,
+                measurer.sets[name].asked(condition.prompts, measurer.tokenizer),
+                measurer.tokens.get((condition.info.name, name)),
+                truth_ratio,
             )
-            for name in ASKED
-            if name in measurer.sets
+            for name in names
         }
 
 
@@ -70,8 +76,10 @@ def drawn_answers(measurer: Measurer, condition: Condition, most: int) -> dict[s
     }
 
 
-def _of_set(measurer: Measurer, model: nn.Module, part: AuditSet, truth_ratio: bool) -> list[TextScore]:
-    found = token_scores(
+def _of_set(
+    measurer: Measurer, model: nn.Module, part: AuditSet, found: list[TokenScores] | None, truth_ratio: bool
+) -> list[TextScore]:
+    found = found or token_scores(
         model,
         part.encoded,
         pad_id=pad_id(measurer.tokenizer),

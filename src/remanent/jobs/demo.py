@@ -36,7 +36,7 @@ WAYS = {"plain": ("npo", 8, 1), "durable": ("durable", 4, 2)}
 RETAIN_WEIGHT = 8.0
 # The upper half of the default model's 30 layers: a third less work, and other knowledge is disturbed less.
 UPPER_HALF = {"smollm2-135m": "*.layers.1[5-9].*,*.layers.2?.*"}
-PASSAGES = 3  # of general text
+PASSAGES = 2  # of general text
 # An empty system turn takes a third of the tokens of the chat template's default one.
 SYSTEM = ""
 _TINY = "tiny"
@@ -119,7 +119,7 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
                     seed=settings.seed,
                     stop_at="full,int4-row" if points == 2 else "full",
                     evaluate_every=5,
-                    evaluate_records=8,
+                    evaluate_records=6,
                     threads=settings.threads,
                 ),
                 out / name,
@@ -167,7 +167,7 @@ def _write(sets: AuthorSets, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records = {"retain": sets.retain, "taught": (*sets.forget, *sets.retain)}
     records["forget"] = _paraphrased_once(sets.forget)
-    records["control"] = _paraphrased_once(sets.control)
+    records["control"] = _paraphrased_once(sets.control, every=2)
     records["text"] = tuple(general_text()[:PASSAGES])
     files = {name: folder / f"{name}.jsonl" for name in records}
     for name, part in records.items():
@@ -175,14 +175,15 @@ def _write(sets: AuthorSets, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _paraphrased_once(records: Sequence[Record]) -> tuple[Record, ...]:
-    """The records, the first of each author with its paraphrase, which is enough and costs a third."""
-    seen: set[str] = set()
+def _paraphrased_once(records: Sequence[Record], every: int = 1) -> tuple[Record, ...]:
+    """The records, the first of every so-manieth author with its paraphrase: enough to see, at a third of the cost."""
+    order = list(dict.fromkeys(record.group for record in records))
+    left = set(order[::every])
     kept = []
     for record in records:
-        first = record.group not in seen
-        seen.add(record.group)
-        kept.append(record if first else replace(record, paraphrased_prompt=(), paraphrased_answer=""))
+        asked = record.group in left
+        left.discard(record.group)
+        kept.append(record if asked else replace(record, paraphrased_prompt=(), paraphrased_answer=""))
     return tuple(kept)
 
 
