@@ -97,3 +97,12 @@ def test_yaml_that_is_broken_names_the_line(written, tmp_path):
     written.write_text("unlearn:\n  model: [\n")
     with pytest.raises(InputError, match=r"config\.yaml \(line 3\)"):
         read_job(written, tmp_path)
+
+
+def test_what_a_run_wrote_of_itself_runs_again(call, world, written, tmp_path):
+    data = filled(written, world) | {"audit": None}
+    written.write_text(yaml.safe_dump(data))
+    assert call("run", written, "--out", tmp_path / "first").exit_code == 0
+    assert call("run", tmp_path / "first" / "config.yaml", "--out", tmp_path / "second").exit_code in (0, 1)
+    weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("first", "second")]
+    assert weights[0] == weights[1]

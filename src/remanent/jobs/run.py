@@ -11,7 +11,7 @@ from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
 from remanent.core.run_folder import RunFolder
 from remanent.jobs.audit import run_audit
-from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse, read_yaml
+from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.progress import Interface
 from remanent.jobs.unlearn import unlearn
 
@@ -34,13 +34,17 @@ def read_job(path: Path, out: Path) -> JobSettings:
     """The settings of a file for `remanent run`.
 
     Args:
-        path: the YAML file. Where its audit does not name model, reference or data, they are the model that the run
-            saves, the model that it starts from, and the run's own records; `audit: null` means that there is none.
+        path: the YAML file, or a run's own config.yaml. Where its audit does not name model, reference or data, they
+            are the model that the run saves, the model that it starts from, and the run's own records; `audit: null`
+            means that there is none.
         out: the run folder.
 
     Raises InputError that names the field, the value and what would be right.
     """
-    file: _JobFile = read_yaml(path, _JobFile)
+    data = load_yaml(path)
+    if isinstance(data, dict) and "unlearn" not in data and "method" in data:
+        data = {"unlearn": data}  # what a run wrote down of itself
+    file: _JobFile = parse(_JobFile, data, str(path))
     if file.audit is None:
         return JobSettings(unlearn=file.unlearn)
     start = file.unlearn
