@@ -26,8 +26,8 @@ from remanent.core.loop import Settings, run_episode
 from remanent.core.quantization import QuantizationFormat, round_to
 from remanent.core.sampling import Sampler
 from remanent.core.scores import answer_scores, score_records
+from remanent.core.task import teach
 from remanent.core.weights import Weights
-from remanent.unlearning.task import teach
 
 PRECISIONS = ("int8", "int4-row", "int4-g32", "nf4", "bf16")
 

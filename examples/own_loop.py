@@ -21,13 +21,13 @@ from remanent.core.episode import Episode
 from remanent.core.evaluation import known
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.reference import reference_nll
+from remanent.core.task import teach
 from remanent.core.update import Update
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all, pad_id
 from remanent.models.load import load
 from remanent.models.tiny import tiny
 from remanent.unlearning import durable
-from remanent.unlearning.task import teach
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from remanent.core.displacement import Here, Rounding
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl, known
 from remanent.core.loop import Settings, run_episode, with_settings
+from remanent.core.task import teach
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all, pad_id
 from remanent.hf.callback import RemanentCallback
@@ -26,7 +27,6 @@ from remanent.hf.trainer import MethodTrainer
 from remanent.models.load import load
 from remanent.models.tiny import tiny
 from remanent.unlearning import durable
-from remanent.unlearning.task import teach
 
 
 def main() -> None:

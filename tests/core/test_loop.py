@@ -23,9 +23,9 @@ from remanent.core.sampling import Sampler
 from remanent.core.schedule import learning_rate_factor
 from remanent.core.scores import answer_scores
 from remanent.core.selection import Selection
+from remanent.core.task import Task
 from remanent.errors import DivergedError, InputError, IntegrityError
 from remanent.unlearning.grad_diff import GradDiff
-from remanent.unlearning.task import Task
 
 SETTINGS = Settings(pad_id=0, checkpoint_every=2)
 TASK = Method(Task(), recipe=Recipe(learning_rate=1e-2, steps=6, batch_size=3))

@@ -13,11 +13,11 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.selection import LINEARS
+from remanent.core.task import Task
 from remanent.errors import InputError, UnsupportedError
 from remanent.hf.callback import RemanentCallback
 from remanent.hf.trainer import MethodTrainer
 from remanent.unlearning import grad_diff, npo
-from remanent.unlearning.task import Task
 from tests.hf.conftest import assert_equal, weights_of
 
 ROLES = ("forget", "retain")

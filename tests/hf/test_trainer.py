@@ -13,13 +13,13 @@ from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import At, Method, Recipe
 from remanent.core.schedule import Ramp
 from remanent.core.selection import Selection
+from remanent.core.task import Task
 from remanent.errors import DivergedError, InputError, RunConflictError, UnsupportedError
 from remanent.hf.trainer import MethodTrainer
 from remanent.models.lora import add_lora
 from remanent.unlearning import durable, grad_diff, npo
 from remanent.unlearning.grad_diff import GradDiff
 from remanent.unlearning.npo import NPO
-from remanent.unlearning.task import Task
 from tests.hf.conftest import assert_equal, weights_of
 
 RECIPE = Recipe(

@@ -14,11 +14,11 @@ from remanent.core.displacement import Ascent
 from remanent.core.method import Method
 from remanent.core.sampling import Sampler
 from remanent.core.scores import answer_scores
+from remanent.core.task import Task
 from remanent.errors import InputError
 from remanent.hf.trainer import MethodTrainer
 from remanent.hf.two_pass import TwoPassTrainer
 from remanent.optim import SAM
-from remanent.unlearning.task import Task
 
 from .conftest import weights_of
 

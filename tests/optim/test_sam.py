@@ -10,10 +10,10 @@ from torch import nn
 
 from remanent.core.displacement import Ascent
 from remanent.core.method import Method
+from remanent.core.task import Task
 from remanent.core.update import Update
 from remanent.errors import InputError, UnsupportedError
 from remanent.optim import SAM
-from remanent.unlearning.task import Task
 
 BASES = [
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}),

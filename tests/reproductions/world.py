@@ -15,6 +15,7 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import OnStep, Outcome, Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.scores import RecordScores, score_records
+from remanent.core.task import teach
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.general_text import general_text
@@ -23,7 +24,6 @@ from remanent.data.splits import CONTROL_SHARES, RETAIN_SHARES, split_by_group
 from remanent.models.load import load
 from remanent.models.save import save
 from remanent.models.tiny import tiny
-from remanent.unlearning.task import teach
 
 State = Mapping[str, Tensor]  # a model's weights by name
 

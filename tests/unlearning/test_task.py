@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from remanent.core.task import Task, teach
 from remanent.unlearning.retrain import method as retrain
-from remanent.unlearning.task import Task, teach
 
 
 def test_by_hand(answers, taken):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from remanent.core.batch import Batch
 from remanent.core.method import Method, Objective, Recipe, Term
-from remanent.core.scores import AnswerScores
+from remanent.core.predict import Predict
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,8 @@ class Task(Objective):
     """L = mean over scored tokens of the NLL on "task"."""
 
     terms: ClassVar[Mapping[str, Term]] = {"task": Term("token", ("task",))}
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
 
-    def losses(self, batches: Mapping[str, Batch], predict: Callable[[Batch], AnswerScores]) -> dict[str, Tensor]:
+    def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         return {"task": -predict(batches["task"]).log_probs.sum()} if "task" in batches else {}
 
 

@@ -17,9 +17,9 @@ from remanent.core.evaluation import Evaluation
 from remanent.core.loop import Rule
 from remanent.core.method import Method
 from remanent.core.selection import EVERYTHING
+from remanent.core.task import Task
 from remanent.core.weights import Weights
 from remanent.errors import InputError, UnsupportedError
-from remanent.unlearning.task import Task
 
 # Beside Trainer's own files in each of its checkpoints.
 STATE = "remanent_callback"

@@ -12,6 +12,7 @@ import yaml
 from remanent.core.episode import Episode
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.run_folder import RunFolder
+from remanent.core.task import teach as teaching
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 from remanent.jobs.config import TeachSettings
@@ -20,7 +21,6 @@ from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.save import is_saved, save
 from remanent.models.source import find
-from remanent.unlearning.task import teach as teaching
 
 
 def teach(

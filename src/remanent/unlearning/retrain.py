@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from remanent.core.catalogue import System
 from remanent.core.method import Method
-from remanent.unlearning.task import teach
+from remanent.core.task import teach
 
 SYSTEM = System(
     name="retrain",
