@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from remanent.core.files import read_json, sha256_file, write_json
+from remanent.core.files import naming, read_json, sha256_file, write_json
 from remanent.errors import IntegrityError
 
 _MANIFEST = "manifest.json"
@@ -36,7 +37,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's folder whole or not at all; one of that name is replaced."""
+    """Write a checkpoint's folder whole or not at all; one of that name is replaced.
+
+    Raises OSError, which names the file, where the disk is full; what was there before stays.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -48,7 +52,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         write_json(temporary / "state.json", {"step": checkpoint.step, "state": plain})
         write_json(temporary / _MANIFEST, {file.name: sha256_file(file) for file in sorted(temporary.iterdir())})
         if folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -66,13 +70,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if sha256_file(file) != digest:
             raise IntegrityError(f"{file} is not the file that was saved: its SHA-256 differs from the manifest's")
     saved = read_json(folder / "state.json")
-    state = _unflatten(saved["state"], load_file(folder / "state.safetensors"))
-    return Checkpoint(saved["step"], load_file(folder / "weights.safetensors"), state)
+    try:
+        state = _unflatten(saved["state"], load_file(folder / "state.safetensors"))
+        return Checkpoint(saved["step"], load_file(folder / "weights.safetensors"), state)
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise IntegrityError(f"{folder} does not hold a checkpoint's state: {error!r}") from error
 
 
 def steps_saved(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder, newest first: (step, folder)."""
-    found = [(int(item.name[5:]), item) for item in folder.glob("step-*") if item.name[5:].isdigit()]
+    found = [(int(item.name[5:]), item) for item in folder.glob("step-*") if item.name[5:].isdecimal()]
     return sorted(found, reverse=True)
 
 
@@ -84,9 +91,16 @@ def step_folder(folder: Path, step: int) -> Path:
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest checkpoints, and what broken-off writes left."""
     for _, old in steps_saved(folder)[keep:]:
-        shutil.rmtree(old)
+        _remove(old)
     for left in folder.glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first, so that one that is half removed never goes by a checkpoint's name.
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone.tmp")
+    os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _save(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -97,9 +111,10 @@ def _save(file: Path, tensors: Mapping[str, Tensor]) -> None:
         part = tensor.detach().cpu().contiguous()
         whole[name] = part.clone() if part.untyped_storage().data_ptr() in owned else part
         owned.add(whole[name].untyped_storage().data_ptr())
-    save_file(whole, file)
-    with open(file, "rb") as written:
-        os.fsync(written.fileno())
+    with naming(file):
+        save_file(whole, file)
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str, mode: int | No
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(target), os.fdopen(descriptor, "wb") as file:
             if mode is not None:
                 temporary.chmod(mode)  # the umask may have narrowed it
             file.write(raw)
@@ -50,6 +52,22 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str, mode: int | No
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(target.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what a full or broken disk raises becomes an OSError that names the path, also from Rust."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            number = None if error.filename else error.errno
+        else:  # safetensors and tokenizers end their own exceptions' text with the system's number
+            said = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(said[1]) if said else None
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

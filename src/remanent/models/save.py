@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from remanent.core.files import read_json, sha256_file, write_json
+from remanent.core.files import naming, read_json, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied
 
@@ -63,21 +63,9 @@ def save(
     except OSError as error:
         raise InputError("folder", str(target), f"a place that can be written ({error.strerror})") from error
     try:
-        if merged:
-            with _merged(model):
-                model.get_base_model().save_pretrained(temporary, state_dict=_plain_state(model))
-        elif adapted:
-            model.save_pretrained(temporary, save_embedding_layers=False)  # "auto" would ask the hub
-            (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        else:
-            model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        files = sorted(file for file in temporary.iterdir())
-        write_json(temporary / MANIFEST, {"files": {file.name: sha256_file(file) for file in files}})
-        for file in files:
-            _flush(file)
-        _flush(temporary)
-        _replace(temporary, target)
+        with naming(target):
+            _write(model, tokenizer, temporary, adapted, merged)
+            _replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -117,6 +105,23 @@ def _listed(folder: Path) -> dict[str, str]:
         if name != Path(name).name or name in ("", ".", ".."):
             raise IntegrityError(f"{folder / MANIFEST}: {name!r} is not the name of a file in the folder")
     return files
+
+
+def _write(model: Any, tokenizer: Any, temporary: Path, adapted: bool, merged: bool) -> None:
+    if merged:
+        with _merged(model):
+            model.get_base_model().save_pretrained(temporary, state_dict=_plain_state(model))
+    elif adapted:
+        model.save_pretrained(temporary, save_embedding_layers=False)  # "auto" would ask the hub
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    else:
+        model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    files = sorted(file for file in temporary.iterdir())
+    write_json(temporary / MANIFEST, {"files": {file.name: sha256_file(file) for file in files}})
+    for file in files:
+        _flush(file)
+    _flush(temporary)
 
 
 def _check_target(target: Path) -> None:
