@@ -15,6 +15,7 @@ from remanent.core.episode import Episode
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import At
 from remanent.core.reference import reference_nll
+from remanent.core.schedule import Ramp
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 
@@ -37,9 +38,9 @@ pytestmark = pytest.mark.parametrize("view", VIEWS)
 def method(request, view):
     if view not in methods()[request.param].system.views:
         pytest.skip(f"{request.param} does not run on {view}")
-    chosen = build(request.param)
+    chosen = build(request.param, {"layer": 1} if "layer" in methods()[request.param].hyperparameters else None)
     # Steps few and large, no pause of a ramp, so that all of its points take part and something moves.
-    points = [replace(p, weight=p.weight if isinstance(p.weight, float) else p.weight.stop) for p in chosen.places]
+    points = [replace(p, weight=p.weight.stop if isinstance(p.weight, Ramp) else p.weight) for p in chosen.places]
     return with_settings(replace(chosen, points=points), steps=STEPS, batch_size=3, learning_rate=1e-2, warmup=0.0)
 
 
@@ -78,7 +79,9 @@ def _packed(folder):
 @pytest.fixture
 def data(method, make_records):
     """Records of each role that the method asks for, more of the later ones, with answers of unequal lengths."""
-    return {role: make_records(5 + 2 * number, seed=number + 1) for number, role in enumerate(method.roles)}
+    sizes = {role: 5 + 2 * number for number, role in enumerate(method.roles)}
+    paired = method.objective.paired
+    return {r: make_records(sizes[paired.get(r, r)], seed=number + 1) for number, r in enumerate(method.roles)}
 
 
 def train(model, method, data, **options):
@@ -99,8 +102,11 @@ def batches(model, method, data):
 
 
 def update_of(model, method, **options):
-    trained = list(Weights.of(model).trainable().values())
-    return Update(model, method, torch.optim.SGD(trained, lr=0.01), steps=STEPS, **options)
+    return Update(model, method, torch.optim.SGD(trained(model, method).values(), lr=0.01), steps=STEPS, **options)
+
+
+def trained(model, method):
+    return method.select.of(Weights.of(model).trainable())
 
 
 def test_a_run_moves_the_weights_and_is_the_same_each_time(method, make_model, data, snapshot, same_bits):
@@ -170,7 +176,7 @@ def test_gradients_are_finite_and_reach_every_weight_that_trains(method, make_mo
     model = make_model(dropout=0.0)
     losses = update_of(model, method).gradients(batches(model, method, data))
     assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
-    for name, weight in Weights.of(model).trainable().items():
+    for name, weight in trained(model, method).items():
         assert bool(weight.grad.isfinite().all()), name
         assert bool(weight.grad.any()), name
 
@@ -196,7 +202,7 @@ def test_how_a_batch_is_split_changes_nothing(method, make_model, data):
         model.zero_grad()
         update = update_of(model, method, micro_batch=micro_batch)
         losses = update.gradients(given)
-        return {name: weight.grad.clone() for name, weight in Weights.of(model).trainable().items()}, losses
+        return {name: weight.grad.clone() for name, weight in trained(model, method).items()}, losses
 
     whole, losses = gradients(None)
     for micro_batch in (1, 2):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from remanent.core.schedule import Ramp, learning_rate_factor
+from remanent.core.schedule import Alternate, Ramp, learning_rate_factor
 from remanent.errors import InputError
 
 
@@ -23,6 +23,19 @@ def test_ramps_may_fall_and_start_anywhere():
     for after in (-0.1, 1.0):
         with pytest.raises(InputError, match="after"):
             Ramp(0.0, 1.0, after=after)
+
+
+def test_two_that_alternate_take_every_update_between_them_once():
+    first, second = Alternate(0, until=0.6, after=1.0), Alternate(1, until=0.6)
+    assert [first.at(step, 10) for step in range(1, 11)] == [1, 0, 1, 0, 1, 0, 1, 1, 1, 1]
+    assert [second.at(step, 10) for step in range(1, 11)] == [0, 1, 0, 1, 0, 1, 0, 0, 0, 0]
+    assert [Alternate(1).at(step, 4) for step in (1, 2, 3, 4)] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("turn", 2), ("until", 1.1), ("until", math.nan), ("after", -1.0)])
+def test_an_alternation_that_makes_no_sense_is_refused(name, value):
+    with pytest.raises(InputError, match=name):
+        Alternate(**{"turn": 0, name: value})
 
 
 def test_linear_with_warm_up_by_hand():

@@ -74,4 +74,5 @@ def labelled(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         (positions, width) and int64 (positions,).
     """
     scored = batch.labels != IGNORED
+    scored[:, 0] = False  # nothing predicts the first token, which models give states unlike all others'
     return values[scored], scored.nonzero()[:, 0]

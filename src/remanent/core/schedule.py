@@ -51,6 +51,37 @@ class Ramp:
         return self.start + (self.stop - self.start) * min(1.0, 2 * (step - warm) / (steps - warm))
 
 
+@dataclass(frozen=True)
+class Alternate:
+    """1 at every second update, else 0, until a share of the run is over; then one value to the end.
+
+    Two points of a method whose turns differ are taken in turns: where the weight is 0 nothing is passed through.
+
+    Args:
+        turn: 0 begins with the first update, 1 with the second.
+        until: share of the run, in [0, 1], that alternates.
+        after: the value of the rest.
+    """
+
+    turn: int
+    until: float = 1.0
+    after: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.turn not in (0, 1):
+            raise InputError("turn", self.turn, "0 or 1")
+        if not 0 <= self.until <= 1:
+            raise InputError("until", self.until, "a share of the run, from 0 to 1")
+        if not 0 <= self.after < math.inf:
+            raise InputError("after", self.after, "a finite number of at least 0")
+
+    def at(self, step: int, steps: int) -> float:
+        """The value at an update, counted from 1, of a run of `steps`."""
+        if step > self.until * steps:
+            return self.after
+        return float((step - 1) % 2 == self.turn)
+
+
 def learning_rate_factor(schedule: LearningRateSchedule, step: int, steps: int, warmup: float) -> float:
     """What the learning rate is multiplied with at an update.
 
