@@ -9,7 +9,7 @@ from typing import Any
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
-from remanent.core.method import Method
+from remanent.core.method import Method, Objective
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
 from remanent.jobs.config import AuditSettings, UnlearnSettings
@@ -87,7 +87,8 @@ def price_unlearning(
     recipe = method.recipe
     lead = "retain" if method.from_base else "forget"
     steps = planned_steps(recipe, sizes[lead].records)
-    roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[r] for r in method.roles if r in sizes}
+    like = {role: method.objective.paired.get(role, role) for role in method.roles}  # paired records are as many
+    roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[o] for r, o in like.items() if o in sizes}
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
     learned = sum(
@@ -106,11 +107,13 @@ def price_unlearning(
     batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
     longest = max(size.tokens for size in roles.values())
     moved = max(_count(place.displacement.moving(weights)) for place in method.places)
+    asked = type(method.objective).at_reference is not Objective.at_reference
     memory = {
         "weights": _weight_bytes(settings, weights),
         "gradients": trained * FLOAT,
         "AdamW's moments": 2 * trained * FLOAT,
         "copy of what the displaced points move": moved * FLOAT,
+        "copy of the weights as they were": trained * FLOAT if asked else 0.0,
         "gradients kept apart": len(terms) * len(method.places) * trained * FLOAT if method.combine else 0.0,
         "the best step's weights": trained * FLOAT if watched else 0.0,
         "activations": kept_for_backward(model, batch * len(roles), round(longest)),

@@ -22,6 +22,7 @@ from remanent.core.run_folder import RunFolder
 from remanent.core.user_folders import user_cache
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
+from remanent.data.refusals import PREFERRED
 from remanent.errors import InputError, did_you_mean
 from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, spread
@@ -125,6 +126,13 @@ def check_roles(method: Method | Edit, data: JobData, settings: UnlearnSettings)
     for role, there in (("forget", data.forget), ("retain", data.retain)):
         if role in method.roles and not there:
             raise InputError(f"data.{role}", getattr(settings.data, role), f"{role} records, which the method needs")
+    _preferred(method, data, settings)
+
+
+def _preferred(method: Method | Edit, data: JobData, settings: UnlearnSettings) -> dict[str, list[Record]]:
+    """The roles that are made from the forget records: answers to prefer to theirs."""
+    roles = [role for role in method.roles if role in PREFERRED]
+    return {role: PREFERRED[role](data.forget, settings.seed) for role in roles}
 
 
 def _load(name: str, settings: UnlearnSettings) -> Loaded:
@@ -157,6 +165,7 @@ def _train(
         roles = {"forget": encoded(data.forget)}
         if data.retain:
             roles["retain"] = encoded(data.retain["train"])
+        roles |= {role: encoded(records) for role, records in _preferred(method, data, settings).items()}
     loop = Settings(
         pad_id=pad_id(loaded.tokenizer),
         seed=settings.seed,
