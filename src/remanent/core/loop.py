@@ -54,7 +54,8 @@ class Settings:
         pad_id: token that fills short rows.
         seed: decides the order of records and dropout.
         precision: of the arithmetic; weights, gradients and optimizer keep the weights' dtype.
-        micro_batch: most records per forward and backward pass; None takes each batch whole.
+        micro_batch: most records per forward and backward pass; None takes each batch whole. Halved where memory runs
+            out, with a warning, for the rest of the run.
         evaluate_every: updates between evaluations; 0 evaluates before the first update and after the last only.
         checkpoint_every: updates between checkpoints; 0 writes none.
         keep_checkpoints: how many of the newest are kept, at least 2, so that a broken one has a predecessor.
@@ -138,7 +139,8 @@ def run_episode(
         reference_cache: folder in which reference scores are kept.
         accelerator: the program's own, where it has one already.
 
-    Raises InputError before any work where data is missing, DivergedError where a loss is not finite.
+    Raises InputError before any work where data is missing, DivergedError where a loss is not finite, UnsupportedError
+    where memory does not hold one record.
     """
     begun = method.begin(model, episode)
     if begun is None:
@@ -212,6 +214,7 @@ class _Run:
             max_grad_norm=self.recipe.max_grad_norm,
             autocast=settings.autocast,
             accelerator=self.accelerator,
+            on_warning=lambda text: self.warn(f"step {self.update.step}: {text}"),
         )
         self.rows: list[dict[str, Any]] = []
         self.evaluations: list[Evaluation] = []
@@ -256,13 +259,15 @@ class _Run:
             losses = self._updated(batches)
         self.model.eval()
         seconds = time.perf_counter() - began
-        self.rows.append({"step": step, "kind": "train", "loss": losses, "learning_rate": rate, "seconds": seconds})
+        row = {"loss": losses, "learning_rate": rate, "micro_batch": self.update.micro_batch, "seconds": seconds}
+        self.rows.append({"step": step, "kind": "train", **row})
         return losses
 
     def _updated(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         try:
             return self.update(batches)
         except DivergedError as error:
+            self._write_metrics()
             good = "none was saved" if self.last_saved is None else str(self.last_saved)
             raise DivergedError(f"{error}; last good checkpoint: {good}") from None
 
@@ -322,6 +327,7 @@ class _Run:
             "rows": json.dumps(self.rows),
             "best": self.best,
             "best_step": self.best_step,
+            "micro_batch": self.update.micro_batch,
         }
         self.last_saved = step_folder(self.checkpoints, step)
         save_checkpoint(self.last_saved, Checkpoint(step, self._kept(), state))
@@ -346,6 +352,8 @@ class _Run:
             self.rows = json.loads(checkpoint.state["rows"])
             self.evaluations = [Evaluation.from_dict(row) for row in self.rows if row["kind"] == "evaluation"]
             self.update.step, self.last_saved = checkpoint.step, folder
+            # Where memory ran out before the cut, so that what follows adds up in the same pieces.
+            self.update.micro_batch = checkpoint.state.get("micro_batch", self.settings.micro_batch)
             return
 
     def _write_metrics(self) -> None:

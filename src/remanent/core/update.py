@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from remanent.core.batch import Batch
 from remanent.core.displacement.base import Context, Displacement, learning_at
 from remanent.core.displacement.interpolation import Interpolation
+from remanent.core.memory import in_pieces_that_fit
 from remanent.core.method import At, Method, Objective
 from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING
+from remanent.core.state import keep_generators
 from remanent.core.weights import Weights, identity, norm
 from remanent.errors import DivergedError, InputError
 
@@ -33,11 +35,12 @@ class Update:
         optimizer: over the weights that train.
         steps: the run's number of updates, for weights that change over it.
         micro_batch: most records per forward and backward pass; None takes each batch whole. Changes memory, not the
-            result.
+            result. Halved where memory runs out, and then it stays so.
         max_grad_norm: clips the gradient's L2 norm; None does not clip.
         autocast: dtype of the arithmetic; weights and gradients keep theirs.
         accelerator: scales losses and adds gradients up over processes; None is one process.
         reference: the model as it was before training, for objectives that ask it; None: as it is now.
+        on_warning: called with a sentence, where memory ran out.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Update:
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
         reference: Displacement | None = None,
+        on_warning: Callable[[str], None] = lambda text: None,
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise InputError("micro_batch", micro_batch, "at least 1 record, or None")
@@ -60,7 +64,7 @@ class Update:
             raise InputError("gradient_accumulation_steps", accelerator.gradient_accumulation_steps, expected)
         self.model, self.method, self.optimizer = model, method, optimizer
         self.steps, self.micro_batch, self.max_grad_norm = steps, micro_batch, max_grad_norm
-        self.autocast, self.accelerator = autocast, accelerator
+        self.autocast, self.accelerator, self.warn = autocast, accelerator, on_warning
         self.weights = Weights.of(model)
         self.step = 0
         if method.select != EVERYTHING:
@@ -77,10 +81,9 @@ class Update:
     def __call__(self, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Make one update. Returns the mean of each loss as "term@point", unweighted, and "gradient_norm".
 
-        Raises DivergedError before the optimizer moves anything when a loss or the gradient is not finite.
+        Raises, before the optimizer moves anything, DivergedError when a loss or the gradient is not finite, and
+        UnsupportedError when memory does not hold one record.
         """
-        for weight in self.weights.values():
-            weight.grad = None
         losses = self.gradients(batches)
         self.optimizer.step()
         self.updated()
@@ -94,7 +97,7 @@ class Update:
         self.method.after_update(self.model, self.step)
 
     def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
-        """Everything of an update but the optimizer: leaves the finished gradient in `.grad`.
+        """Everything of an update but the optimizer: leaves the finished gradient, and nothing else, in `.grad`.
 
         Returns and raises what a call does.
         """
@@ -103,23 +106,15 @@ class Update:
             raise InputError("batches", ", ".join(batches) or "none", f"a batch named '{missing[0]}'")
         self.step += 1
         totals = self._totals(batches)
-        pieces = _pieces({role: batches[role] for role in self.method.roles}, self.micro_batch)
-        if self.reference is not None:
-            pieces = self._with_reference(pieces, self.reference)
-        sums: dict[str, Tensor] = {}
-        apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
-        for place in self.method.places:
-            weight = place.weight_at(self.step, self.steps)
-            if weight == 0:
-                continue
-            names = place.terms or tuple(self.method.objective.terms)
-            factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
-            # What a combination needs apart is taken apart: one backward pass per term, at the one point.
-            for group in [(name,) for name in names] if self.method.combine else [names]:
-                sums.update(self._at(place, group, factors, pieces, totals))
-                if self.method.combine:
-                    key = (group[0], str(place.displacement))
-                    apart[key] = _added(apart.get(key, {}), self._take_gradients())
+        wanted = {role: batches[role] for role in self.method.roles}
+        # What follows needs no more memory for larger pieces, and waits for other processes: it is never made twice.
+        (sums, apart), self.micro_batch = in_pieces_that_fit(
+            lambda size: self._sums(_pieces(wanted, size), totals),
+            self.micro_batch,
+            largest=max(len(batch) for batch in wanted.values()),
+            again=keep_generators(self.weights),
+            warn=self.warn,
+        )
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             if self.method.combine:
                 apart = {key: self._added_up(gradients) for key, gradients in apart.items()}
@@ -139,6 +134,30 @@ class Update:
         losses = {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
         self._check_finite(losses, batches)
         return losses
+
+    def _sums(
+        self, pieces: list[dict[str, Batch]], totals: Mapping[str, int]
+    ) -> tuple[dict[str, Tensor], dict[tuple[str, str], Mapping[str, Tensor]]]:
+        """The mean of each loss, and the gradients: in `.grad`, or apart by (term, point) for a combination."""
+        for tensor in self.weights.values():
+            tensor.grad = None
+        if self.reference is not None:
+            pieces = self._with_reference(pieces, self.reference)
+        sums: dict[str, Tensor] = {}
+        apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+        for place in self.method.places:
+            weight = place.weight_at(self.step, self.steps)
+            if weight == 0:
+                continue
+            names = place.terms or tuple(self.method.objective.terms)
+            factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
+            # What a combination needs apart is taken apart: one backward pass per term, at the one point.
+            for group in [(name,) for name in names] if self.method.combine else [names]:
+                sums.update(self._at(place, group, factors, pieces, totals))
+                if self.method.combine:
+                    key = (group[0], str(place.displacement))
+                    apart[key] = _added(apart.get(key, {}), self._take_gradients())
+        return sums, apart
 
     def _at(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -238,6 +239,7 @@ class _Lifecycle(TrainerCallback):
             autocast=_AUTOCAST.get(trainer.accelerator.mixed_precision),
             accelerator=trainer.accelerator,
             reference=trainer._before,
+            on_warning=logging.getLogger(__name__).warning,
         )
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:

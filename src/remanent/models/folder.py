@@ -48,8 +48,8 @@ def load_folder(
         )
     except SafetensorError as error:
         raise IntegrityError(f"{folder}: a weights file is damaged or cut off: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, ImportError, NotImplementedError) as error:
-        raise UnsupportedError(f"{folder}: transformers cannot load this model: {error}") from error
+    except Exception as error:  # a config.json that is damaged can bring it to any
+        raise UnsupportedError(f"{folder}: transformers cannot load this model: {error!r}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers
         missing = sorted(info["missing_keys"])
         raise IntegrityError(f"{folder}: {len(missing)} weight(s) are missing, the first: {missing[0]}")
@@ -72,14 +72,23 @@ def check_folder(folder: Path) -> None:
         raise IntegrityError(f"{folder}: the weights file {shard} is missing")
     if not (folder / "config.json").is_file():
         raise InputError("model", str(folder), "a folder with a config.json")
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     quantization = config.get("quantization_config") or config.get("compression_config")
     if quantization:
-        method = quantization.get("quant_method", "unknown method")
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        method = method or "unknown method"
         raise UnsupportedError(
             f"{folder}: is quantized already ({method}): its weights are packed integers, which cannot be moved, "
             "rounded or trained; give the model it was made from, and for LoRA on a 4-bit base load that with load_nf4"
         )
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises IntegrityError where it holds anything else."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise IntegrityError(f"{file}: holds no JSON object")
+    return found
 
 
 def missing_shard(folder: Path) -> str | None:
@@ -87,7 +96,10 @@ def missing_shard(folder: Path) -> str | None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return None
-    names = sorted(set(read_json(index)["weight_map"].values()))
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise IntegrityError(f"{index}: does not say which file holds which weight")
+    names = sorted(set(shards.values()))
     return next((name for name in names if not (folder / name).is_file()), None)
 
 
@@ -106,7 +118,7 @@ def load_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedToke
     kind = PreTrainedTokenizerFast if gguf_file is None and _declares_generic(folder) else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **keywords)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # tokenizers raises plain ones
         place = folder if gguf_file is None else gguf_file
         raise UnsupportedError(f"{place}: has no tokenizer that can be loaded: {error}") from error
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -118,4 +130,4 @@ def _declares_generic(folder: Path) -> bool:
     settings = folder / "tokenizer_config.json"
     if not settings.is_file() or not (folder / "tokenizer.json").is_file():
         return False
-    return read_json(settings).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return read_object(settings).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     model can be saved.
 
     Raises:
-        IntegrityError: where the file is not GGUF or cut off.
+        IntegrityError: where the file is not GGUF, or lacks weights.
         UnsupportedError: where transformers does not know the architecture or the quantization.
     """
     from transformers import AutoModelForCausalLM
@@ -40,13 +39,21 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         if file.read(4) != b"GGUF":
             raise IntegrityError(f"{path.name}: is not a GGUF file")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, trust_remote_code=False
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
+    except Exception as error:  # a damaged file can bring its readers to any
         raise UnsupportedError(
             f"{path.name}: transformers cannot load this GGUF file, or it is cut off: {error}"
         ) from error
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        missing = sorted(info["missing_keys"])
+        raise IntegrityError(f"{path.name}: {len(missing)} weight(s) are missing, the first: {missing[0]}")
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from remanent.core.files import read_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
-from remanent.models.folder import load_folder, load_tokenizer
+from remanent.models.folder import load_folder, load_tokenizer, read_object
 from remanent.models.gguf import load_cached, load_gguf
 from remanent.models.save import check_saved
 from remanent.models.source import Source, find
@@ -112,7 +111,7 @@ def _is_adapter(source: Source) -> bool:
 def _adapter_config(source: Source) -> dict[str, Any]:
     assert source.path is not None
     check_saved(source.path)
-    config: dict[str, Any] = read_json(source.path / _ADAPTER)
+    config = read_object(source.path / _ADAPTER)
     if config.get("peft_type") != "LORA":
         raise UnsupportedError(f"{source.name}: a {config.get('peft_type')} adapter; only LoRA is supported")
     if not (source.path / "adapter_model.safetensors").is_file():
