@@ -89,12 +89,12 @@ def test_forgetting_at_rounded_points_too_shrinks_the_gap(measured, seed):
     plain, ours = measured(PLAIN, seed), measured("durable", seed)
     assert ours.recovered("int4") < plain.recovered("int4") - 0.15
     assert ours.forget["int4"] > ours.control["int4"] - 0.2
-    assert plain.forget["int4"] < plain.control["int4"] - 0.1
+    assert plain.forget["int4"] - plain.control["int4"] < ours.forget["int4"] - ours.control["int4"] - 0.1
 
 
 @pytest.mark.parametrize("seed", ALL_SLOW)
 def test_saf_shrinks_the_gap_and_pays_at_int4_unless_it_keeps_there(measured, seed):
     plain, saf, keeping = (measured(name, seed) for name in ("GradDiff", "SAF", "SAF, retain rounded"))
     assert saf.recovered("int4") < plain.recovered("int4") - 0.1
-    assert saf.retain_accuracy["int4"] < plain.retain_accuracy["int4"] - 0.1
+    assert saf.retain_accuracy["int4"] < plain.retain_accuracy["int4"] - 0.05
     assert keeping.retain["int4"] < saf.retain["int4"] - 0.2
