@@ -21,8 +21,8 @@ def run(
     """Unlearn, then audit what came of it, as a YAML file says.
 
     The file has a part unlearn and a part audit, with the settings of those two commands. Where the audit does not
-    name its model, reference or data, they follow from the run. The config.yaml that a run leaves in its folder is such a
-    file too. A file with a part sweep is run as `remanent sweep` does.
+    name its model, reference or data, they follow from the run. The config.yaml that a run leaves in its folder is
+    such a file too. A file with a part sweep is run as `remanent sweep` does.
 
     [bold]Example[/bold]
 
