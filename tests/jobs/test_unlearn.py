@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from remanent.data.record import Message, Record
 from remanent.errors import InputError
 from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.price import SetSize, price_unlearning
+from remanent.jobs.progress import Interface
 from remanent.jobs.shape import meta_model
 from remanent.jobs.unlearn import build_method, unlearn
 from remanent.models.save import is_saved, save
@@ -64,3 +70,13 @@ def test_the_estimate_counts_the_answers_to_prefer_and_the_copy_at_the_reference
     trained = npo.memory["AdamW's moments"] / 2
     assert kl_min.memory["copy of the weights as they were"] == trained
     assert npo.memory["copy of the weights as they were"] == 0
+
+
+def test_no_stopping_rule_looks_at_a_model_that_is_made_at_the_end(folder, tmp_path):
+    said = StringIO()
+    chosen = settings(folder, "task-vector").model_copy(update={"stop": True})
+    records = {"forget": FORGET, "retain": RETAIN, "control": [replace(r, group=f"c{r.group}") for r in RETAIN]}
+    run = unlearn(chosen, tmp_path / "run", records=records, interface=Interface(Console(file=said, width=200)))
+    assert "no stopping rule looks at it" in said.getvalue()
+    assert json.loads(run.manifest.read_text())["best_step"] == 2
+    assert not json.loads(run.manifest.read_text())["stopped_by_rule"]

@@ -176,7 +176,9 @@ def _train(
     )
     rule = None
     if settings.stop and not method.from_base:
-        if data.control:
+        if not method.judged_by_rule:
+            interface.say(f"{settings.method} makes its model at the end, so that no stopping rule looks at it")
+        elif data.control:
             sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
             if data.retain:
                 sets["retain"] = encoded(data.retain["select"])
