@@ -35,20 +35,20 @@ def before(world, taught):
 
 
 @pytest.mark.parametrize("make", [lambda: salun.method(), lambda: sure.method()], ids=["salun", "sure"])
-def test_a_masked_method_forgets_and_keeps(make, unlearned, before):
+def test_a_masked_method_loses_the_forget_set_more_than_the_rest(make, unlearned, before):
     forget, retain = unlearned(make(), 2e-3)
     assert forget > before[0] + 0.5
-    assert forget - before[0] > 2 * (retain - before[1])
+    assert forget - before[0] > retain - before[1]
 
 
-def test_salient_weights_forget_faster_than_as_many_random_ones(world, taught, unlearned):
+def test_salient_weights_forget_faster_than_as_many_random_ones(world, taught, unlearned, before):
     world.put(taught)
     chosen = salun.method(share=SHARE, loss="grad-ascent")
     salient = chosen.begin(world.model, Episode("one", "erase", {"forget": world.encoded["forget"]})).mask
     generator = torch.Generator().manual_seed(0)
     random = {name: torch.rand(mask.shape, generator=generator) < SHARE for name, mask in salient.items()}
     drawn = replace(grad_diff.method(), mask=random)
-    assert unlearned(chosen)[0] > unlearned(drawn)[0] + 0.5
+    assert unlearned(chosen)[0] - before[0] > 3 * (unlearned(drawn)[0] - before[0])
 
 
 def test_off_the_retain_gradients_subspace_ascent_has_little_left(unlearned, before):

@@ -18,7 +18,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table
     """Rows under headings; text is shown as it is, never taken for markup or for control characters."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for number, column in enumerate(columns):
-        made.add_column(column, overflow="fold", no_wrap=False, style="bold" if number == 0 else "")
+        made.add_column(column, overflow="fold", no_wrap=number == 0, style="bold" if number == 0 else "")
     for row in rows:
         made.add_row(*(Text(NOTHING if cell is None else visible(cell, LONGEST)) for cell in row))
     return made
