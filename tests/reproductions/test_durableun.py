@@ -8,7 +8,7 @@ stopping rule received.
 
 It would be falsified by no gap at a small rate, by a gap at INT8, by a gap of the retrained model or of the float one,
 or by a recovered share that does not fall with the share of weights that left their bins. `durableun_table.py` prints
-the figures over five seeds.
+the figures over several seeds.
 """
 
 from __future__ import annotations
