@@ -4,7 +4,8 @@
     python examples/keep_what_it_knew.py --model smollm2-135m          a real one: minutes
 
 The model is taught some fictitious authors, and is then fine-tuned on others, once plainly and once with EWC. Printed
-is how well it knows the first, the second, and general text: mean NLL per record, in nats; less is better known.
+is how well it knows the first, which EWC holds, the second, and general text, which nothing holds: mean NLL per
+record, in nats; less is better known.
 """
 
 from __future__ import annotations
@@ -46,18 +47,17 @@ def main() -> None:
     model, pad = loaded.model, pad_id(loaded.tokenizer)
     sets = {name: encode_all(group, loaded.tokenizer, 128) for name, group in records.items()}
     lesson = with_settings(
-        teach(), learning_rate=1e-4 if arguments.model else 3e-3, epochs=8 if arguments.model else 40
+        teach(), learning_rate=1e-4 if arguments.model else 3e-3, epochs=4 if arguments.model else 40
     )
     taught = sets["first"] if arguments.model else sets["first"] + sets["text"]  # a real model knows text already
     run_episode(model, lesson, Episode("first", "teach", {"task": taught}), Settings(pad, seed=arguments.seed))
     show("before", model, sets, pad)
 
-    strength = arguments.strength or (1e5 if arguments.model else 10.0)
+    strength = arguments.strength or (1e4 if arguments.model else 300.0)
     for name, chosen in (("plain", 0.0), ("EWC", strength)):
         tuned, method = deepcopy(model), ewc.method(strength=chosen)
         # What it knows: one pass over records of that kind. Between the episodes of a stream this happens by itself.
         method.remember(tuned, "first", sets["first"])
-        method.remember(tuned, "text", sets["text"])
         trainer = MethodTrainer(
             tuned,
             method,
