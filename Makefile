@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.remanent-installed
 
-.PHONY: setup demo test test-slow lint types bench clean
+.PHONY: setup demo test test-slow lint types docs bench clean
 
 setup: $(STAMP)
 
@@ -35,8 +35,12 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# The site, in site/: a link that leads nowhere fails. It needs no network, to build or to read.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -85,7 +85,7 @@ def test_snippets_import_what_there_is(page):
     for mark, code in blocks(page, "python"):
         tree = ast.parse(code)
         if mark.startswith("file:"):
-            continue  # tests/docs/test_contributing.py runs them
+            continue  # tests/docs/test_add_a_method.py runs them
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         exec(compile(ast.Module(imports, []), name_of(page), "exec"), {})
 

@@ -88,8 +88,8 @@ class QuantizationFormat:
         """A format from its name.
 
         Args:
-            text: "int<bits>[-row|-tensor|-g<size>][-asym][-p<percentile>]" (row where nothing is said),
-                "nf4[-b<size>]" (64 where nothing is said), "bf16" or "fp16".
+            text: `int<bits>[-row|-tensor|-g<size>][-asym][-p<percentile>]` (row where nothing is said),
+                `nf4[-b<size>]` (64 where nothing is said), `bf16` or `fp16`.
 
         Raises:
             InputError: no format has this name.

@@ -1,4 +1,4 @@
-"""The worked method of CONTRIBUTING is found by the catalogue, passes its own test, and trains."""
+"""The worked method of the tutorial is found by the catalogue, passes its own test, and trains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remanent.core.update import Update
 
 from .pages import ROOT, blocks
 
-PAGE = ROOT / "CONTRIBUTING.md"
+PAGE = ROOT / "docs" / "add-a-method.md"
 FILES = {mark.removeprefix("file: "): code for mark, code in blocks(PAGE, "python") if mark.startswith("file: ")}
 
 
