@@ -47,9 +47,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = _PAGES.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
         return posixpath.relpath(found, posixpath.dirname(here) or ".") if found else match[1]
 
-    return _LINK.sub(
-        led, _MARK.sub(lambda mark: f"```{mark[2]}" + (f' title="{mark[1]}"' if mark[1] else ""), markdown)
-    )
+    return _LINK.sub(led, _MARK.sub(_fence, markdown))
+
+
+def _fence(match: re.Match[str]) -> str:
+    return f'```{match[2]} title="{match[1]}"' if match[1] else f"```{match[2]}"
 
 
 def _example(source: str, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from remanent.core.catalogue import systems, unlearners
 
 from .pages import ROOT, text_of
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"?([^\"\s>]+)")
 
 
@@ -80,3 +82,14 @@ def test_the_table_of_methods_holds_each_once():
     rows = re.findall(r"^\| \[([\w-]+)\]\(methods/([\w-]+)\.md\)", table, re.MULTILINE)
     assert all(name == page for name, page in rows)
     assert sorted(name for name, _ in rows) == sorted(unlearners())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_search_works_on_files_without_a_network(site, tmp_path):
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    offline = ["--host-resolver-rules=MAP * 0.0.0.0", "--virtual-time-budget=10000", "--enable-logging=stderr"]
+    address = f"{(site / 'index.html').as_uri()}?q=nf4"
+    command = [CHROMIUM, *options, *offline, "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search(r"[1-9]\d* matching documents", done.stdout)
+    assert "Uncaught" not in done.stderr
