@@ -14,7 +14,8 @@ from torch import Tensor
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Objective, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.predict import Predict
 
 SYSTEM = System(
     name="grad-ascent",

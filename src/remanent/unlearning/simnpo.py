@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Objective, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.predict import Predict
 from remanent.errors import InputError
 
 SYSTEM = System(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from remanent.core.batch import Batch
 from remanent.core.catalogue import System
-from remanent.core.method import Method, Objective, Predict, Recipe
+from remanent.core.method import Method, Objective, Recipe
+from remanent.core.predict import Predict
 from remanent.core.saliency_mask import Masked
 from remanent.errors import InputError, did_you_mean
 from remanent.unlearning.grad_diff import GradDiff

@@ -18,7 +18,8 @@ from remanent.core.batch import Batch
 from remanent.core.catalogue import System
 from remanent.core.displacement import Interpolation
 from remanent.core.episode import Episode
-from remanent.core.method import Method, Objective, Predict, Recipe, Term
+from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.predict import Predict
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
