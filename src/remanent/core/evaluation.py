@@ -63,14 +63,17 @@ def known(
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean answer NLL of each set at each point: a mean over records of their mean over tokens, in nats."""
+    """Mean answer NLL of each set at each point: a mean over records of their mean over tokens, in nats.
+
+    Several processes share the batches out and find the same, bit for bit what one would find; each must call this.
+    """
     found: dict[str, dict[str, float]] = {}
     for point in points:
         with point.at(model):
             found[str(point)] = {
                 name: float(
                     score_records(
-                        model, records, pad_id=pad_id, batch_size=batch_size, autocast=autocast
+                        model, records, pad_id=pad_id, batch_size=batch_size, autocast=autocast, shared=True
                     ).mean_nll.mean()
                 )
                 for name, records in sets.items()
@@ -85,6 +88,7 @@ class ForgetAtControl:
     The target at each point is the larger of the control's NLL under the model as it is now and under the model
     before the run: the aim is equality, not the largest loss. The first step that reaches it within the margin ends the
     run and is kept; if none does, the one with the smallest gap. Raises DivergedError where an NLL is not finite.
+    Several processes share the work and decide alike: each must call the rule.
 
     Args:
         sets: "forget", "retain" and "control" of the select split.

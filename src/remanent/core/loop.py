@@ -28,6 +28,7 @@ from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
 from remanent.core.method import Method, Recipe, check_paired
+from remanent.core.processes import agreed
 from remanent.core.reference import reference_nll
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.schedule import learning_rate_factor
@@ -308,7 +309,8 @@ class _Run:
     def _evaluate(self, step: int) -> None:
         if self.rule is None:
             return
-        evaluation = self.rule(self.model, step)
+        # One process that stopped where others go on would leave them waiting, whatever rule it is.
+        evaluation = Evaluation.from_dict(agreed(self.rule(self.model, step).to_dict()))
         self.rows.append(evaluation.to_dict())
         # Step 0 is the model that still knows everything: it is measured, never chosen.
         if step > 0 and all(evaluation.score > other.score for other in self.evaluations if other.step > 0):

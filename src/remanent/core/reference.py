@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from remanent.core.batch import Encoded
 from remanent.core.digest import weights_digest
 from remanent.core.files import write_atomic
+from remanent.core.processes import everywhere
 from remanent.core.scores import score_records
 
 
@@ -36,7 +37,7 @@ def reference_nll(
     """Summed answer NLL of each record under the reference: the model as it is before training.
 
     With a LoRA that was just put on, that is the base; with one that was trained before, it is base and adapter, since
-    that is the model which knows the records.
+    that is the model which knows the records. Several processes share the batches out; each must call this.
 
     Args:
         model: before training.
@@ -53,9 +54,10 @@ def reference_nll(
     if cache is not None:
         key = f"{weights_digest(model)}|{data_digest(encoded)}|{autocast}"
         file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-        if file.is_file():
+        # One that has them waits for one that has not: they may run on several machines, or write meanwhile.
+        if everywhere(file.is_file(), next(model.parameters()).device):
             return load_file(file)["nll"]
-    scores = score_records(model, encoded, pad_id=pad_id, batch_size=batch_size, autocast=autocast)
+    scores = score_records(model, encoded, pad_id=pad_id, batch_size=batch_size, autocast=autocast, shared=True)
     nll = scores.nll.float()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.processes import added_up, process
+from remanent.core.weights import sharded_on
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def score_records(
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
     on_batch: Callable[[int], None] | None = None,
+    shared: bool = False,
 ) -> RecordScores:
     """Score every record of a set, in eval mode, longest first so that batches hold records of like length.
 
@@ -113,11 +116,15 @@ def score_records(
         batch_size: records per forward pass.
         autocast: dtype of the arithmetic; None computes in the weights' dtype.
         on_batch: called after each batch with the number of its records.
+        shared: the processes of torch.distributed share the batches out, and each gets the scores of all records. A
+            batch is what it is in one process, so that the scores are too, bit for bit. Every process must call, with
+            the same records. Of a sharded model, whose shards meet at each pass, every process scores everything.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index].input_ids), index))
-    nll = torch.zeros(len(encoded), dtype=torch.float64)
-    tokens, hits = torch.zeros_like(nll), torch.zeros_like(nll)
+    found = torch.zeros(3, len(encoded), dtype=torch.float64)
+    shared = shared and not any(sharded_on(parameter) for parameter in model.parameters())
+    first, stride = process() if shared else (0, 1)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     # One autocast round all batches, so that each weight is cast once.
@@ -125,16 +132,15 @@ def score_records(
         stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
         for module, mode in modes:
             stack.callback(setattr, module, "training", mode)
-        for start in range(0, len(order), batch_size):
+        for start in range(first * batch_size, len(order), stride * batch_size):
             indices = order[start : start + batch_size]
             scores = answer_scores(model, collate(encoded, indices, pad_id).to(device))
-            where = torch.tensor(indices)
-            nll[where] = scores.nll.double().cpu()
-            tokens[where] = scores.counts.double().cpu()
-            hits[where] = scores.per_record(scores.hits.float()).double().cpu()
+            of_each = torch.stack([scores.nll, scores.counts, scores.per_record(scores.hits.float())])
+            found[:, indices] = of_each.double().cpu()
             if on_batch is not None:
                 on_batch(len(indices))
-    return RecordScores(nll, tokens, hits)
+    # A record is scored by one process and 0 in the others: nothing is rounded. On the device, as some need it there.
+    return RecordScores(*(added_up(found.to(device)).cpu() if stride > 1 else found))
 
 
 def _keeps_logits(model: nn.Module) -> bool:
