@@ -243,6 +243,15 @@ def test_a_best_step_before_the_cut_is_still_the_best_after_it(tmp_path, snapsho
     assert same_bits(snapshot(resumed), snapshot(alone))
 
 
+def test_a_model_that_is_only_made_at_the_end_is_not_judged_before(snapshot, same_bits):
+    model, rule = make_model(), Scores(dict.fromkeys(range(7), 0.0))
+    before = snapshot(model)
+    with pytest.raises(InputError, match=r"rule.*makes its model at the end"):
+        run_episode(model, replace(TASK, judged_by_rule=False), episode(), SETTINGS, rule=rule)
+    assert rule.seen == {}
+    assert same_bits(snapshot(model), before)
+
+
 @pytest.mark.parametrize("stop", [0, 4])
 def test_the_rule_stops_the_run_after_a_step_but_not_before_the_first(stop):
     rule = Scores(dict.fromkeys(range(7), 0.0), stop=stop)

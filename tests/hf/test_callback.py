@@ -17,7 +17,7 @@ from remanent.core.task import Task
 from remanent.errors import InputError, UnsupportedError
 from remanent.hf.callback import RemanentCallback
 from remanent.hf.trainer import MethodTrainer
-from remanent.unlearning import grad_diff, npo
+from remanent.unlearning import grad_diff, npo, task_vector
 from tests.hf.conftest import assert_equal, weights_of
 
 ROLES = ("forget", "retain")
@@ -87,7 +87,7 @@ def test_best_step_is_not_the_last(taught, data, arguments):
     trainer.train()
     evaluations = callback.evaluations[1:]
     best = max(evaluations, key=lambda evaluation: evaluation.score)
-    assert callback.best_step == best.step
+    assert callback.best_step == best.step < 12
     assert len(evaluations) == 12
     again = rule(data)
     again.before = callback.evaluations[0].nll
@@ -105,6 +105,43 @@ def test_resumed_rule_goes_on_where_it_was(taught, data, arguments, tmp_path):
     assert resumed.evaluations == callback.evaluations
     assert resumed.best_step == callback.best_step
     assert_equal(weights_of(start), weights_of(taught))
+
+
+def test_resumed_where_the_rule_was_met_it_stays_with_the_step_it_kept(taught, data, arguments, tmp_path):
+    start = copy.deepcopy(taught)
+    saving = options(save_strategy="steps", save_steps=2)
+    callback = RemanentCallback(rule(data), evaluate_every=2)
+    trainer = trainer_for(taught, data, arguments(**saving), callback)
+    trainer.train()
+    stopped = trainer.state.global_step
+    assert callback.best_step == stopped < 40
+    resumed = RemanentCallback(rule(data), evaluate_every=2)
+    again = trainer_for(start, data, arguments(**saving), resumed)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{stopped}"))
+    assert again.state.global_step <= stopped + 1
+    assert (resumed.best_step, resumed.evaluations) == (callback.best_step, callback.evaluations)
+    assert_equal(weights_of(start), weights_of(taught))
+
+
+def test_a_model_that_is_only_made_at_the_end_is_not_judged_before(model, data, arguments):
+    """The negated task vector knows the records better and better until it is negated."""
+    before = weights_of(model)
+    trainer = MethodTrainer(
+        model, task_vector.method(), arguments(), {"forget": data["forget"]}, callbacks=[RemanentCallback(rule(data))]
+    )
+    with pytest.raises(InputError, match=r"rule.*makes its model at the end"):
+        trainer.train()
+    assert_equal(weights_of(model), before)
+    with pytest.raises(InputError, match=r"rule.*makes its model at the end"):
+        RemanentCallback(rule(data), method=Method(Task(), judged_by_rule=False), episode=EPISODE)
+    trainer.pop_callback(RemanentCallback)
+    trainer.train()
+    expected = copy.deepcopy(model)
+    expected.load_state_dict(before, strict=False)
+    recipe = {"learning_rate": 1e-2, "steps": 6, "batch_size": 4, "schedule": "constant", "warmup": 0.0}
+    method = with_settings(task_vector.method(), **recipe, max_grad_norm=0.5, weight_decay=0.0)
+    run_episode(expected, method, Episode("e", "erase", {"forget": data["forget"]}), Settings(pad_id=0, seed=3))
+    assert_equal(weights_of(model), weights_of(expected))
 
 
 class Told(Method):

@@ -27,7 +27,7 @@ from remanent.core.checkpoint import (
 from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
-from remanent.core.method import Method, Recipe, check_paired
+from remanent.core.method import Method, Recipe, check_judged, check_paired
 from remanent.core.processes import agreed
 from remanent.core.reference import reference_nll
 from remanent.core.sampling import Sampler, seed_of
@@ -133,15 +133,17 @@ def run_episode(
         method: the composition; its recipe decides steps, batch and optimizer.
         episode: the data, one set per role of the method.
         settings: how to run it.
-        rule: evaluates during the run, stops it and picks the best step; None runs to the end and keeps the last.
+        rule: evaluates during the run, stops it and picks the best step: of those that were evaluated after an update,
+            the first with the highest score, whose weights and buffers the model then holds, in a run that was cut off
+            and went on too. None runs to the end and keeps the last.
         folder: where checkpoints and metrics.jsonl go; None writes nothing.
         on_step: called after each update. The model is left in eval mode.
         on_warning: called with a sentence, for example when a broken checkpoint is passed over.
         reference_cache: folder in which reference scores are kept.
         accelerator: the program's own, where it has one already.
 
-    Raises InputError before any work where data is missing, DivergedError where a loss is not finite, UnsupportedError
-    where memory does not hold one record.
+    Raises InputError before any work where data is missing or the method must not be judged by a rule, DivergedError
+    where a loss is not finite, UnsupportedError where memory does not hold one record.
     """
     begun = method.begin(model, episode)
     if begun is None:
@@ -151,6 +153,7 @@ def run_episode(
         if role not in episode.data:
             raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}', which the method needs")
     check_paired(method.objective, episode.data)
+    check_judged(method, rule)
     accelerator = accelerator or Accelerator(
         mixed_precision="fp16" if settings.precision == "fp16" else None, cpu=not next(model.parameters()).is_cuda
     )

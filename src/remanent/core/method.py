@@ -61,6 +61,13 @@ def check_paired(objective: Objective, data: Mapping[str, Sequence[Any]]) -> Non
             raise InputError(f"data['{role}']", f"{len(data[role])} records", expected)
 
 
+def check_judged(method: Method, rule: object | None) -> None:
+    """Raise InputError where a rule would look, during the run, at a model that is only made at its end."""
+    if rule is not None and not method.judged_by_rule:
+        expected = "none, since this method makes its model at the end; before that a rule would judge another model"
+        raise InputError("rule", type(rule).__name__, expected)
+
+
 @dataclass(frozen=True)
 class At:
     """A point where some of the terms are taken.
@@ -151,8 +158,8 @@ class Method:
         from_base: the run starts from the base model and trains on what is to be kept: retraining.
         mask: weight's name -> bool, of its shape: entries that may move; the others stay bit for bit, whatever the
             optimizer's moments and weight decay do. A weight that is not named is not masked.
-        judged_by_rule: whether the stopping rule may look at the model during the run; not where the model is only
-            made at the end.
+        judged_by_rule: whether a stopping rule may look at the model during the run, and pick its best step; not where
+            the model is only made at the end.
     """
 
     objective: Objective

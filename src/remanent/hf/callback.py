@@ -15,7 +15,8 @@ from remanent.core.displacement import Here
 from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.loop import Rule
-from remanent.core.method import Method
+from remanent.core.method import Method, check_judged
+from remanent.core.processes import agreed
 from remanent.core.selection import EVERYTHING
 from remanent.core.task import Task
 from remanent.core.weights import Weights
@@ -30,7 +31,9 @@ class RemanentCallback(TrainerCallback):
 
     For any Trainer. A callback has no batch and no second forward pass, so the losses stay the Trainer's own: a
     method may only say what happens around them (`begin`, `after_update`, `end`). The weights of the best step are in
-    the model when `train()` returns; save it then. Evaluations are also written to the state's log history.
+    the model when `train()` returns, as the loop has them: of the steps evaluated after an update the first with the
+    highest score, also after `resume_from_checkpoint`. Save it then; Trainer's own checkpoints hold the step that they
+    are named after. Evaluations are also written to the state's log history.
 
     Args:
         rule: evaluates, says which step is best and when to stop; None leaves that to Trainer.
@@ -39,7 +42,8 @@ class RemanentCallback(TrainerCallback):
         episode: what the method is told of the run.
 
     Raises:
-        InputError: where it is given neither a rule nor a method, or only one of method and episode.
+        InputError: where it is given neither a rule nor a method, or only one of method and episode, or a rule for a
+            method that makes its model at the end.
         UnsupportedError: for a method that needs `MethodTrainer`.
     """
 
@@ -56,7 +60,7 @@ class RemanentCallback(TrainerCallback):
         if (method is None) != (episode is None):
             raise InputError("episode", episode, "an episode exactly where there is a method")
         if method is not None:
-            _refuse_updates(method)
+            _check(method, rule)
         self.rule, self.evaluate_every, self.method, self.episode = rule, evaluate_every, method, episode
         self.evaluations: list[Evaluation] = []
         self.best_step = 0
@@ -71,7 +75,7 @@ class RemanentCallback(TrainerCallback):
             self.method = self.method.begin(model, self.episode)
             if self.method is None:
                 raise UnsupportedError("a callback cannot skip an episode; ask the method's begin() before train()")
-            _refuse_updates(self.method)
+            _check(self.method, self.rule)
         if state.global_step > 0:
             self._take_up(_folder(args, state))
         elif self.rule is not None:
@@ -88,6 +92,10 @@ class RemanentCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **rest: Any
     ) -> None:
         """Evaluate where it is due, and stop where the rule is met."""
+        if self._met():
+            # Resumed from a checkpoint that was written when the rule was met: Trainer makes an update before it asks.
+            control.should_training_stop = True
+            return
         due = self.evaluate_every > 0 and state.global_step % self.evaluate_every == 0
         if self.rule is None or not (due or state.global_step >= state.max_steps):
             return
@@ -95,7 +103,7 @@ class RemanentCallback(TrainerCallback):
         if all(evaluation.score > other.score for other in self.evaluations[:-1] if other.step > 0):
             self._best = {name: tensor.detach().clone() for name, tensor in _kept(model).items()}
             self.best_step = state.global_step
-        if evaluation.reached:
+        if self._met():
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
@@ -120,9 +128,13 @@ class RemanentCallback(TrainerCallback):
         if self.method is not None and self.episode is not None:
             self.method.end(model, self.episode)
 
+    def _met(self) -> bool:
+        return bool(self.evaluations) and self.evaluations[-1].reached and self.evaluations[-1].step > 0
+
     def _evaluate(self, model: nn.Module, state: TrainerState) -> Evaluation:
         assert self.rule is not None
-        evaluation = self.rule(model, state.global_step)
+        # One process that stopped where others go on would leave them waiting, whatever rule it is.
+        evaluation = Evaluation.from_dict(agreed(self.rule(model, state.global_step).to_dict()))
         self.evaluations.append(evaluation)
         row: dict[str, Any] = {
             f"eval_{name}@{point}": nll for point, sets in evaluation.nll.items() for name, nll in sets.items()
@@ -136,7 +148,7 @@ class RemanentCallback(TrainerCallback):
             self.rule.load_state_dict(state["rule"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
-        self.evaluations = [_evaluation(row) for row in state["evaluations"]]
+        self.evaluations = [Evaluation.from_dict(row) for row in state["evaluations"]]
         self._best, self.best_step = state["best"], state["best_step"]
 
 
@@ -149,8 +161,9 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
 
 
-def _evaluation(row: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(row["step"], row["nll"], row["target"], tuple(row["score"]), row["reached"])
+def _check(method: Method, rule: Rule | None) -> None:
+    check_judged(method, rule)
+    _refuse_updates(method)
 
 
 def _refuse_updates(method: Method) -> None:

@@ -16,13 +16,14 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from remanent.core.batch import Encoded, collate
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from remanent.core.episode import Episode
-from remanent.core.method import Method, check_paired
+from remanent.core.method import Method, check_judged, check_paired
 from remanent.core.reference import data_digest, reference_nll
 from remanent.core.sampling import seed_of
 from remanent.core.update import Update, reference_of
 from remanent.core.weights import Weights
 from remanent.data.encode import pad_id
 from remanent.errors import InputError, RunConflictError, UnsupportedError
+from remanent.hf.callback import RemanentCallback
 from remanent.hf.dataset import Positions, RoleDataset
 
 # Beside Trainer's own files in each of its checkpoints.
@@ -90,11 +91,15 @@ class MethodTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """Trainer's. A checkpoint also holds the method's state and its reference's scores.
 
-        Raises RunConflictError where the records are not those of the checkpoint's run.
+        Raises RunConflictError where the records are not those of the checkpoint's run, InputError where a callback's
+        rule would judge a method that makes its model at the end.
         """
         begun = self.method.begin(self.model, self.episode)
         if begun is None:
             return TrainOutput(0, 0.0, {})
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, RemanentCallback):
+                check_judged(begun, callback.rule)
         self._begun = begun
         self.train_dataset = self._dataset(self.args)
         self.data_collator = self.train_dataset.collate
