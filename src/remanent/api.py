@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from remanent.auditing.judgement import Judgement
-    from remanent.auditing.verify import Verification
     from remanent.data.record import Record
+    from remanent.jobs.verify import Verified
 
 Records = str | Path | Sequence["Record"] | None
 
@@ -35,14 +35,14 @@ def unlearn(
         out: the run folder; one that was cut off goes on.
         method: `remanent methods` lists them.
         progress: show progress.
-        settings: any other field of `remanent.jobs.config.UnlearnSettings`.
+        settings: any other option of `remanent unlearn`: a field of `remanent.jobs.config.UnlearnSettings`, or of its
+            `DataSettings`, whose `text` may be a list of `Record` too.
     """
     from remanent.jobs.config import UnlearnSettings, parse
     from remanent.jobs.unlearn import unlearn as run
 
-    named, given = _records({"forget": forget, "retain": retain, "control": control})
-    data = {**named, **settings.pop("data", {})}
-    chosen = parse(UnlearnSettings, {"model": str(model), "method": method, "data": data, **settings}, "unlearn")
+    fields, given = _fields({"forget": forget, "retain": retain, "control": control}, settings)
+    chosen = parse(UnlearnSettings, {"model": str(model), "method": method, **fields}, "unlearn")
     return run(chosen, Path(out), interface=_interface(progress), records=given).path
 
 
@@ -53,7 +53,7 @@ def audit(
     forget: Records = None,
     retain: Records = None,
     control: Records = None,
-    out: str | Path,
+    out: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Judgement:
@@ -65,32 +65,121 @@ def audit(
         forget: records that were to be forgotten; None asks only whether what should stay has stayed.
         retain: records to be kept; their audit split is asked.
         control: records of the same kind that no model saw; their audit split is asked.
-        out: the run folder, or a new folder.
+        out: the run folder, or a new folder; the run's where the model is one's, else runs/audit-<name>.
         progress: show progress.
-        settings: any other field of `remanent.jobs.config.AuditSettings`, for example `at="int8,int4-row"`.
+        settings: any other option of `remanent audit`, for example `at="int8,int4-row"`: a field of
+            `remanent.jobs.config.AuditSettings`, or of its `DataSettings`, whose `text` may be a list of `Record` too.
     """
     from remanent.jobs.audit import run_audit
     from remanent.jobs.config import AuditSettings, parse
+    from remanent.jobs.folders import audit_folder
 
-    named, given = _records({"forget": forget, "retain": retain, "control": control})
-    data = {**named, **settings.pop("data", {})}
-    fields = {"model": str(model), "reference": None if reference is None else str(reference), "data": data, **settings}
-    chosen = parse(AuditSettings, fields, "audit")
-    return run_audit(chosen, Path(out), interface=_interface(progress), records=given)[1]
+    fields, given = _fields({"forget": forget, "retain": retain, "control": control}, settings)
+    models = {"model": str(model), "reference": None if reference is None else str(reference)}
+    chosen = parse(AuditSettings, {**models, **fields}, "audit")
+    folder = audit_folder(chosen.model) if out is None else Path(out)
+    return run_audit(chosen, folder, interface=_interface(progress), records=given)[1]
 
 
-def certify(run: str | Path, key: str | Path, *, passphrase: str | None = None) -> Path:
-    """Sign what the audit of a run found; returns the certificate's path."""
+def certify(
+    run: str | Path,
+    key: str | Path,
+    *,
+    model: str | Path | None = None,
+    parent: str | Path | None = None,
+    parent_key: str | Path | None = None,
+    adapters: Sequence[str | Path] = (),
+    quantized: Sequence[str | Path] = (),
+    passphrase: str | None = None,
+) -> Path:
+    """Sign what the audit of a run found; returns the certificate's path.
+
+    Args:
+        run: the run folder, with its audit.
+        key: the private key.
+        model: the audited model's folder; the run's own by default.
+        parent: the certificate of a model that this one comes from, or an earlier one of it.
+        parent_key: the public key that signed the parent; the signer's own by default.
+        adapters: folders of adapters that were merged into the model.
+        quantized: quantized files of the model that lie elsewhere than in the run's folder.
+        passphrase: of the private key.
+    """
     from remanent.jobs.certify import certify as sign
 
-    return sign(Path(run), Path(key), passphrase=passphrase)
+    return sign(
+        Path(run),
+        Path(key),
+        model=_path(model),
+        passphrase=passphrase,
+        parent=_path(parent),
+        parent_key=_path(parent_key),
+        adapters=[Path(item) for item in adapters],
+        quantized=[Path(item) for item in quantized],
+    )
 
 
-def verify(certificate: str | Path, *, model: str | Path, key: str | Path) -> Verification:
-    """Check a certificate against a model folder and a public key. A signature proves origin, not truth."""
-    from remanent.auditing.verify import verify as check
+def verify(
+    certificate: str | Path,
+    *,
+    model: str | Path,
+    key: str | Path,
+    chain: bool = False,
+    parent_keys: Sequence[str | Path] = (),
+    rerun: int | None = None,
+    audit_file: str | Path | None = None,
+    tolerance: float | None = None,
+    seed: int | None = None,
+    records: Mapping[str, Sequence[Record]] | None = None,
+    progress: bool = True,
+) -> Verified:
+    """Check a certificate against a model folder and a public key. A signature proves origin, not truth.
 
-    return check(certificate, model, key)
+    Args:
+        certificate: the file.
+        model: the folder of the model that it should be about.
+        key: the public key of whom you trust, had from them.
+        chain: verify the certificates above it too.
+        parent_keys: further public keys that those may be signed with.
+        rerun: how many random rows of the evidence are measured again; None measures none. Needs the records, and the
+            secret that keys their hashes.
+        audit_file: for a rerun: the audit's settings; audit.yaml beside the certificate by default.
+        tolerance: for a rerun: nats; 5 times that after relearning. 0.02 by default.
+        seed: for a rerun: draws the rows; another each time by default.
+        records: for a rerun: role -> records, where the audit was given lists.
+        progress: show a rerun's progress.
+    """
+    from remanent.jobs.rerun import TOLERANCE
+    from remanent.jobs.verify import verify as check
+
+    return check(
+        Path(certificate),
+        Path(model),
+        Path(key),
+        chain=chain,
+        parent_keys=[Path(item) for item in parent_keys],
+        rerun=rerun,
+        audit_file=_path(audit_file),
+        tolerance=TOLERANCE if tolerance is None else tolerance,
+        seed=seed,
+        interface=_interface(progress),
+        records=None if records is None else {role: list(given) for role, given in records.items()},
+    )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _fields(
+    roles: Mapping[str, Records], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[Record]]]:
+    """The settings' fields, those of the records in their place under `data`; and the lists of records."""
+    from remanent.jobs.config import DataSettings
+
+    fields = {name: value for name, value in settings.items() if name not in DataSettings.model_fields}
+    told = {name: value for name, value in settings.items() if name in DataSettings.model_fields}
+    named, given = _records({**roles, "text": told.pop("text", None)})
+    return {**fields, "data": {**named, **told, **fields.pop("data", {})}}, given
 
 
 def _records(roles: Mapping[str, Records]) -> tuple[dict[str, str], dict[str, list[Record]]]:

@@ -39,28 +39,46 @@ class Verified:
         wrong = any(link.problems for link in self.chain or ()) or any(row.problem for row in self.rerun or ())
         return self.own.ok and not wrong
 
+    @property
+    def verdict(self) -> str | None:
+        """The verdict that the certificate holds."""
+        return self.own.verdict
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with any part that was asked for; () where it is good."""
+        chain = [f"{name}: {problem}" for name, link in self._links() for problem in link.problems]
+        rows = [f"{_figures(row)}: {row.problem}" for row in self.rerun or () if row.problem]
+        return (*self.own.problems, *chain, *rows)
+
     def sentences(self) -> Iterator[str]:
         """It all, for a person."""
-        for problem in self.own.problems:
+        for problem in self.problems:
             yield f"Problem: {problem}"
         for note in self.own.notes:
             yield f"Note: {note}"
-        for place, link in enumerate(self.chain or (), start=1):
-            name = f"parent {place} ({link.sha256[:16]}, of the {link.of} model)"
-            yield from (f"Problem: {name}: {problem}" for problem in link.problems)
+        for name, link in self._links():
             if not link.problems:
                 yield f"Good: {name}: {link.verdict}"
         if self.chain == () and self.own.ok:
             yield "The certificate names no parent."
         for row in self.rerun or ():
-            where = f"{row.records} at {row.condition}" + ("" if row.seed is None else f", seed {row.seed}")
-            again = "" if row.measured is None else f", measured {row.measured:.4f}"
-            figures = f"mean NLL certified {row.certified:.4f}{again} (tolerance {row.tolerance:g} nats)"
-            yield f"Problem: {where}: {figures}: {row.problem}" if row.problem else f"Good: {where}: {figures}"
+            if not row.problem:
+                yield f"Good: {_figures(row)}"
         if self.ok:
             yield f"Good: signed by this key, unchanged, and about exactly these files. Verdict: {self.own.verdict}"
         else:
             yield "Not good: do not rely on this certificate for this model."
+
+    def _links(self) -> Iterator[tuple[str, Link]]:
+        for place, link in enumerate(self.chain or (), start=1):
+            yield f"parent {place} ({link.sha256[:16]}, of the {link.of} model)", link
+
+
+def _figures(row: Row) -> str:
+    where = f"{row.records} at {row.condition}" + ("" if row.seed is None else f", seed {row.seed}")
+    again = "" if row.measured is None else f", measured {row.measured:.4f}"
+    return f"{where}: mean NLL certified {row.certified:.4f}{again} (tolerance {row.tolerance:g} nats)"
 
 
 def verify(
