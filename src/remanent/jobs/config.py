@@ -74,6 +74,8 @@ class UnlearnSettings(_Settings):
     micro_batch: int | None = Field(None, ge=1, description="Records per forward pass; saves memory.")
     schedule: Literal["constant", "linear", "cosine"] | None = Field(None, description="Of the learning rate.")
     warmup: float | None = Field(None, ge=0, lt=1, description="Share of the run over which the rate rises.")
+    weight_decay: float | None = Field(None, ge=0, description="AdamW's; the method's own where nothing is said.")
+    max_grad_norm: float | None = Field(None, gt=0, description="Norm to which gradients are clipped.")
     select: str = Field("*", description="Weights that train: shell patterns of names, separated by commas.")
     precision: Precision = Field("fp32", description="Of the arithmetic; weights stay float32.")
     seed: int = Field(0, ge=0, description="Of the order of records and of dropout.")
@@ -184,6 +186,18 @@ def load_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
         raise InputError("config", f"{path}{place}", f"YAML: {getattr(error, 'problem', error)}") from None
+
+
+def with_threads(settings: Any, config: Path) -> Any:
+    """The settings with threads, which are part of a result: where none are asked for, those that the run's config.yaml
+    names, else as many as this process uses."""
+    if settings.threads is not None:
+        return settings
+    import torch
+
+    began = load_yaml(config) if config.is_file() else None
+    threads = began.get("threads") if isinstance(began, dict) else None
+    return settings.model_copy(update={"threads": threads or torch.get_num_threads()})
 
 
 def write_yaml(path: Path, settings: BaseModel) -> None:

@@ -16,7 +16,10 @@ from remanent.jobs.data import JobData, spread
 from remanent.jobs.progress import Interface
 from remanent.models.load import Loaded
 
-_OF_A_LOOP = ("steps", "epochs", "learning_rate", "batch_size", "micro_batch", "schedule", "warmup")
+_OF_A_LOOP = (
+    *("steps", "epochs", "learning_rate", "batch_size", "micro_batch", "schedule", "warmup"),
+    *("weight_decay", "max_grad_norm"),
+)
 
 
 def edit_of(settings: UnlearnSettings) -> Edit:

@@ -15,7 +15,7 @@ from remanent.core.run_folder import RunFolder
 from remanent.core.task import teach as teaching
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
-from remanent.jobs.config import TeachSettings
+from remanent.jobs.config import TeachSettings, with_threads
 from remanent.jobs.data import best_device, files_digest, load_records, records_hash
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
@@ -50,13 +50,14 @@ def teach(
     taught = load_records("records", settings.records, settings.system, records)
     source = find(settings.model)
     run = RunFolder(out)
+    settings = with_threads(settings, run.config)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.begin(text, {"records": records_hash(taught), "model": files_digest(source.files())})
     if is_saved(run.model) and run.manifest.is_file():
         interface.say(f"{run.path}: finished already; the model is in {run.model}")
         return run
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    assert settings.threads is not None
+    torch.set_num_threads(settings.threads)
     interface.say(f"Loading {settings.model}")
     loaded = load(settings.model, device=best_device())
     began = time.monotonic()

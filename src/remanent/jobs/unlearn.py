@@ -16,7 +16,7 @@ from remanent.core.catalogue import build, edits, unlearners
 from remanent.core.edit import Edit
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
-from remanent.core.loop import Outcome, Settings, run_episode, with_settings
+from remanent.core.loop import Outcome, Settings, planned_steps, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.run_folder import RunFolder
 from remanent.core.user_folders import user_cache
@@ -24,7 +24,7 @@ from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
 from remanent.errors import InputError, did_you_mean
-from remanent.jobs.config import UnlearnSettings
+from remanent.jobs.config import UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, spread
 from remanent.jobs.edit import edit_of, make_edit
 from remanent.jobs.progress import Interface
@@ -32,6 +32,8 @@ from remanent.models.load import Loaded, load
 from remanent.models.lora import add_lora, load_nf4
 from remanent.models.save import is_saved, save
 from remanent.models.source import find
+
+_OF_THE_RECIPE = ("learning_rate", "batch_size", "schedule", "warmup", "weight_decay", "max_grad_norm")
 
 
 def unlearn(
@@ -63,6 +65,8 @@ def unlearn(
     start = settings.base if _from_base(method) else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
+    settings = with_threads(resolved(settings, method, data), run.config)
+    method = build_method(settings) if isinstance(method, Method) else edit_of(settings)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
     _, _, details = overlap(data)
@@ -71,8 +75,8 @@ def unlearn(
     if is_saved(run.model) and run.manifest.is_file():
         interface.say(f"{run.path}: finished already; the model is in {run.model}")
         return run
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    assert settings.threads is not None
+    torch.set_num_threads(settings.threads)
     interface.say(f"Loading {start}")
     loaded = _load(start or settings.model, settings)
     began = time.monotonic()
@@ -112,7 +116,23 @@ def build_method(settings: UnlearnSettings) -> Method:
         schedule=settings.schedule,
         names=settings.select,
         warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
     )
+
+
+def resolved(settings: UnlearnSettings, method: Method | Edit, data: JobData) -> UnlearnSettings:
+    """The settings with what follows from the method and the records where nothing was said: what is run, and runs
+    again, whatever another version's defaults are. A null that is left means what its field says."""
+    known = unlearners()[settings.method].hyperparameters
+    defaults = {name: parameter.default for name, parameter in known.items()}
+    found: dict[str, Any] = {"hyperparameters": {**defaults, **settings.hyperparameters}}
+    if isinstance(method, Method):
+        recipe = method.recipe
+        sizes = {"task": len(data.all_retained), "retain": len(data.retain.get("train", []))}
+        found |= {name: getattr(recipe, name) for name in _OF_THE_RECIPE}
+        found |= {"steps": planned_steps(recipe, sizes.get(method.roles[0], len(data.forget))), "epochs": None}
+    return settings.model_copy(update=found)
 
 
 def check_roles(method: Method | Edit, data: JobData, settings: UnlearnSettings) -> None:
