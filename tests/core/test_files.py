@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,67 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         write_atomic(target, "new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from remanent.core.files import beside
+with beside(Path(sys.argv[1]), Path.mkdir if sys.argv[2] == "folder" else Path.touch) as path:
+    if sys.argv[2] == "folder":
+        (path / "part").write_text("half")
+    if sys.argv[3] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writing", flush=True)
+    sys.stdin.read()
+    path.replace(sys.argv[1])
+"""
+
+
+def writer(target: Path, kind: str, state: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", KILLED, str(target), kind, state]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_the_same_target(tmp_path: Path, kind: str) -> None:
+    target, other = tmp_path / "a", tmp_path / "a.b"
+    for killed in (target, other):
+        assert writer(killed, kind, "killed").wait() == -signal.SIGKILL
+    left = sorted(os.listdir(tmp_path))
+    assert [name[:3] for name in left] == [".a.", ".a."]
+    write_atomic(target, "whole")
+    (of_the_other,) = set(os.listdir(tmp_path)) - {"a"}
+    assert of_the_other.startswith(".a.b.")
+    write_atomic(other, "whole")
+    assert sorted(os.listdir(tmp_path)) == ["a", "a.b"]
+
+
+def test_what_a_living_writer_has_written_stays(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    alive = writer(target, "file", "alive")
+    assert alive.stdout is not None
+    assert alive.stdout.readline() == "writing\n"
+    write_atomic(target, "ours")
+    assert len(os.listdir(tmp_path)) == 2
+    alive.communicate("")
+    assert alive.returncode == 0
+    assert os.listdir(tmp_path) == ["a"]
+    assert target.read_text() == ""
+
+
+def test_a_path_that_was_taken_for_a_left_one_is_made_again(tmp_path: Path) -> None:
+    """In the moment between making and locking it."""
+    made = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        if len(made) > 1:
+            path.touch()
+
+    with files.beside(tmp_path / "a", make) as path:
+        assert path == made[1]
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

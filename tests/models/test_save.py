@@ -90,6 +90,27 @@ def test_a_save_that_fails_leaves_the_old_one_and_nothing_else(small, tmp_path, 
     assert weights_digest(load(tmp_path / "m").model) == before
 
 
+def test_what_killed_saves_left_goes_with_the_next(small, tmp_path):
+    """Killed while it wrote, and killed between its two renames, when the old save lay aside."""
+    for number, end in enumerate((".tmp", ".old")):
+        save(small.model, small.tokenizer, tmp_path / "m").rename(tmp_path / f".m.0000000{number}{end}")
+    (tmp_path / ".mine.00000000.tmp").mkdir()
+    save(small.model, small.tokenizer, tmp_path / "m")
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".mine.00000000.tmp", "m"]
+
+
+def test_the_save_that_lies_aside_stays_until_another_is_whole(small, tmp_path, monkeypatch):
+    aside = save(small.model, small.tokenizer, tmp_path / "m").rename(tmp_path / ".m.00000000.old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(small.tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(small.model, small.tokenizer, tmp_path / "m")
+    assert [item.name for item in tmp_path.iterdir()] == [aside.name]
+
+
 def test_a_file_or_an_unwritable_place_is_refused(small, tmp_path):
     (tmp_path / "m").write_text("")
     with pytest.raises(InputError, match="not a file"):

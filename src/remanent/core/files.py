@@ -3,7 +3,7 @@
 `write_atomic` writes a temporary file in the same folder, flushes it to the disk, and renames it over the target; then
 it flushes the folder, so that the name survives a power cut too. What it accepts: two flushes a file (some
 milliseconds); a link at the target is replaced, not followed; after kill -9 a temporary file (`.name.xxxx.tmp`) may
-stay behind, which nothing reads.
+stay behind, which nothing reads, and which the next write of that file removes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,81 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str, mode: int | No
     if mode is None:
         with contextlib.suppress(FileNotFoundError):
             mode = stat.S_IMODE(target.stat().st_mode)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
-    try:
-        with naming(target), os.fdopen(descriptor, "wb") as file:
+    # One whose mode is given is its writer's alone until it is whole.
+    first = 0o666 if mode is None else 0o600
+    with beside(target, lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, first))) as temporary:
+        with naming(target), open(temporary, "wb") as file:
             if mode is not None:
-                temporary.chmod(mode)  # the umask may have narrowed it
+                temporary.chmod(mode)
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     _flush_folder(target.parent)
+
+
+@contextlib.contextmanager
+def beside(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """A new path beside a target, `.name.xxxx.tmp`; what is still there of it afterwards is removed.
+
+    What killed writers of the same target left is removed first. A path is locked while it is written, which tells the
+    two apart; where there are no such locks (other systems, some network file systems) everything is left.
+
+    Args:
+        target: what the path is to be renamed to.
+        make: makes the file or folder.
+    """
+    for path in left_beside(target, "tmp"):
+        with _lock(path, wait=False) as held:
+            if held:
+                remove(path)
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        make(temporary)
+        with _lock(temporary, wait=True):
+            if not temporary.exists():
+                continue  # another process took it for a left one, in the moment before it was locked
+            try:
+                yield temporary
+            finally:
+                remove(temporary)
+            return
+
+
+def left_beside(target: Path, end: str) -> list[Path]:
+    """Paths beside a target that were made for it: `.name.xxxx.end`."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.{end}")
+    return [path for path in target.parent.iterdir() if name.fullmatch(path.name)] if target.parent.is_dir() else []
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, as far as it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the block holds the lock of a file or folder, which the system frees when a process dies."""
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remanent.core.files import read_json
+from remanent.core.files import beside, read_json
 from remanent.core.tensors import TensorFolder
 from remanent.errors import InputError, UnsupportedError, did_you_mean
 from remanent.models.folder import check_folder, load_tokenizer
-from remanent.models.gguf_vocabulary import vocabulary_of
+from remanent.models.gguf_vocabulary import Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -38,16 +37,25 @@ def write_gguf(folder: Path, target: Path, kind: str) -> Path:
         InputError: for an unknown type, or a place that cannot be written.
         UnsupportedError: for another architecture, scaled rotary positions, biases, or a tokenizer without a GGUF form.
     """
-    import gguf
-
     if kind not in TYPES:
         raise InputError("type", kind, did_you_mean(kind, TYPES))
     check_folder(folder)
     config = _config(folder)
     words = vocabulary_of(load_tokenizer(folder), config.vocab_size)
     saved = TensorFolder(folder)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
+    try:
+        with beside(target, Path.touch) as temporary:
+            _write(temporary, saved, config, words, kind)
+            temporary.replace(target)
+    except OSError as error:
+        raise InputError("gguf", str(target), f"a file that can be written ({error.strerror})") from error
+    return target
+
+
+def _write(file: Path, saved: TensorFolder, config: Any, words: Vocabulary, kind: str) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(file, "llama", use_temp_file=True)
     try:
         _add_sizes(writer, config, kind)
         _add_vocabulary(writer, words)
@@ -57,14 +65,8 @@ def write_gguf(folder: Path, target: Path, kind: str) -> Path:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError("gguf", str(target), f"a file that can be written ({error.strerror})") from error
     finally:
         writer.close()
-        temporary.unlink(missing_ok=True)
-    return target
 
 
 def _config(folder: Path) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from remanent.core.files import naming, read_json, sha256_file, write_json
+from remanent.core.files import beside, left_beside, naming, read_json, remove, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied
 
@@ -33,7 +31,8 @@ def save(
     """Save weights (safetensors), configuration, generation configuration and tokenizer; returns the folder.
 
     Everything is written to a temporary folder beside the target, flushed, and renamed. An earlier save is moved aside
-    first and deleted afterwards: killed between the two renames, the old one is left as `.<name>.<random>.old`.
+    first and deleted afterwards: killed between the two renames, the old one is left as `.<name>.<random>.old`. What a
+    killed save to the same folder left is removed by the next, `.old` once the new save is whole.
     `remanent.json` holds the SHA-256 of every file, which `load` checks. `load` gives the same bits, dtypes and ties.
 
     Args:
@@ -56,18 +55,15 @@ def save(
         raise InputError("merged", merged, "False for a model that carries no adapter")
     _check_target(target)
     _check_weights(model, adapted, merged)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError("folder", str(target), f"a place that can be written ({error.strerror})") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(beside(target, Path.mkdir))
+        except OSError as error:
+            raise InputError("folder", str(target), f"a place that can be written ({error.strerror})") from error
         with naming(target):
             _write(model, tokenizer, temporary, adapted, merged)
             _replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -192,10 +188,9 @@ def _replace(temporary: Path, target: Path) -> None:
     if target.is_dir() and any(target.iterdir()):
         aside = temporary.with_suffix(".old")
         target.replace(aside)
-        temporary.replace(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        temporary.replace(target)
+    temporary.replace(target)
+    for path in left_beside(target, "old"):
+        remove(path)
     _flush(target.parent)
 
 
