@@ -1,10 +1,11 @@
 """What an objective may ask of the model as it was before training, records that belong together, and masks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from remanent.core.displacement import Here, Rounding
@@ -15,6 +16,8 @@ from remanent.core.scores import answer_scores
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 from remanent.errors import InputError
+from remanent.unlearning import scrub
+from remanent.unlearning.scrub import Scrub
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,47 @@ def test_micro_batches_change_nothing(tiny_llama, make_batch):
         losses, _ = updates(model, method, batches, 3, micro_batch=micro_batch)
         found.append(losses[-1]["retain@int2-row"])
     assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Counted(Scrub):
+    """Notes for which roles the reference is passed through, and which are learned from."""
+
+    asked: list = field(default_factory=list)
+
+    def at_reference(self, batches, predict):
+        self.asked.append(tuple(batches))
+        return super().at_reference(batches, predict)
+
+
+def test_the_reference_is_asked_for_the_roles_whose_turn_it_is(tiny_llama, make_batch, snapshot, same_bits):
+    """SCRUB takes turns: min steps ask it for retain, max steps for forget. The update is what it was."""
+    batches = {"forget": make_batch(5, seed=1), "retain": make_batch(3, seed=2)}
+    chosen = scrub.method(max_share=1.0)
+    asked, model = [], tiny_llama()
+    updates(model, replace(chosen, objective=Counted(asked=asked)), batches, 4)
+    assert asked == [("retain",), ("forget",)] * 2
+    # With micro-batches the shorter role runs out: the reference is not passed through for nothing.
+    del asked[:]
+    updates(tiny_llama(), replace(chosen, objective=Counted(asked=asked)), batches, 2, micro_batch=2)
+    assert asked == [("retain",)] * 2 + [("forget",)] * 3
+    # As against a copy that is asked every time.
+    other = tiny_llama()
+    updates(other, replace(chosen, objective=AgainstACopy(copy=tiny_llama())), batches, 4)
+    assert same_bits(snapshot(other), snapshot(model))
+
+
+@dataclass(frozen=True)
+class AgainstACopy(Scrub):
+    """Needs no reference: it has a second model."""
+
+    copy: nn.Module | None = None
+    at_reference = Objective.at_reference
+
+    def losses(self, batches, predict):
+        with torch.no_grad():
+            live = {role: answer_scores(self.copy, batch).distribution for role, batch in batches.items()}
+        return super().losses({role: replace(batch, live=live[role]) for role, batch in batches.items()}, predict)
 
 
 @dataclass(frozen=True)

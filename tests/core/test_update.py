@@ -8,11 +8,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 from two_processes import added_up, gradients, read_batches
 
 from remanent.core.displacement import Ascent, Here, Noise, OneOf, Rounding
 from remanent.core.method import At, Method, Objective, Term
 from remanent.core.schedule import Ramp
+from remanent.core.scores import answer_scores
+from remanent.core.task import Task
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 from remanent.errors import DivergedError, InputError
@@ -322,6 +325,49 @@ def test_two_processes_find_the_gradient_of_one(two_processes):
             assert_close({name: rank[f"{label}.{name}"] for name in expected}, expected)
             for name, value in losses.items():
                 assert float(rank[f"{label}:{name}"]) == pytest.approx(value, rel=1e-5)
+
+
+class Normed(nn.Module):
+    """Logits of a token from its own embedding, normed by the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.norm, self.head = nn.Embedding(48, 8), nn.BatchNorm1d(8), nn.Linear(8, 48)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.head(self.norm(self.embedding(input_ids).transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("points", "of"),
+    [
+        ([At(Ascent(0.5))], [Ascent(0.5)]),
+        ([At(Rounding("int2-tensor")), At(Ascent(0.5))], [Ascent(0.5)]),
+        ([At(Ascent(0.5)), At(Here())], [Here()]),
+        ([At(Here()), At(Ascent(0.5))], [Here()]),
+        ([At(Here(), weight=0.0), At(Ascent(0.5))], [Ascent(0.5)]),
+        ([At(Noise(0.3)), At(Ascent(0.5), weight=0.0)], [Noise(0.3)]),
+    ],
+    ids=["ascent", "last", "here-last", "here-first", "here-unused", "last-used"],
+)
+def test_running_statistics_are_taken_once_an_update_here_else_at_the_last_point(make_batch, points, of):
+    """A model that never learned where it is would be asked, in eval mode, with statistics from before training."""
+
+    def fresh():
+        torch.manual_seed(0)
+        return Normed().train()
+
+    batch = make_batch(5, seed=1, longest=9)
+    model, by_hand = fresh(), fresh()
+    gradient(model, Method(Task(), points=points), {"task": batch})
+    with of[0].at(by_hand, loss=lambda: -answer_scores(by_hand, batch).log_probs.mean()):
+        # What the climb's own pass made of them does not count.
+        by_hand.norm.reset_running_stats()
+        by_hand(batch.input_ids)
+        expected = {name: buffer.clone() for name, buffer in by_hand.named_buffers()}
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, expected[name])
+    assert int(model.norm.num_batches_tracked) == 1
 
 
 def test_bad_settings(tiny_llama, batches):

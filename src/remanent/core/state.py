@@ -20,14 +20,25 @@ class State:
     that the weights are right, and then raises RuntimeError.
     """
 
-    def __init__(self, weights: Weights, moved: Weights, gradients_aside: bool, learning: bool) -> None:
+    def __init__(
+        self, weights: Weights, moved: Weights, gradients_aside: bool, learning: bool, keep_buffers: bool
+    ) -> None:
         self._weights, self._moved = weights, moved
         self._gradients_aside, self._learning = gradients_aside, learning
+        self._keep_buffers = keep_buffers or (learning and not moved)
         self._keep_weights = False
         self._open = False
 
     @classmethod
-    def of(cls, weights: Weights, *, moved: Weights, gradients_aside: bool, learning: bool = False) -> State:
+    def of(
+        cls,
+        weights: Weights,
+        *,
+        moved: Weights,
+        gradients_aside: bool,
+        learning: bool = False,
+        keep_buffers: bool = False,
+    ) -> State:
         """A state to enter.
 
         Args:
@@ -36,8 +47,9 @@ class State:
             gradients_aside: take `.grad` away inside and give it back; otherwise gradients flow through the block.
             learning: the generators go on where the block left them, so that the next pass draws other dropout; and
                 where nothing moved the buffers keep what they became, as in any training pass.
+            keep_buffers: the buffers keep what they became, also where something moved.
         """
-        return cls(weights, moved, gradients_aside, learning)
+        return cls(weights, moved, gradients_aside, learning, keep_buffers)
 
     def weight(self, name: str) -> Tensor:
         """A weight as it was when the block was entered."""
@@ -97,10 +109,8 @@ class State:
                 self._moved[name].copy_(value)
         self._values = {}
         torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights that were just left
-        for module, name, buffer, value in [] if self._learning and not self._moved else self._buffers:
-            local(buffer).copy_(local(value))
-            if module._buffers.get(name) is not buffer:
-                module._buffers[name] = buffer
+        if not self._keep_buffers:
+            self.rewind_buffers()
         for module, training in self._modes:
             module.training = training
         for tensor, requires_grad in self._requires_grad:
@@ -109,6 +119,14 @@ class State:
             tensor.grad = gradient
         if not self._learning:
             self.rewind_generators()
+
+    @torch.no_grad()
+    def rewind_buffers(self) -> None:
+        """Put the buffers back as they were when the block was entered."""
+        for module, name, buffer, value in self._buffers:
+            local(buffer).copy_(local(value))
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer
 
     def _stack(self) -> list[State]:
         stack: list[State] = self._holder().__dict__.setdefault(_OPEN, [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -141,19 +141,22 @@ class Update:
         """The mean of each loss, and the gradients: in `.grad`, or apart by (term, point) for a combination."""
         for tensor in self.weights.values():
             tensor.grad = None
+        places = [(place, place.weight_at(self.step, self.steps)) for place in self.method.places]
+        places = [(place, weight) for place, weight in places if weight != 0]
         if self.reference is not None:
-            pieces = self._with_reference(pieces, self.reference)
+            pieces = self._with_reference(pieces, self.reference, self._roles(place for place, _ in places))
+        # Running statistics are those of the point where the model is, else of the last: once an update, as training
+        # has them.
+        here = any(not place.displacement.resolve(self.step).moving(self.weights) for place, _ in places)
         sums: dict[str, Tensor] = {}
         apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
-        for place in self.method.places:
-            weight = place.weight_at(self.step, self.steps)
-            if weight == 0:
-                continue
+        for number, (place, weight) in enumerate(places, start=1):
             names = place.terms or tuple(self.method.objective.terms)
             factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
             # What a combination needs apart is taken apart: one backward pass per term, at the one point.
             for group in [(name,) for name in names] if self.method.combine else [names]:
-                sums.update(self._at(place, group, factors, pieces, totals))
+                last = number == len(places) and not here
+                sums.update(self._at(place, group, factors, pieces, totals, keep_buffers=last))
                 if self.method.combine:
                     key = (group[0], str(place.displacement))
                     apart[key] = _added(apart.get(key, {}), self._take_gradients())
@@ -166,6 +169,7 @@ class Update:
         factors: Mapping[str, float],
         pieces: list[dict[str, Batch]],
         totals: Mapping[str, int],
+        keep_buffers: bool,
     ) -> dict[str, Tensor]:
         """Add one point's gradient of the terms in `group` to `.grad`: the weights move once, by all terms of the
         place, and all micro-batches run there. Returns the mean of each loss."""
@@ -174,7 +178,7 @@ class Update:
         label = str(displacement)
         climbed = {name: [self._loss({name: factor}, piece) for piece in pieces] for name, factor in factors.items()}
         context = Context(self.model, climbed, self.step)
-        with learning_at(displacement, self.weights, context):
+        with learning_at(displacement, self.weights, context, keep_buffers=keep_buffers):
             for piece in pieces:
                 terms = self._terms(group, piece)
                 for name, value in terms.items():
@@ -186,16 +190,26 @@ class Update:
         return sums
 
     @torch.no_grad()
-    def _with_reference(self, pieces: list[dict[str, Batch]], reference: Displacement) -> list[dict[str, Batch]]:
-        """The micro-batches with what the objective wants of the reference: all asked before any graph is built, since
-        weights that move would break it."""
+    def _with_reference(
+        self, pieces: list[dict[str, Batch]], reference: Displacement, roles: set[str]
+    ) -> list[dict[str, Batch]]:
+        """The micro-batches with what the objective wants of the reference for those roles: all asked before any graph
+        is built, since weights that move would break it."""
+        asked = [{role: batch for role, batch in piece.items() if role in roles} for piece in pieces]
         with reference.at(self.moved):
             self.model.eval()
-            found = [self.method.objective.at_reference(piece, Predict(self.model, self.autocast)) for piece in pieces]
+            found = [
+                self.method.objective.at_reference(piece, Predict(self.model, self.autocast)) if piece else {}
+                for piece in asked
+            ]
         return [
             {role: replace(batch, live=live.get(role)) for role, batch in piece.items()}
             for piece, live in zip(pieces, found, strict=True)
         ]
+
+    def _roles(self, places: Iterable[At]) -> set[str]:
+        terms = self.method.objective.terms
+        return {role for place in places for name in place.terms or terms for role in terms[name].roles}
 
     def _loss(self, factors: Mapping[str, float], piece: Mapping[str, Batch]) -> Callable[[], Tensor]:
         def loss() -> Tensor:

@@ -224,13 +224,18 @@ def gradient_at(
 
 
 @contextmanager
-def learning_at(displacement: Displacement, weights: Weights, context: Context) -> Iterator[None]:
+def learning_at(
+    displacement: Displacement, weights: Weights, context: Context, *, keep_buffers: bool = False
+) -> Iterator[None]:
     """Inside the block, backward passes at the displaced point add pulled-back gradients to `.grad`.
 
-    For sums of points that share `.grad`: no further gradient buffer is needed.
+    For sums of points that share `.grad`: no further gradient buffer is needed. Running statistics become what the
+    passes inside make of them, those of the move itself apart, where nothing moves or `keep_buffers` asks for it.
     """
     with (
-        _entered(displacement, weights, context, gradients_aside=False, learning=True) as state,
+        _entered(
+            displacement, weights, context, gradients_aside=False, learning=True, keep_buffers=keep_buffers
+        ) as state,
         ExitStack() as hooks,
     ):
         if type(displacement).pullback is not Displacement.pullback:
@@ -256,13 +261,23 @@ def _looking(displacement: Displacement, weights: Weights, context: Context) -> 
 
 @contextmanager
 def _entered(
-    displacement: Displacement, weights: Weights, context: Context, *, gradients_aside: bool, learning: bool = False
+    displacement: Displacement,
+    weights: Weights,
+    context: Context,
+    *,
+    gradients_aside: bool,
+    learning: bool = False,
+    keep_buffers: bool = False,
 ) -> Iterator[State]:
     _check_needs(displacement, context)
     moving = displacement.moving(weights)
-    state = State.of(weights, moved=moving, gradients_aside=gradients_aside, learning=learning)
+    state = State.of(
+        weights, moved=moving, gradients_aside=gradients_aside, learning=learning, keep_buffers=keep_buffers
+    )
     with state, context.cleanup:
         displacement.move(moving, context)
+        if keep_buffers:
+            state.rewind_buffers()  # a loss that was climbed passed through the model too
         state.rewind_generators()  # what is drawn inside does not depend on what the move drew
         torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights from before
         yield state
