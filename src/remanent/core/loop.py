@@ -148,7 +148,7 @@ def run_episode(
     begun = method.begin(model, episode)
     if begun is None:
         return Outcome(0, 0, False, 0, ())
-    method = begun
+    method, episode = begun, begun.trained_on(episode)
     for role in method.roles:
         if role not in episode.data:
             raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}', which the method needs")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from remanent.core.batch import Batch, Unit
+from remanent.core.batch import Batch, Encoded, Unit
 from remanent.core.displacement import Displacement, Here
 from remanent.core.episode import Episode
 from remanent.core.predict import Predict
@@ -166,6 +166,8 @@ class Method:
     points: Sequence[At | Displacement] = (Here(),)
     weights: Mapping[str, float] = field(default_factory=dict)
     combine: Combine | None = None
+        reference: the point at which `at_reference` is asked; None: where the weights are before the first update.
+        narrowed: role -> the records that an episode trains on in place of its own; set by `begin`.
     pull: Pull | None = None
     select: Selection = EVERYTHING
     recipe: Recipe = Recipe()
@@ -178,6 +180,8 @@ class Method:
         if not points:
             raise InputError("points", self.points, "at least one point")
         object.__setattr__(self, "points", points)
+    reference: Displacement | None = None
+    narrowed: Mapping[str, Sequence[Encoded]] = field(default_factory=dict, repr=False)
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise InputError(f"weights['{name}']", weight, "a finite number of at least 0")
@@ -205,6 +209,10 @@ class Method:
 
     def end(self, model: nn.Module, episode: Episode) -> None:
         """Called when an episode is over."""
+
+    def trained_on(self, episode: Episode) -> Episode:
+        """The episode with the records that are left of it, of what `begin` gave for it."""
+        return replace(episode, data={**episode.data, **self.narrowed})
 
     def state_dict(self) -> dict[str, Any]:
         """What it carries over: tensors and plain data, nested in dicts and lists."""

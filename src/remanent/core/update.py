@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from remanent.core.batch import Batch
 from remanent.core.displacement.base import Context, Displacement, learning_at
-from remanent.core.displacement.interpolation import Interpolation
+from remanent.core.displacement.restored import Restored
 from remanent.core.memory import in_pieces_that_fit
 from remanent.core.method import At, Method, Objective
 from remanent.core.predict import Predict
@@ -72,7 +72,7 @@ class Update:
         moved = {identity(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         # In the order of the model, so that optimizers that group parameters otherwise get the same sums.
         self.moved = self.weights.only(name for name, tensor in self.weights.items() if identity(tensor) in moved)
-        self.reference = reference or reference_of(method.objective, self.moved)
+        self.reference = reference or reference_of(method, self.moved)
         self._masks = {
             name: method.mask[name].to(self.moved[name].device) for name in self.moved if name in method.mask
         }
@@ -196,7 +196,7 @@ class Update:
         """The micro-batches with what the objective wants of the reference for those roles: all asked before any graph
         is built, since weights that move would break it."""
         asked = [{role: batch for role, batch in piece.items() if role in roles} for piece in pieces]
-        with reference.at(self.moved):
+        with reference.at(self.weights):
             self.model.eval()
             found = [
                 self.method.objective.at_reference(piece, Predict(self.model, self.autocast)) if piece else {}
@@ -284,14 +284,14 @@ class Update:
                 raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
 
 
-def reference_of(objective: Objective, weights: Weights) -> Displacement | None:
-    """The point where weights are now, for an objective that asks the reference model; None for one that does not.
+def reference_of(method: Method, weights: Weights) -> Displacement | None:
+    """The method's own reference, else the point where weights are now; None where its objective asks for neither.
 
-    Costs a copy of the weights. Of a LoRA that was just put on, it is the base.
+    The latter costs a copy of the weights. Of a LoRA that was just put on, it is the base.
     """
-    if type(objective).at_reference is Objective.at_reference:
+    if type(method.objective).at_reference is Objective.at_reference:
         return None
-    return Interpolation({name: tensor.detach().clone() for name, tensor in weights.items()}, 1.0)
+    return method.reference or Restored({name: tensor.detach().clone() for name, tensor in weights.items()})
 
 
 def _refuse_unselected(weights: Weights, method: Method, optimizer: torch.optim.Optimizer) -> None:

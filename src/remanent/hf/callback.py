@@ -75,6 +75,8 @@ class RemanentCallback(TrainerCallback):
             self.method = self.method.begin(model, self.episode)
             if self.method is None:
                 raise UnsupportedError("a callback cannot skip an episode; ask the method's begin() before train()")
+            if self.method.narrowed:
+                raise UnsupportedError("a callback cannot leave out records of Trainer's own data; use MethodTrainer")
             _check(self.method, self.rule)
         if state.global_step > 0:
             self._take_up(_folder(args, state))

@@ -72,7 +72,7 @@ class MethodTrainer(Trainer):
             train_dataset = Episode("train", "erase" if "forget" in train_dataset else "teach", train_dataset)
         self.method, self.episode, self.reference_cache = method, train_dataset, reference_cache
         self.pad_id = 0 if processing_class is None else pad_id(processing_class)
-        self._begun = method
+        self._begun, self._left = method, self.episode
         dataset = self._dataset(args)
         super().__init__(
             model,
@@ -100,7 +100,7 @@ class MethodTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RemanentCallback):
                 check_judged(begun, callback.rule)
-        self._begun = begun
+        self._begun, self._left = begun, begun.trained_on(self.episode)
         self.train_dataset = self._dataset(self.args)
         self.data_collator = self.train_dataset.collate
         self._waiting: list[Mapping[str, Tensor]] = []
@@ -115,7 +115,7 @@ class MethodTrainer(Trainer):
         elif self._reference is None:
             self._reference = self._references()
         # Before Trainer loads a checkpoint's weights over those that the reference is.
-        self._before = reference_of(begun.objective, begun.select.of(Weights.of(self.model).trainable()))
+        self._before = reference_of(begun, begun.select.of(Weights.of(self.model).trainable()))
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         chosen = begun.select.of(Weights.of(self.model).trainable())
         try:
@@ -127,7 +127,7 @@ class MethodTrainer(Trainer):
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
                 parameter.grad = None
-        begun.end(self.model, self.episode)
+        begun.end(self.model, self._left)
         return output
 
     def training_step(
@@ -169,12 +169,12 @@ class MethodTrainer(Trainer):
 
     def _dataset(self, args: TrainingArguments) -> RoleDataset:
         for role in self._begun.roles:
-            if role not in self.episode.data:
-                known = ", ".join(self.episode.data) or "none"
+            if role not in self._left.data:
+                known = ", ".join(self._left.data) or "none"
                 raise InputError("train_dataset", known, f"records for '{role}', which the method needs")
-        check_paired(self._begun.objective, self.episode.data)
+        check_paired(self._begun.objective, self._left.data)
         size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        data = {role: self.episode.data[role] for role in self._begun.roles}
+        data = {role: self._left.data[role] for role in self._begun.roles}
         shortest = min(data, key=lambda role: len(data[role]))
         if args.world_size > 1 and len(data[shortest]) < size:
             raise InputError(
@@ -187,7 +187,7 @@ class MethodTrainer(Trainer):
         return {
             role: reference_nll(
                 self.model,
-                self.episode.data[role],
+                self._left.data[role],
                 pad_id=self.pad_id,
                 autocast=_AUTOCAST.get(self.accelerator.mixed_precision),
                 cache=self.reference_cache,

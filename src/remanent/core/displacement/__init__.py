@@ -7,9 +7,11 @@ from remanent.core.displacement.combined import OneOf, Then
 from remanent.core.displacement.dampening import Dampening
 from remanent.core.displacement.interpolation import Interpolation
 from remanent.core.displacement.noise import Noise
+from remanent.core.displacement.layer_off import LayerOff
 from remanent.core.displacement.pruning import Pruning
 from remanent.core.displacement.relearning import Relearning
 from remanent.core.displacement.rounding import Rounding
+from remanent.core.displacement.restored import Restored
 
 __all__ = [
     "AdapterOff",
@@ -21,11 +23,13 @@ __all__ = [
     "Interpolation",
     "Noise",
     "OneOf",
+    "LayerOff",
     "PointGradient",
     "Pruning",
     "Relearning",
     "Rounding",
     "Then",
+    "Restored",
     "Undo",
     "gradient_at",
 ]
