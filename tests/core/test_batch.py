@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from remanent.core.batch import Encoded, collate
+from remanent.core.scores import answer_scores
 
 RECORDS = [
     Encoded((5, 6, 7), (-100, 6, 7), "a", "x"),
@@ -26,6 +27,13 @@ def test_the_label_of_the_first_token_never_counts():
     batch = collate(RECORDS, [0, 1, 2], 0)
     assert batch.units("token") == 4
     assert batch.units("record") == 3
+
+
+def test_targets_are_the_labels_in_the_order_of_the_scores(tiny_llama):
+    batch = collate(RECORDS, [2, 1, 0], 0)
+    assert batch.targets.tolist() == [3, 5, 6, 7]
+    scores = answer_scores(tiny_llama(), batch)
+    assert torch.equal(scores.log_probs, scores.distribution.gather(1, batch.targets[:, None])[:, 0])
 
 
 def test_references_are_picked_by_record_and_travel_with_the_pieces():

@@ -77,8 +77,13 @@ class RecordingPull:
 @dataclass(frozen=True)
 class RecordingMethod(Method):
     seen: list = field(default_factory=list)
+    observed: list = field(default_factory=list)
+
+    def observe(self, losses, step, steps):
+        self.observed.append((step, steps, dict(losses)))
 
     def after_update(self, model, step):
+        assert [item[0] for item in self.observed] == list(range(1, step + 1))
         self.seen.append(("after_update", step))
 
 
@@ -107,6 +112,24 @@ def test_the_order_of_one_update(tiny_llama, batches):
     assert set(losses) == {"forget@full", "retain@full", "forget@int4-row", "pull", "gradient_norm"}
     assert losses["pull"] == 0.25
     assert losses["gradient_norm"] > 1000  # as it was before the clip
+    assert method.observed == [(1, 3, {name: losses[name] for name in losses if name != "gradient_norm"})]
+
+
+@dataclass(frozen=True)
+class OverBoth(GradDiff):
+    """Gradient difference whose terms are divided by the tokens of both roles."""
+
+    def counted(self, term, batches):
+        return sum(batch.units("token") for batch in batches.values())
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_an_objective_says_what_its_terms_are_a_mean_over(micro_batch, tiny_llama, batches):
+    _, own = gradient(tiny_llama(), Method(GradDiff()), batches, micro_batch=micro_batch)
+    _, both = gradient(tiny_llama(), Method(OverBoth()), batches, micro_batch=micro_batch)
+    tokens = {role: batch.units("token") for role, batch in batches.items()}
+    for role, count in tokens.items():
+        assert both[f"{role}@full"] == pytest.approx(own[f"{role}@full"] * count / sum(tokens.values()), rel=1e-4)
 
 
 def test_each_call_is_one_step_of_the_optimizer_and_one_after_update(tiny_llama, batches):

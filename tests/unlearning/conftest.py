@@ -40,9 +40,27 @@ def taken() -> Callable[..., dict[str, Tensor]]:
         batches = {role: batch for role, (batch, _) in given.items()}
         scores = {id(batch): known.scores for batch, known in given.values()}
         sums = objective.losses(batches, lambda batch: scores[id(batch)])
-        return {
-            name: value / batches[objective.terms[name].roles[0]].units(objective.terms[name].unit)
-            for name, value in sums.items()
-        }
+        return {name: value / objective.counted(name, batches) for name, value in sums.items()}
 
     return take
+
+
+@pytest.fixture
+def predicting() -> Callable[..., tuple[Batch, Tensor, Callable[[Batch], AnswerScores]]]:
+    """A batch of given targets, the logits that predict them, which take a gradient, and what a Predict would say."""
+
+    def make(targets: list[list[int]], logits: list[list[float]]) -> tuple[Batch, Tensor, Callable[..., AnswerScores]]:
+        longest = max(map(len, targets))
+        labels = torch.full((len(targets), longest + 1), -100)
+        for row, values in enumerate(targets):
+            labels[row, 1 : 1 + len(values)] = torch.tensor(values)
+        ids = torch.ones_like(labels)
+        given = torch.tensor(logits, requires_grad=True)
+        distribution = given.log_softmax(dim=-1)
+        rows = torch.tensor([row for row, values in enumerate(targets) for _ in values])
+        wanted = torch.tensor([value for values in targets for value in values])
+        log_probs = distribution.gather(1, wanted[:, None])[:, 0]
+        scores = AnswerScores(log_probs, rows, distribution.argmax(dim=-1) == wanted, distribution, len(targets))
+        return Batch(ids, ids, labels, torch.arange(len(targets))), given, lambda batch: scores
+
+    return make

@@ -64,6 +64,12 @@ class Batch:
         """How many scored tokens, or how many records, the batch holds."""
         return int((self.labels[:, 1:] != IGNORED).sum()) if unit == "token" else len(self)
 
+    @property
+    def targets(self) -> Tensor:
+        """The labels of the scored tokens, in the order of `AnswerScores`: int64, (tokens,)."""
+        labels = self.labels[:, 1:]
+        return labels[labels != IGNORED]
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         return Batch(

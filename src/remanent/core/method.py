@@ -52,6 +52,11 @@ class Objective(Protocol):
         into micro-batches changes nothing."""
         ...
 
+    def counted(self, term: str, batches: Mapping[str, Batch]) -> int:
+        """What a term's sum is divided by, of an update's whole batches: the units of its first role, unless an
+        objective says otherwise. Must add up over any split into micro-batches."""
+        return batches[self.terms[term].roles[0]].units(self.terms[term].unit)
+
 
 def check_paired(objective: Objective, data: Mapping[str, Sequence[Any]]) -> None:
     """Raise InputError where a role whose records belong to another role's has not one for each of them."""
@@ -145,7 +150,8 @@ class Recipe:
 class Method:
     """A composition. Subclasses may carry state from one episode to the next by the calls below.
 
-    Order of one update: all micro-batches at every point, unscale, combine, pull, mask, clip, optimizer, after_update.
+    Order of one update: all micro-batches at every point, unscale, combine, pull, mask, clip, optimizer, observe,
+    after_update.
 
     Args:
         objective: the losses.
@@ -203,6 +209,15 @@ class Method:
     def begin(self, model: nn.Module, episode: Episode) -> Method | None:
         """The composition for an episode; None skips it. The optimizer is built afterwards."""
         return self
+
+    def observe(self, losses: Mapping[str, float], step: int, steps: int) -> None:
+        """Called after each optimizer step, before `after_update`, with what the update found.
+
+        Args:
+            losses: "term@point" -> its mean over the update's batches, unweighted, the same in every process.
+            step: the update, counted from 1.
+            steps: of the run.
+        """
 
     def after_update(self, model: nn.Module, step: int) -> None:
         """Called after each optimizer step, counted from 1."""

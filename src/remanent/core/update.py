@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Update:
     """Callable: one update on named batches.
 
-    All micro-batches at every point -> unscale -> combine -> pull -> mask -> clip -> optimizer -> after_update.
+    All micro-batches at every point -> unscale -> combine -> pull -> mask -> clip -> optimizer -> observe ->
+    after_update.
 
     Args:
         model: in train mode, or in eval mode for training without dropout: it is left as it is.
@@ -67,6 +68,7 @@ class Update:
         self.autocast, self.accelerator, self.warn = autocast, accelerator, on_warning
         self.weights = Weights.of(model)
         self.step = 0
+        self._found: dict[str, float] = {}  # the losses of the newest gradients
         if method.select != EVERYTHING:
             _refuse_unselected(self.weights, method, optimizer)
         moved = {identity(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -94,6 +96,7 @@ class Update:
         """What follows the optimizer's step: masked entries go back where they were, then the method's own."""
         for name, mask in self._masks.items():
             self.moved[name][~mask] = self._fixed[name]
+        self.method.observe(self._found, self.step, self.steps)
         self.method.after_update(self.model, self.step)
 
     def gradients(self, batches: Mapping[str, Batch]) -> dict[str, float]:
@@ -131,7 +134,8 @@ class Update:
             gradient = self.moved[name].grad
             if gradient is not None:
                 gradient.mul_(mask)
-        losses = {name: float(value) for name, value in sums.items()} | {"gradient_norm": self._clip()}
+        self._found = {name: float(value) for name, value in sums.items()}
+        losses = self._found | {"gradient_norm": self._clip()}
         self._check_finite(losses, batches)
         return losses
 
@@ -226,7 +230,8 @@ class Update:
         return {name: losses[name] for name in names if name in losses}
 
     def _totals(self, batches: Mapping[str, Batch]) -> dict[str, int]:
-        counts = {name: batches[term.roles[0]].units(term.unit) for name, term in self.method.objective.terms.items()}
+        objective = self.method.objective
+        counts = {name: objective.counted(name, batches) for name in objective.terms}
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             here = torch.tensor(list(counts.values()), device=self.accelerator.device)
             counts = dict(zip(counts, self.accelerator.reduce(here, "sum").tolist(), strict=True))

@@ -12,6 +12,7 @@ from remanent.core.loop import planned_steps
 from remanent.core.method import Method, Objective
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
+from remanent.data.refusals import PREFERRED
 from remanent.jobs.config import AuditSettings, UnlearnSettings
 from remanent.jobs.shape import kept_for_backward
 
@@ -87,7 +88,8 @@ def price_unlearning(
     recipe = method.recipe
     lead = "retain" if method.from_base else "forget"
     steps = planned_steps(recipe, sizes[lead].records)
-    like = {role: method.objective.paired.get(role, role) for role in method.roles}  # paired records are as many
+    # Answers to prefer are made from the forget records.
+    like = {role: "forget" if role in PREFERRED else role for role in method.roles}
     roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[o] for r, o in like.items() if o in sizes}
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
