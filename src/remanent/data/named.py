@@ -1,4 +1,4 @@
-"""Records by name: a file, the embedded authors, TOFU, MUSE, or any data set on the hub."""
+"""Records by name: a file, a folder of requests, the embedded authors, TOFU, MUSE, PCH, or any hub data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from remanent.data import muse, tofu
+from remanent.data import muse, pch, tofu
 from remanent.data.authors import author_sets
 from remanent.data.hub import hub_rows
 from remanent.data.jsonl import read_records
 from remanent.data.record import Record
+from remanent.data.requests import read_requests
 from remanent.data.rows import RowReader
 from remanent.errors import InputError, did_you_mean
 
@@ -19,8 +20,12 @@ NAMES = (
     *(f"authors:{part}" for part in AUTHOR_SETS),
     *(f"tofu:{name}" for name in tofu.NAMES),
     *(f"muse:{name}" for name in muse.NAMES),
+    *(f"pch:{name}" for name in pch.NAMES),
 )
-FORMS = "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, hub:<owner>/<name>[:config][:split]"
+FORMS = (
+    "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, pch:<set>, "
+    "hub:<owner>/<name>[:config][:split]"
+)
 
 
 def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[Record]:
@@ -28,15 +33,16 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
 
     Args:
         name: one of
-            a path to a JSON Lines file (`read_records`);
+            a path to a JSON Lines file (`read_records`), or to a folder of requests (`read_requests`), all of them;
             "authors:forget", "authors:retain" or "authors:control", the embedded authors of seed 0, or of another
             seed: "authors:forget:3";
             "tofu:forget01" and so on (`tofu.NAMES`); "muse:books/forget_qa" and so on (`muse.NAMES`);
+            "pch:forget" and so on (`pch.NAMES`);
             "hub:owner/name[:config][:split]", any data set on the hub whose rows have one of the forms that
             `read_records` takes; the split is "train" unless given, and "hub:owner/name::test" names a split alone.
         role: the setting that holds the name ("forget", "retain" ...), for errors and for keys that a file lacks.
-        folder: where copies of TOFU and MUSE lie, in folders tofu/ and muse/; default: the environment variable
-            REMANENT_DATA. What is not there is asked of the hub.
+        folder: where copies of TOFU, MUSE and PCH lie, in folders tofu/, muse/ and pch/; default: the environment
+            variable REMANENT_DATA. What is not there is asked of the hub.
 
     Raises:
         InputError: where the name is not known or cannot be loaded.
@@ -53,8 +59,12 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
             return tofu.tofu(rest, Path(folder, "tofu") if folder else None, role)
         case "muse":
             return muse.muse(rest, Path(folder, "muse") if folder else None, role)
+        case "pch":
+            return pch.pch(rest, Path(folder, "pch") if folder else None, role)
         case "hub":
             return _hub(rest, text, role)
+    if text and Path(text).is_dir():
+        return [record for request in read_requests(text) for record in request.records]
     if text.endswith(".jsonl") or Path(text).is_file() or "/" in text or os.sep in text:
         return read_records(text, role)
     near = re.search(r" \(did you mean .*", did_you_mean(text, NAMES))
