@@ -166,28 +166,28 @@ class Method:
             optimizer's moments and weight decay do. A weight that is not named is not masked.
         judged_by_rule: whether a stopping rule may look at the model during the run, and pick its best step; not where
             the model is only made at the end.
+        reference: the point at which `at_reference` is asked; None: where the weights are before the first update.
+        narrowed: role -> the records that an episode trains on in place of its own; set by `begin`.
     """
 
     objective: Objective
     points: Sequence[At | Displacement] = (Here(),)
     weights: Mapping[str, float] = field(default_factory=dict)
     combine: Combine | None = None
-        reference: the point at which `at_reference` is asked; None: where the weights are before the first update.
-        narrowed: role -> the records that an episode trains on in place of its own; set by `begin`.
     pull: Pull | None = None
     select: Selection = EVERYTHING
     recipe: Recipe = Recipe()
     from_base: bool = False
     mask: Mapping[str, Tensor] = field(default_factory=dict)
     judged_by_rule: bool = True
+    reference: Displacement | None = None
+    narrowed: Mapping[str, Sequence[Encoded]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         points = tuple(point if isinstance(point, At) else At(point) for point in self.points)
         if not points:
             raise InputError("points", self.points, "at least one point")
         object.__setattr__(self, "points", points)
-    reference: Displacement | None = None
-    narrowed: Mapping[str, Sequence[Encoded]] = field(default_factory=dict, repr=False)
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise InputError(f"weights['{name}']", weight, "a finite number of at least 0")
@@ -210,6 +210,10 @@ class Method:
         """The composition for an episode; None skips it. The optimizer is built afterwards."""
         return self
 
+    def trained_on(self, episode: Episode) -> Episode:
+        """The episode with the records that are left of it, of what `begin` gave for it."""
+        return replace(episode, data={**episode.data, **self.narrowed})
+
     def observe(self, losses: Mapping[str, float], step: int, steps: int) -> None:
         """Called after each optimizer step, before `after_update`, with what the update found.
 
@@ -224,10 +228,6 @@ class Method:
 
     def end(self, model: nn.Module, episode: Episode) -> None:
         """Called when an episode is over."""
-
-    def trained_on(self, episode: Episode) -> Episode:
-        """The episode with the records that are left of it, of what `begin` gave for it."""
-        return replace(episode, data={**episode.data, **self.narrowed})
 
     def state_dict(self) -> dict[str, Any]:
         """What it carries over: tensors and plain data, nested in dicts and lists."""
