@@ -17,7 +17,8 @@ Records = str | Path | Sequence["Record"] | None
 def unlearn(
     model: str | Path,
     *,
-    forget: Records,
+    forget: Records = None,
+    requests: str | Path | Mapping[str, Sequence[Record]] | None = None,
     retain: Records = None,
     control: Records = None,
     out: str | Path,
@@ -30,6 +31,8 @@ def unlearn(
     Args:
         model: a folder, a .gguf file or a hub name.
         forget: records to be forgotten: a JSON Lines file, a name, or a list of `Record`.
+        requests: in place of `forget`, deletion requests that are obeyed one after another: a folder of JSON Lines
+            files, one file, a name, or name -> records, in order.
         retain: records to be kept.
         control: records of the same kind that the model never saw: says when forgetting is enough.
         out: the run folder; one that was cut off goes on.
@@ -42,7 +45,16 @@ def unlearn(
     from remanent.jobs.unlearn import unlearn as run
 
     fields, given = _fields({"forget": forget, "retain": retain, "control": control}, settings)
-    chosen = parse(UnlearnSettings, {"model": str(model), "method": method, **fields}, "unlearn")
+    named = {"model": str(model), "method": method, **fields}
+    if isinstance(requests, Mapping):
+        from remanent.data.requests import Request
+        from remanent.jobs.requests import obey
+
+        chosen = parse(UnlearnSettings, {**named, "requests": f"{len(requests)} requests given in Python"}, "unlearn")
+        asked = [Request(name, tuple(records)) for name, records in requests.items()]
+        return obey(chosen, Path(out), interface=_interface(progress), records=given, requests=asked).path
+    named |= {} if requests is None else {"requests": str(requests)}
+    chosen = parse(UnlearnSettings, named, "unlearn")
     return run(chosen, Path(out), interface=_interface(progress), records=given).path
 
 
@@ -90,6 +102,7 @@ def certify(
     parent_key: str | Path | None = None,
     adapters: Sequence[str | Path] = (),
     quantized: Sequence[str | Path] = (),
+    chain: bool = False,
     passphrase: str | None = None,
 ) -> Path:
     """Sign what the audit of a run found; returns the certificate's path.
@@ -102,6 +115,7 @@ def certify(
         parent_key: the public key that signed the parent; the signer's own by default.
         adapters: folders of adapters that were merged into the model.
         quantized: quantized files of the model that lie elsewhere than in the run's folder.
+        chain: of a run with requests, sign the audits between them too, each naming the one before.
         passphrase: of the private key.
     """
     from remanent.jobs.certify import certify as sign
@@ -115,6 +129,7 @@ def certify(
         parent_key=_path(parent_key),
         adapters=[Path(item) for item in adapters],
         quantized=[Path(item) for item in quantized],
+        chain=chain,
     )
 
 

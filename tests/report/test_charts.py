@@ -12,6 +12,27 @@ from remanent.report.summary import RunSummary, summarize
 from remanent.report.svg import ROLES
 from remanent.report.view import RunView
 
+CURVE = {
+    "requests": 4,
+    "by": "control",
+    "before": {"forget": {"score": 90.0}, "retain": {"score": 88.0}},
+    "after": {"forget": {"score": 30.0}, "retain": {"score": 88.0}},
+    "rows": [
+        {
+            "requests": done,
+            **{
+                role: {"score": score, "rouge_l": None}
+                for role, score in (("forget", 70.0 - 9 * done), ("retain", 85.0))
+            },
+            "forget_line": 60.0,
+            "forget_degree": 0.87,
+            "retain_line": 88.0,
+            "retain_utility": 0.96,
+        }
+        for done in (2, 4)
+    ],
+}
+
 
 @pytest.fixture(scope="module")
 def summary(plain: RunView) -> RunSummary:
@@ -26,12 +47,13 @@ def drawn(plain: RunView, summary: RunSummary) -> dict[str, str]:
         "loss": charts.loss_chart(plain.metrics, "loss"),
         "evaluation": charts.evaluation_chart(plain.metrics, "evaluation"),
         "frontier": charts.frontier_chart([summary], "frontier", 0.25, 0.8),
+        "requests": charts.requests_chart(CURVE, "requests"),
     }
     return {name: svg for name, svg in found.items() if svg}
 
 
 def test_every_plot_belongs_to_the_page(drawn: dict[str, str]) -> None:
-    assert len(drawn) == 5
+    assert len(drawn) == 6
     for name, svg in drawn.items():
         root = ElementTree.fromstring(svg)
         assert root.tag == "svg"
@@ -108,3 +130,13 @@ def test_losses_that_are_missing_at_some_steps_are_drawn() -> None:
     svg = charts.loss_chart(steps, "x")
     assert svg is not None
     assert ">retain@int4<" in svg
+
+
+def test_a_curve_without_lines_or_points_is_drawn_as_far_as_it_goes() -> None:
+    bare = {"by": "nothing", "requests": 2, "rows": [{"requests": 2, "forget": {"score": 10.0, "rouge_l": None}}]}
+    svg = charts.requests_chart(bare, "bare")
+    assert svg is not None
+    assert "its line" not in svg
+    assert "forget: 10.00 after 2" in svg
+    assert charts.requests_chart({}, "none") is None
+    assert charts.requests_chart({"by": "nothing", "rows": []}, "none") is None

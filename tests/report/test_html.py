@@ -186,3 +186,24 @@ def test_a_run_without_anything_says_so() -> None:
 def test_runs_have_names_of_their_own(plain: RunView, count: int) -> None:
     with pytest.raises(InputError, match="runs"):
         render([plain] * count, "t")
+
+
+def test_the_curve_of_requests_has_a_part_of_its_own(plain: RunView) -> None:
+    curve = {
+        "requests": 4,
+        "by": "retrained",
+        "before": {"forget": {"score": 90.0}},
+        "after": {"forget": {"score": 30.0}},
+        "rows": [
+            {"requests": 2, "forget": {"score": 61.5, "rouge_l": 0.5}, "forget_line": 60.0, "forget_degree": 0.975},
+            {"requests": 4, "forget": {"score": 12.25, "rouge_l": 0.1}},
+        ],
+    }
+    page = render([replace(plain, curve=curve)], "Queue")
+    assert "run-1-requests" in page
+    assert "a retrained model" in page
+    assert "61.50" in page
+    assert "0.97" in page
+    assert "12.25" in page
+    assert "ROUGE-L" in page
+    assert "requests obeyed" not in render([plain], "Plain")

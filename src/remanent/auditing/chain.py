@@ -113,10 +113,7 @@ def adopt(parent: Path, opened: Opened, statement: dict[str, Any], certificate: 
         InputError: where the parent is about none of the models that the child names.
         IntegrityError: where a parent of the parent is not beside it.
     """
-    of = related(opened.statement, statement)
-    if of is None:
-        names = ", ".join([*statement["predicate"]["lineage"], AUDITED])
-        raise InputError("parent", str(parent), f"a certificate about the weights of one of the models here: {names}")
+    name_parent(opened, statement, parent)
     copies = {opened.sha256: parent}
     above: Any = opened.statement["predicate"].get("parent")
     while above and len(copies) < LONGEST:
@@ -125,12 +122,25 @@ def adopt(parent: Path, opened: Opened, statement: dict[str, Any], certificate: 
             raise IntegrityError(f"{file}: is not there, or not the certificate that the chain names")
         copies[above["sha256"]] = file
         above = _named_above(file)
-    statement["predicate"]["parent"] = {"sha256": opened.sha256, "of": of}
-    (certificate.parent / PARENTS).mkdir(exist_ok=True)
     for sha256, file in copies.items():
-        target = parent_file(certificate, sha256)
-        if not target.is_file():
-            write_atomic(target, file.read_bytes())
+        put_beside(certificate, sha256, file)
+
+
+def name_parent(opened: Opened, statement: dict[str, Any], parent: Path) -> None:
+    """Name a parent in a statement that is still to be signed. Raises InputError as `adopt`."""
+    of = related(opened.statement, statement)
+    if of is None:
+        names = ", ".join([*statement["predicate"]["lineage"], AUDITED])
+        raise InputError("parent", str(parent), f"a certificate about the weights of one of the models here: {names}")
+    statement["predicate"]["parent"] = {"sha256": opened.sha256, "of": of}
+
+
+def put_beside(certificate: Path, sha256: str, file: Path) -> None:
+    """Copy a certificate to where another finds it as a parent of its own."""
+    target = parent_file(certificate, sha256)
+    target.parent.mkdir(exist_ok=True)
+    if not target.is_file():
+        write_atomic(target, file.read_bytes())
 
 
 def _named_above(file: Path) -> Any:

@@ -31,6 +31,9 @@ def certify(
     quantized: Annotated[
         list[Path] | None, typer.Option(help="A quantized file of the model that lies elsewhere; may be repeated.")
     ] = None,
+    chain: Annotated[
+        bool, typer.Option("--chain", help="Of a run with requests: sign the audits between them too, as one chain.")
+    ] = False,
     passphrase_file: Annotated[Path | None, typer.Option(help="A file whose first line opens the key.")] = None,
 ) -> None:
     """Sign what the audit of a run found.
@@ -48,6 +51,8 @@ def certify(
     remanent certify runs/r1 --key signer.key
 
     remanent certify runs/r2 --key signer.key --parent runs/r1/certificate.json
+
+    remanent certify runs/queue --key signer.key --chain
 
     [bold]Results[/bold] go to RUN/certificate.json, whose path is printed.
 
@@ -69,5 +74,6 @@ def certify(
         parent_key=parent_key,
         adapters=adapter or (),
         quantized=quantized or (),
+        chain=chain,
     )
     typer.echo(certificate)

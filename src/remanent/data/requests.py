@@ -62,6 +62,22 @@ def by_group(records: Sequence[Record]) -> list[Request]:
     return [Request(f"request-{place:04d}", tuple(of[group])) for place, group in enumerate(groups, start=1)]
 
 
+def check_distinct(requests: Sequence[Request]) -> None:
+    """Raise InputError where there is no request, or two share a name or a record's key."""
+    if not requests:
+        raise InputError("requests", "none", "at least one request")
+    names: set[str] = set()
+    keys: set[str] = set()
+    for request in requests:
+        if request.name in names:
+            raise InputError("requests", request.name, "names that differ")
+        names.add(request.name)
+        for record in request.records:
+            if record.key in keys:
+                raise InputError(f"request {request.name}", record.key, "records whose keys differ among all requests")
+            keys.add(record.key)
+
+
 def _of_rows(path: Path) -> list[Request]:
     rows = read_rows(path, "requests")
     named = [isinstance(row, dict) and row.get(FIELD) is not None for _, row in rows]

@@ -86,6 +86,15 @@ class UnlearnSettings(_Settings):
     evaluate_records: int = Field(64, ge=2, description="Records of each set that an evaluation scores at most.")
     checkpoint_every: int = Field(50, ge=0, description="Updates between checkpoints; 0 writes none.")
     threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
+    requests: str | None = Field(
+        None, description="Deletion requests, one after another: a folder of .jsonl files, a .jsonl file, or a name."
+    )
+    retrained: str | None = Field(None, description="With requests: a model that never saw what they ask for.")
+    curve_every: int = Field(10, ge=0, description="Requests between points of the curve; 0: only after the last.")
+    curve_generate: int = Field(32, ge=0, description="Records of each set answered freely at a point of the curve.")
+    audit_every: int = Field(0, ge=0, description="Requests between audits, for a chain of certificates; 0 is none.")
+    audit_at: str = Field("full,int4-row", description="Conditions of those audits.")
+    keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
 
 class AuditSettings(_Settings):

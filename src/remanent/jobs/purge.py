@@ -108,7 +108,9 @@ def purge(plan: Purge) -> None:
 def _removable(run: RunFolder, settings: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     checkpoints = run.path / "checkpoints"
     if checkpoints.exists():
-        yield checkpoints, "weights from during the run, the best step's, and the optimizer's state"
+        what = "weights from during the run, the best step's, and the optimizer's state"
+        asked = "; without them no further requests can be obeyed in this run" if settings.get("requests") else ""
+        yield checkpoints, what + asked
     if (run.path / "audit").exists():
         yield run.path / "audit", "finished measurements of the models before and after"
     asked = run.path / "asked.json"
@@ -137,9 +139,12 @@ def _remaining(run: RunFolder, settings: dict[str, Any]) -> Iterator[Item]:
     if name and not teaching:
         yield from _original(str(name))
     data = settings.get("data") or {}
-    for role, file in (("forget", data.get("forget")), ("taught", settings.get("records"))):
-        if file and Path(file).is_file():
+    asked = settings.get("requests")
+    for role, file in (("forget", data.get("forget")), ("forget", asked), ("taught", settings.get("records"))):
+        if file and Path(file).exists():
             yield Item(str(file), f"the {role} records themselves")
+    if (run.path / "models").is_dir():
+        yield _item(run.path / "models", "models after single requests: they know what later ones asked for")
     if not run.path.parent.is_dir():
         return
     for other in sorted(run.path.resolve().parent.iterdir()):

@@ -25,7 +25,7 @@ def view(folder: Path, name: str | None = None) -> RunView:
     information.pop("outputs", None)
     if run.config.is_file():
         information = {**yaml.safe_load(run.config.read_text(encoding="utf-8")), **information}
-    asked = folder / "asked.json"
+    asked, curve = folder / "asked.json", folder / "curve.json"
     return RunView.from_data(
         name or folder.name,
         read_json(run.audit),
@@ -33,6 +33,7 @@ def view(folder: Path, name: str | None = None) -> RunView:
         metrics=_lines(run.metrics),
         information=information,
         asked=read_json(asked) if asked.is_file() else (),
+        curve=read_json(curve) if curve.is_file() else {},
     )
 
 

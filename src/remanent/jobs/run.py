@@ -48,7 +48,8 @@ def read_job(path: Path, out: Path) -> JobSettings:
     if file.audit is None:
         return JobSettings(unlearn=file.unlearn)
     start = file.unlearn
-    implied = {"model": str(RunFolder(out).model), "reference": start.model, "data": start.data.model_dump()}
+    asked = start.data.model_dump() | ({} if start.requests is None else {"forget": start.requests})
+    implied = {"model": str(RunFolder(out).model), "reference": start.model, "data": asked}
     named = {name: value for name, value in file.audit.items() if value is not None or name not in implied}
     audit = parse(AuditSettings, {**implied, **named}, f"{path}: audit")
     parse_conditions(audit.at)  # a typing error there would show only when the unlearning is over

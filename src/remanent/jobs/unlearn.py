@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import yaml
 from remanent.auditing.condition import parse_conditions
 from remanent.core.batch import Encoded
 from remanent.core.catalogue import build, edits, unlearners
+from remanent.core.displacement import Displacement
 from remanent.core.edit import Edit
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
-from remanent.core.loop import Outcome, Settings, planned_steps, run_episode, with_settings
+from remanent.core.loop import OnStep, Outcome, Settings, planned_steps, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.run_folder import RunFolder
 from remanent.core.user_folders import user_cache
@@ -53,15 +54,15 @@ def unlearn(
 
     Raises InputError, DataError and RunConflictError before any work starts.
     """
+    if settings.requests is not None:
+        from remanent.jobs.requests import obey
+
+        return obey(settings, out, interface=interface, records=records)
     interface = interface or Interface()
     method = edit_of(settings) if settings.method in edits() else build_method(settings)
     data = load_data(settings.data, records)
     check_roles(method, data, settings)
-    stop_at = parse_conditions(settings.stop_at)
-    if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
-        raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
-    if any(condition.backend is not None for condition in stop_at):
-        raise InputError("stop_at", settings.stop_at, "simulated precisions; a real back end loads saved files")
+    stop_points = stopping_points(settings)
     start = settings.base if _from_base(method) else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
@@ -78,10 +79,22 @@ def unlearn(
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
     interface.say(f"Loading {start}")
-    loaded = _load(start or settings.model, settings)
+    loaded = load_as_asked(start or settings.model, settings)
     began = time.monotonic()
     if isinstance(method, Method):
-        outcome = _train(method, loaded, data, settings, run, interface, [item.displacement for item in stop_at])
+        say_when_it_stops(method, data, settings, interface)
+        with interface.bar(settings.method) as advance:
+            outcome = train(
+                method,
+                loaded,
+                data,
+                settings,
+                run.path,
+                stop_points=stop_points,
+                on_step=lambda step, steps, losses: advance(step, steps, brief(losses)),
+                on_warning=interface.warn,
+                reference_cache=user_cache() / "reference",
+            )
         facts: dict[str, Any] = {
             "steps": outcome.steps,
             "planned_steps": outcome.planned,
@@ -155,7 +168,18 @@ def _preferred(method: Method | Edit, data: JobData, settings: UnlearnSettings) 
     return {role: PREFERRED[role](data.forget, settings.seed) for role in roles}
 
 
-def _load(name: str, settings: UnlearnSettings) -> Loaded:
+def stopping_points(settings: UnlearnSettings) -> list[Displacement]:
+    """Where the stopping rule must hold. Raises InputError for a condition that is no simulated precision."""
+    stop_at = parse_conditions(settings.stop_at)
+    if any(condition.info.kind not in ("full", "precision") for condition in stop_at):
+        raise InputError("stop_at", settings.stop_at, "precisions only; an attack would be part of the training")
+    if any(condition.backend is not None for condition in stop_at):
+        raise InputError("stop_at", settings.stop_at, "simulated precisions; a real back end loads saved files")
+    return [condition.displacement for condition in stop_at]
+
+
+def load_as_asked(name: str, settings: UnlearnSettings) -> Loaded:
+    """A model as the job trains it: whole, or with a LoRA, on a base that may be packed."""
     if settings.adapter == "lora-nf4":
         dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
         loaded = load_nf4(name, dtype=dtype, device=best_device())
@@ -167,15 +191,42 @@ def _load(name: str, settings: UnlearnSettings) -> Loaded:
     return Loaded(model, loaded.tokenizer, loaded.source)
 
 
-def _train(
+def say_when_it_stops(method: Method, data: JobData, settings: UnlearnSettings, interface: Interface) -> None:
+    """Say why no stopping rule looks at a run that was to have one."""
+    if not settings.stop or method.from_base:
+        return
+    if not method.judged_by_rule:
+        interface.say(f"{settings.method} makes its model at the end, so that no stopping rule looks at it")
+    elif not data.control:
+        interface.warn("no control set: nothing says when forgetting is enough, so the run goes to its last step")
+
+
+def train(
     method: Method,
     loaded: Loaded,
     data: JobData,
     settings: UnlearnSettings,
-    run: RunFolder,
-    interface: Interface,
-    stop_points: list[Any],
+    folder: Path,
+    *,
+    stop_points: Sequence[Displacement],
+    name: str = "unlearn",
+    on_step: OnStep | None = None,
+    on_warning: Callable[[str], None] = lambda text: None,
+    reference_cache: Path | None = None,
 ) -> Outcome:
+    """Train a loaded model as a job says, in place.
+
+    Args:
+        method: its recipe decides the steps.
+        loaded: the model.
+        data: the records; retain and control by split.
+        settings: the job.
+        folder: where checkpoints and metrics.jsonl go; a run that was cut off there goes on.
+        stop_points: where the stopping rule must hold; there is one where the job has a control and does not say no.
+        name: of the episode.
+        on_step, on_warning, reference_cache: as for `run_episode`.
+    """
+
     def encoded(records: list[Record]) -> list[Encoded]:
         return encode_all(records, loaded.tokenizer, settings.data.max_length)
 
@@ -195,29 +246,23 @@ def _train(
         checkpoint_every=settings.checkpoint_every,
     )
     rule = None
-    if settings.stop and not method.from_base:
-        if not method.judged_by_rule:
-            interface.say(f"{settings.method} makes its model at the end, so that no stopping rule looks at it")
-        elif data.control:
-            sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
-            if data.retain:
-                sets["retain"] = encoded(data.retain["select"])
-            sets = {name: spread(records, settings.evaluate_records) for name, records in sets.items()}
-            rule = ForgetAtControl(sets, stop_points, loop.pad_id, margin=settings.stop_margin, autocast=loop.autocast)
-        else:
-            interface.warn("no control set: nothing says when forgetting is enough, so the run goes to its last step")
-    with interface.bar(f"{settings.method}") as advance:
-        return run_episode(
-            loaded.model,
-            method,
-            Episode("unlearn", "teach" if method.from_base else "erase", roles),
-            loop,
-            rule=rule,
-            folder=run.path,
-            on_step=lambda step, steps, losses: advance(step, steps, _brief(losses)),
-            on_warning=interface.warn,
-            reference_cache=user_cache() / "reference",
-        )
+    if settings.stop and not method.from_base and method.judged_by_rule and data.control:
+        sets = {"forget": roles["forget"], "control": encoded(data.control["select"])}
+        if data.retain:
+            sets["retain"] = encoded(data.retain["select"])
+        sets = {role: spread(records, settings.evaluate_records) for role, records in sets.items()}
+        rule = ForgetAtControl(sets, stop_points, loop.pad_id, margin=settings.stop_margin, autocast=loop.autocast)
+    return run_episode(
+        loaded.model,
+        method,
+        Episode(name, "teach" if method.from_base else "erase", roles),
+        loop,
+        rule=rule,
+        folder=folder,
+        on_step=on_step,
+        on_warning=on_warning,
+        reference_cache=reference_cache,
+    )
 
 
 def _from_base(method: Method | Edit) -> bool:
@@ -228,7 +273,8 @@ def _nll_change(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{role} NLL {nll['before']:.2f} -> {nll['after']:.2f}" for role, nll in report["nll"].items())
 
 
-def _brief(losses: Mapping[str, float]) -> str:
+def brief(losses: Mapping[str, float]) -> str:
+    """The losses of an update in a line."""
     return "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "gradient_norm")
 
 

@@ -190,6 +190,41 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
     return to_svg(figure, name, "Answer NLL during training", visible(f"On the select split, at {', '.join(points)}."))
 
 
+def requests_chart(curve: Mapping[str, Any], name: str) -> str | None:
+    """Scores of what was asked for so far and of what is kept, by the number of requests, each against the line that it
+    should follow; None where there is no point.
+
+    Args:
+        curve: what a run with requests writes as curve.json.
+        name: prefix of the ids, unique in the page.
+    """
+    rows = curve.get("rows") or []
+    if not rows:
+        return None
+    figure, axes = _curves(4)
+    handles: Handles = []
+    parts = []
+    for role, marker in (("forget", "o"), ("retain", "s")):
+        drawn = [(row["requests"], row[role]["score"]) for row in rows if row.get(role)]
+        if not drawn:
+            continue
+        style: dict[str, Any] = {"color": ROLES[role], "linestyle": "-", "linewidth": 1.4}
+        axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.6, **style)
+        handles.append((role, style | {"marker": marker, "markersize": 3.6}))
+        parts.append(f"{role}: " + ", ".join(f"{number(score)} after {done}" for done, score in drawn))
+        if curve.get("by", "nothing") != "nothing":
+            ends = [curve[end][role]["score"] for end in ("before", "after")]
+            dashed: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[1], "linewidth": 0.9}
+            axes.plot((0, curve["requests"]), ends, **dashed)
+            handles.append((f"{role}, its line", dashed))
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("requests obeyed")
+    axes.set_ylabel("score S")
+    add_legend(figure, handles)
+    return to_svg(figure, name, "Scores by the number of requests", visible("; ".join(parts)))
+
+
 def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None, upsilon: float | None) -> str | None:
     """Each run at its worst: the smallest gap to the control against the smallest retention."""
     placed = [

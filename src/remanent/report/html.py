@@ -121,6 +121,7 @@ def _page(name: str, run: RunView, summary: RunSummary, limit: float) -> Page:
         "nll": charts.nll_chart(summary, f"{name}-nll", limit),
         "loss": charts.loss_chart(run.metrics, f"{name}-loss"),
         "evaluation": charts.evaluation_chart(run.metrics, f"{name}-evaluation"),
+        "requests": charts.requests_chart(run.curve, f"{name}-requests"),
     }
     return Page(name, run, summary, {key: Markup(plot) if plot else None for key, plot in plots.items()})
 

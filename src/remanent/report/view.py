@@ -55,6 +55,7 @@ class RunView:
         answers: {"record", "condition", "answer"}: greedy answers by keyed hash. The answer is shown only where the
             record is known not to be a forgotten one.
         asked: {"question", "condition", "before", "after"}: only what the user asked to be shown.
+        curve: what a run with requests writes as curve.json; {} of another run.
     """
 
     name: str
@@ -67,6 +68,7 @@ class RunView:
     information: Mapping[str, Any] = field(default_factory=dict)
     answers: tuple[Mapping[str, Any], ...] = ()
     asked: tuple[Mapping[str, Any], ...] = ()
+    curve: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_data(
@@ -79,6 +81,7 @@ class RunView:
         information: Mapping[str, Any] | None = None,
         answers: Sequence[Mapping[str, Any]] = (),
         asked: Sequence[Mapping[str, Any]] = (),
+        curve: Mapping[str, Any] | None = None,
     ) -> RunView:
         """From the plain data of a run folder (see RunView).
 
@@ -106,6 +109,7 @@ class RunView:
             information=dict(information or {}),
             answers=tuple(answers),
             asked=tuple(asked),
+            curve=dict(curve or {}),
         )
 
 

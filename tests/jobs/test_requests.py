@@ -1,0 +1,393 @@
+"""Deletion requests one after another: what a run leaves, where it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from remanent.core.checkpoint import load_checkpoint, steps_saved
+from remanent.core.digest import weights_digest
+from remanent.core.files import read_json
+from remanent.data.jsonl import write_records
+from remanent.data.record import Message, Record
+from remanent.data.requests import Request
+from remanent.errors import InputError, RunConflictError
+from remanent.jobs import requests as job
+from remanent.jobs.config import UnlearnSettings
+from remanent.jobs.progress import Interface
+from remanent.jobs.requests import obey
+from remanent.models.load import load
+from remanent.models.save import is_saved, save
+from remanent.models.tiny import tiny
+
+PLACES = ("Oslo", "Lima", "Cairo", "Quito", "Turin", "Delhi", "Perth")
+
+
+def records(role, people, first=0):
+    return [
+        Record(
+            f"{role}/{number}",
+            f"{role} {number // 2}",
+            (Message("user", f"Where was {role} person {number // 2} in summer {number % 2}?"),),
+            f"In {PLACES[number * 5 % 7]}, number {number * 3 % 11}.",
+            wrong_answers=(f"In {PLACES[number % 7]}, number {number * 2 % 11}.",),
+        )
+        for number in range(2 * first, 2 * (first + people))
+    ]
+
+
+def stream(count):
+    return [Request(f"r{place}", tuple(records("forget", 1, place))) for place in range(count)]
+
+
+GIVEN = {"retain": records("retain", 8), "control": records("control", 8)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    everything = [*records("forget", 9), *GIVEN["retain"], *GIVEN["control"]]
+    made = tiny(everything, hidden=32, layers=2, vocabulary=300)
+    return str(save(made.model, made.tokenizer, tmp_path_factory.mktemp("model") / "m"))
+
+
+@pytest.fixture(autouse=True)
+def secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def settings(folder, method="fit", **more):
+    chosen = {"steps": 3, "batch_size": 2, "learning_rate": 1e-3, "checkpoint_every": 1, "stop": False}
+    own = {"fit": {"calibrate": True, "layers": 1}, "ssd": {"alpha": 1.0}}.get(method, {})
+    curve = {"curve_every": 2, "curve_generate": 0}
+    given = {
+        "model": folder,
+        "data": {},
+        "method": method,
+        "requests": "given",
+        **chosen,
+        "hyperparameters": own,
+        **curve,
+        **more,
+    }
+    return UnlearnSettings.model_validate(given)
+
+
+def run(chosen, out, requests=None, **more):
+    return obey(chosen, out, records=GIVEN, requests=stream(3) if requests is None else requests, **more)
+
+
+def digest(done):
+    return weights_digest(load(done.model).model)
+
+
+def rows(done):
+    return [json.loads(line) for line in (done.path / "requests.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves(folder, tmp_path):
+    done = run(settings(folder, curve_generate=2), tmp_path / "run", stream(5))
+    assert is_saved(done.model)
+    assert digest(done) != weights_digest(load(folder).model)
+    assert [(row["request"], row["count"], row["steps"]) for row in rows(done)] == [(f"r{n}", 2, 3) for n in range(5)]
+    points = read_json(done.path / "curve.json")
+    assert [row["requests"] for row in points["rows"]] == [2, 4, 5]
+    assert points["by"] == "control"
+    for row in points["rows"]:
+        assert 0 <= row["forget_degree"] <= 1
+        assert 0 <= row["retain_utility"] <= 1
+        assert row["forget"]["rouge_l"] is not None
+    # Disk: two checkpoints however many requests, none of single requests, no model but the last.
+    assert [step for step, _ in steps_saved(done.path / "checkpoints")] == [5, 4]
+    assert not list(done.path.glob("requests/*/checkpoints"))
+    assert [path.parent.name for path in done.path.rglob("model.safetensors")] == ["model"]
+    assert len(list(done.path.glob("requests/*/metrics.jsonl"))) == 5
+    assert read_json(done.manifest)["requests"] == 5
+
+
+@pytest.mark.slow
+def test_every_request_is_an_episode_with_a_seed_of_its_own(folder, tmp_path, monkeypatch):
+    seen = []
+    real = job.train
+    monkeypatch.setattr(job, "train", lambda *given, **more: (seen.append((given, more)), real(*given, **more))[1])
+    run(settings(folder, "npo"), tmp_path / "run")
+    assert [more["name"] for _, more in seen] == ["r0", "r1", "r2"]
+    assert len({given[3].seed for given, _ in seen}) == 3
+    assert [[record.key for record in given[2].forget] for given, _ in seen] == [
+        [f"forget/{2 * n}", f"forget/{2 * n + 1}"] for n in range(3)
+    ]
+
+
+def in_a_child(work):
+    """Run it in a process of its own; its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("method", ["fit", pytest.param("grad-diff", marks=pytest.mark.slow)])
+def test_killed_in_the_middle_of_request_7_it_goes_on_there_and_ends_the_same(method, folder, tmp_path, monkeypatch):
+    chosen, asked = settings(folder, method, curve_every=0), stream(9)
+    alone = run(chosen, tmp_path / "alone", asked)
+    real = job.brief
+
+    def killed_at(step):
+        made = []
+
+        def brief(losses):
+            made.append(1)
+            if len(made) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(losses)
+
+        return brief
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(job, "brief", killed_at(6 * 3 + 2))
+    status = in_a_child(lambda: run(chosen, out, asked))
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert [step for step, _ in steps_saved(out / "checkpoints")] == [6, 5]
+    assert [step for step, _ in steps_saved(out / "requests" / "000007" / "checkpoints")] == [2, 1]
+    seen = []
+    monkeypatch.setattr(job, "brief", lambda losses: (seen.append(1), real(losses))[1])
+    done = run(chosen, out, asked)
+    assert len(seen) == 1 + 2 * 3  # the rest of request 7, and two more
+    assert digest(done) == digest(alone)
+
+    def told(found):
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(found)]
+
+    assert told(done) == told(alone)
+    assert read_json(done.path / "curve.json") == read_json(alone.path / "curve.json")
+    states = [load_checkpoint(steps_saved(found.path / "checkpoints")[0][1]).state for found in (done, alone)]
+    if method == "fit":
+        assert states[0]["method"]["decisions"] == states[1]["method"]["decisions"]
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param("_keep", marks=pytest.mark.slow), "_write", pytest.param("_save", marks=pytest.mark.slow)]
+)
+def test_cut_off_round_its_checkpoint_it_ends_the_same(moment, folder, tmp_path, monkeypatch):
+    class CutOff(Exception):
+        pass
+
+    chosen = settings(folder)
+    alone = run(chosen, tmp_path / "alone")
+    real, calls = getattr(job._Queue, moment), []
+
+    def cut(self, *given):
+        calls.append(1)
+        if len(calls) == (1 if moment == "_save" else 2):
+            raise CutOff
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job._Queue, moment, cut)
+        with pytest.raises(CutOff):
+            run(chosen, tmp_path / "run")
+    done = run(chosen, tmp_path / "run")
+    assert digest(done) == digest(alone)
+    assert read_json(done.path / "curve.json") == read_json(alone.path / "curve.json")
+
+
+def test_new_requests_may_come_and_give_what_they_would_have_given_at_once(folder, tmp_path):
+    chosen = settings(folder)
+    alone = run(chosen, tmp_path / "alone", stream(4))
+    first = run(chosen, tmp_path / "run", stream(2))
+    before = digest(first)
+    later = run(chosen, tmp_path / "run", stream(4))
+    assert before != digest(later) == digest(alone)
+    assert read_json(later.path / "curve.json") == read_json(alone.path / "curve.json")
+    said = StringIO()
+    run(chosen, tmp_path / "run", stream(4), interface=Interface(Console(file=said, width=200)))
+    assert "finished already" in said.getvalue()
+
+
+def test_requests_that_were_obeyed_may_not_change(folder, tmp_path):
+    chosen = settings(folder, "npo")
+    run(chosen, tmp_path / "run", stream(2))
+    changed = [stream(2)[0], Request("r1", tuple(records("forget", 1, 7)))]
+    for other in (changed, stream(2)[::-1], stream(1)):
+        with pytest.raises(RunConflictError, match="is not the same any more"):
+            run(chosen, tmp_path / "run", other)
+    (tmp_path / "run" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunConflictError, match="start a new run from"):
+        run(chosen, tmp_path / "run", stream(3))
+
+
+def test_a_request_that_came_before_is_skipped_and_said(folder, tmp_path):
+    said = StringIO()
+    again = [*stream(1), Request("again", tuple(replace(r, key=f"again/{r.key}") for r in stream(1)[0].records))]
+    chosen = settings(folder, hyperparameters={"calibrate": True, "layers": 1, "epsilon": 100.0})
+    done = run(chosen, tmp_path / "run", again, interface=Interface(Console(file=said, width=200)))
+    assert [row["planned_steps"] for row in rows(done)] == [3, 0]
+    assert "request again: the method found nothing left" in said.getvalue()
+    assert "1 of them without training" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    "method", ["ssd", "idk-dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("task-vector", "salun"))]
+)
+def test_any_method_obeys_requests(method, folder, tmp_path):
+    loop = {} if method != "ssd" else dict.fromkeys(("steps", "batch_size", "learning_rate"))
+    done = run(settings(folder, method, curve_every=0, **loop), tmp_path / "run", stream(2))
+    assert digest(done) != weights_digest(load(folder).model)
+    assert len(rows(done)) == 2
+
+
+def test_a_stopping_rule_looks_at_each_request(folder, tmp_path):
+    # The model knows nothing, so that nothing is better known than the control: it stops when it first looks.
+    chosen = settings(folder, "grad-diff", stop=True, stop_at="full", evaluate_every=1, stop_margin=5.0)
+    done = run(chosen, tmp_path / "run", stream(2))
+    assert [(row["stopped_by_rule"], row["steps"]) for row in rows(done)] == [(True, 1), (True, 1)]
+
+
+@pytest.mark.slow
+def test_models_are_kept_where_they_are_asked_for(folder, tmp_path):
+    done = run(settings(folder, keep_models=True), tmp_path / "run", stream(3))
+    kept = sorted((done.path / "models").iterdir())
+    assert [path.name for path in kept] == ["000001", "000002", "000003"]
+    assert weights_digest(load(kept[2]).model) == digest(done) != weights_digest(load(kept[1]).model)
+
+
+@pytest.mark.slow
+def test_the_lines_end_at_a_retrained_model(folder, tmp_path):
+    done = run(settings(folder, retrained=folder), tmp_path / "run", stream(2))
+    points = read_json(done.path / "curve.json")
+    assert points["by"] == "retrained"
+    assert points["before"] == points["after"]
+
+
+@pytest.mark.parametrize(
+    ("change", "requests", "said"),
+    [
+        ({"method": "retrain", "base": "m"}, None, "obeys all requests at once"),
+        ({"data": {"forget": "f.jsonl"}}, None, "nothing beside requests"),
+        ({"requests": "nowhere"}, (), "at least one request"),
+        ({"audit_every": 1, "adapter": "lora-nf4"}, None, "not audited"),
+        ({"stop_at": "relearning-unrelated-2"}, None, "precisions only"),
+        ({"retrained": "nowhere/at/all"}, None, "nowhere/at/all"),
+        ({}, [stream(1)[0], stream(1)[0]], "names that differ"),
+        ({}, [stream(1)[0], Request("other", stream(1)[0].records)], "keys differ"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(change, requests, said, folder, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run(settings(folder, **{"steps": None, **change}), tmp_path / "run", requests)
+    assert not (tmp_path / "run").exists()
+
+
+def test_requests_without_retained_records_where_the_method_needs_them(folder, tmp_path):
+    with pytest.raises(InputError, match=r"data.retain"):
+        obey(settings(folder), tmp_path / "run", requests=stream(2))
+
+
+def test_a_plain_run_with_requests_is_this_job(folder, tmp_path):
+    from remanent.jobs.unlearn import unlearn
+
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    for request in stream(2):
+        write_records(queue / f"{request.name}.jsonl", request.records)
+    chosen = settings(folder, requests=str(queue))
+    assert [row["request"] for row in rows(unlearn(chosen, tmp_path / "run", records=GIVEN))] == ["r0", "r1"]
+
+
+# Audits between requests, and what is signed of them.
+
+
+@pytest.fixture(scope="module")
+def audited(folder, tmp_path_factory):
+    """A run with audits after 2, 4 and 5 requests, signed as one chain."""
+    from remanent.auditing.signing import generate_key
+    from remanent.jobs.certify import certify
+
+    place = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REMANENT_SECRET", str(place / "secret"))
+        generate_key(place / "signer.key", place / "signer.pub")
+        chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
+        done = run(chosen, place / "run", stream(5))
+        certify(done.path, place / "signer.key", chain=True)
+    return place, done
+
+
+def test_one_chain_of_certificates_from_the_first_requests_to_the_last(audited, folder):
+    from remanent.jobs.verify import verify
+    from remanent.models.source import find
+
+    place, done = audited
+    assert sorted(path.name for path in (done.path / "audits").iterdir()) == ["000002", "000004", "000005"]
+    assert [path.parent.name for path in done.path.rglob("model.safetensors")] == ["model"]
+    found = verify(done.path / "certificate.json", done.model, place / "signer.pub", chain=True)
+    assert found.ok, found.problems
+    assert [link.of for link in found.chain] == ["previous", "previous"]
+    assert len(list((done.path / "parents").iterdir())) == 2
+    lineage = found.own.statement["predicate"]["lineage"]
+    assert lineage["original"] == find(folder).files()
+    said = json.dumps(found.own.statement)
+    assert "forget person" not in said
+    assert str(folder) not in said
+    evidence = read_json(done.path / "audits" / "000004" / "audit.json")
+    (asked,) = [
+        item
+        for item in evidence["measurements"]
+        if (item["subject"], item["condition"], item["records"]) == ("audited", "full", "forget")
+    ]
+    assert len(asked["scores"]) == 8  # of all requests so far
+    first = read_json(done.path / "audits" / "000002" / "audit.json")["subjects"]["audited"]
+    assert lineage["previous"] != first
+
+
+def test_a_link_that_was_changed_breaks_the_chain(audited, tmp_path):
+    from remanent.jobs.verify import verify
+
+    place, done = audited
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    for link in (copy / "parents").iterdir():
+        raw = link.read_bytes()
+        link.write_bytes(raw[:300] + bytes([raw[300] ^ 1]) + raw[301:])
+    assert not verify(copy / "certificate.json", copy / "model", place / "signer.pub", chain=True).ok
+
+
+def test_signed_again_earlier_links_stay_and_more_requests_lengthen_the_chain(audited, folder, tmp_path, monkeypatch):
+    from remanent.jobs.certify import certify
+    from remanent.jobs.verify import verify
+
+    place, done = audited
+    monkeypatch.setenv("REMANENT_SECRET", str(place / "secret"))
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    before = {path.name for path in (copy / "parents").iterdir()}
+    chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
+    later = run(chosen, copy, stream(7))
+    certify(later.path, place / "signer.key", chain=True)
+    found = verify(later.path / "certificate.json", later.model, place / "signer.pub", chain=True)
+    assert found.ok, found.problems
+    assert len(found.chain) == 4  # after 2, 4, 5 and 6 requests; 7 is the newest
+    assert before < {path.name for path in (copy / "parents").iterdir()}
+
+
+def test_no_chain_without_audits_or_with_a_parent(audited, folder, tmp_path):
+    from remanent.jobs.certify import certify
+
+    place, done = audited
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    with pytest.raises(InputError, match="neither a parent"):
+        certify(copy, place / "signer.key", chain=True, parent=copy / "certificate.json")
+    shutil.rmtree(copy / "audits")
+    with pytest.raises(InputError, match="--audit-every"):
+        certify(copy, place / "signer.key", chain=True)
