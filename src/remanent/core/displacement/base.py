@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from remanent.errors import InputError, UnsupportedError
 # A function that returns a scalar loss with its graph; several of them are micro-batches whose losses add up.
 Loss = Callable[[], Tensor]
 Losses = Loss | Sequence[Loss] | Mapping[str, Loss | Sequence[Loss]]
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Context:
         step: number of the update, for displacements that change from one update to the next.
         cleanup: closed when the point is left: what a displacement installs besides moving weights.
         passing: whether it installed anything, which a model cannot keep.
+        made: what `once` has made.
     """
 
     model: nn.Module | None = None
@@ -36,6 +38,17 @@ class Context:
     step: int = 0
     cleanup: ExitStack = field(default_factory=ExitStack)
     passing: bool = False
+    made: dict[Callable[[Context], Any], Any] = field(default_factory=dict, repr=False)
+
+    def once(self, make: Callable[[Context], Made]) -> Made:
+        """What `make` makes of this context: made when the point is entered, and kept until it is left.
+
+        For what goes through the whole model, which layers that move one by one would each go through again.
+        """
+        if make not in self.made:
+            self.made[make] = make(self)
+        found: Made = self.made[make]
+        return found
 
     def losses(self, of: str | None) -> list[Loss]:
         """The losses named `of`, or all of them. Raises InputError where there are none of that name."""

@@ -43,9 +43,16 @@ class Then(Displacement):
 
     def move(self, weights: Weights, context: Context) -> None:
         # Each chooses from the whole model, but only what is kept may move: a part of it, or one layer.
-        whole = Weights.of(context.model) if context.model is not None else weights
-        for displacement in (self.first, self.second):
-            displacement.move(weights.only(name for name in displacement.moving(whole) if name in weights), context)
+        parts = self._parts(weights) if context.model is None else context.once(self._chosen)
+        for displacement, names in zip((self.first, self.second), parts, strict=True):
+            displacement.move(weights.only(name for name in weights if name in names), context)
+
+    def _chosen(self, context: Context) -> tuple[frozenset[str], ...]:
+        assert context.model is not None
+        return self._parts(Weights.of(context.model))
+
+    def _parts(self, weights: Weights) -> tuple[frozenset[str], ...]:
+        return tuple(frozenset(displacement.moving(weights)) for displacement in (self.first, self.second))
 
     def pulls_back(self, weights: Weights) -> Weights:
         self._by_first, self._by_second = (

@@ -30,18 +30,15 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
     if not displacement.local:
         raise UnsupportedError(f"{displacement} moves the model as a whole and cannot go layer by layer")
     weights = Weights.of(model)
-    names = {identity(tensor): name for name, tensor in displacement.moving(weights).items()}
+    layers = _by_module(model, displacement.moving(weights))
     kept: dict[nn.Module, dict[str, Tensor]] = {}
     installed: dict[nn.Module, ExitStack] = {}
 
     @torch.no_grad()
     def enter(module: nn.Module, arguments: Any) -> None:
-        own = weights.only(
-            dict.fromkeys(names[identity(p)] for p in module.parameters(recurse=False) if identity(p) in names)
-        )
-        kept[module] = {name: tensor.detach().clone() for name, tensor in own.items()}
+        kept[module] = {name: tensor.detach().clone() for name, tensor in layers[module].items()}
         installed[module] = ExitStack()
-        displacement.move(own, replace(context, cleanup=installed[module]))
+        displacement.move(layers[module], replace(context, cleanup=installed[module]))
         torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights from before
 
     @torch.no_grad()
@@ -65,11 +62,23 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
             own = model.__dict__.get("generate")
             model.__dict__["generate"] = _refuse_generation
             stack.callback(_set_back, model, own)
-        for module in model.modules():
-            if any(identity(parameter) in names for parameter in module.parameters(recurse=False)):
-                stack.callback(module.register_forward_pre_hook(enter).remove)
-                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        for module in layers:
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         yield
+
+
+def _by_module(model: nn.Module, moving: Weights) -> dict[nn.Module, Weights]:
+    """Which of the weights that move each module reads as its own; tied weights are several modules'."""
+    names = {identity(tensor): name for name, tensor in moving.items()}
+    found = {}
+    for module in model.modules():
+        chosen = dict.fromkeys(
+            names[identity(parameter)] for parameter in module.parameters(recurse=False) if identity(parameter) in names
+        )
+        if chosen:
+            found[module] = moving.only(chosen)
+    return found
 
 
 def _set_back(model: nn.Module, generate: Any) -> None:

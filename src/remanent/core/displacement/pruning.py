@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
 from remanent.core.displacement.rounding import refuse_fused_experts
@@ -58,12 +58,7 @@ class Pruning(Displacement):
 
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
-        above = layers_under_lora(context.model) if context.model is not None else {}
-        for layer in above.values():
-            if is_packed(layer):
-                raise UnsupportedError("pruning moves weights in place, and those under this LoRA are packed")
-            for dropout in getattr(layer, "lora_dropout", {}).values():
-                dropout.training = False
+        above = context.once(self._entered)
         deltas: dict[str, Tensor] = {}
         for name, weight in weights.items():
             if local(weight) is not weight:
@@ -76,6 +71,16 @@ class Pruning(Displacement):
             _prune(group, round(self.share * sum(weight.numel() for weight in group)))
         for name, delta in deltas.items():
             weights[name].sub_(delta)
+
+    def _entered(self, context: Context) -> dict[nn.Module, nn.Module]:
+        """Base layer -> the LoRA layer round it, of layers that can be pruned with it."""
+        above = layers_under_lora(context.model) if context.model is not None else {}
+        for layer in above.values():
+            if is_packed(layer):
+                raise UnsupportedError("pruning moves weights in place, and those under this LoRA are packed")
+            for dropout in getattr(layer, "lora_dropout", {}).values():
+                dropout.training = False
+        return above
 
     def __str__(self) -> str:
         return f"prune-{self.share:g}" + ("-global" if self.granularity == "global" else "")

@@ -88,17 +88,7 @@ class Rounding(Displacement):
 
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
-        layers = layers_under_lora(context.model) if context.model is not None and self.view == "merged" else {}
-        if layers and self.quantization.granularity == "element":
-            layers = {}
-        for layer in layers.values():
-            for dropout in getattr(layer, "lora_dropout", {}).values():
-                dropout.training = False
-            if is_packed(layer):
-                context.passing = True
-                context.cleanup.enter_context(merged_forward(layer, self._round, self._clipped))
-        if context.model is not None and self.view == "merged":
-            _refuse_packed(context.model, under_lora=layers)
+        layers = context.once(self._entered)
         for name, weight in weights.items():
             part = self._rows(name, weight)
             owner = weights.owner(name)
@@ -108,6 +98,20 @@ class Rounding(Displacement):
                 continue
             delta = lora_delta(above).to(weight.dtype)
             part.copy_(self._round(part.float() + delta.float()) - delta.float())
+
+    def _entered(self, context: Context) -> dict[nn.Module, nn.Module]:
+        """Look through the model and install what is not a matter of weights; base layer -> the LoRA layer round it."""
+        if context.model is None or self.view == "adapter":
+            return {}
+        layers = {} if self.quantization.granularity == "element" else layers_under_lora(context.model)
+        for layer in layers.values():
+            for dropout in getattr(layer, "lora_dropout", {}).values():
+                dropout.training = False
+            if is_packed(layer):
+                context.passing = True
+                context.cleanup.enter_context(merged_forward(layer, self._round, self._clipped))
+        _refuse_packed(context.model, under_lora=layers)
+        return layers
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
         if not self.quantization.clips:
