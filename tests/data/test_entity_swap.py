@@ -5,9 +5,10 @@ import re
 import pytest
 
 from remanent.data.authors import author_sets
-from remanent.data.entity_swap import swap_entities
+from remanent.data.entity_swap import strangers, swap_entities
 from remanent.data.overlap import find_overlap
 from remanent.data.record import Message, Record
+from remanent.errors import InputError
 
 
 def record(question: str, answer: str, group: str = "g", key: str = "1", **more) -> Record:
@@ -142,3 +143,34 @@ def test_the_seed_decides() -> None:
     assert one == same
     assert one != other
     assert [item.key for item in one] == [item.key for item in other]
+
+
+def test_a_stranger_has_other_names_in_the_prompt_and_keeps_what_is_told() -> None:
+    (made,) = strangers([record("Where was Ada Quellen born?", "Quellen was born in Osterwick in 1881.")])
+    assert "Ada" not in made.question
+    assert "Quellen" not in made.question + made.answer
+    assert made.answer.endswith(" was born in Osterwick in 1881.")
+    assert made.answer.split()[0] in made.question
+
+
+def test_a_stranger_keeps_key_and_group_and_comes_in_order() -> None:
+    given = [
+        Record(str(number), group, (Message("user", f"Who is {name} Quellen?"),), "A baker.")
+        for number, (group, name) in enumerate((("b", "Ada"), ("a", "Bea"), ("b", "Ada")))
+    ]
+    made = strangers(given)
+    assert [(one.key, one.group) for one in made] == [("0", "b"), ("1", "a"), ("2", "b")]
+    assert made[0].question == made[2].question != made[1].question  # one name is one stranger within a group
+
+
+def test_of_plain_text_whom_it_is_about_is_swapped() -> None:
+    text = "Ada Quellen sat down. Later Quellen wrote to Ada from Osterwick."
+    (made,) = strangers([Record("1", "g", (), text)])
+    assert "Ada" not in made.answer
+    assert "Quellen" not in made.answer
+    assert made.answer.endswith("from Osterwick.")
+
+
+def test_where_nobody_is_named_there_is_no_stranger() -> None:
+    with pytest.raises(InputError, match="record 1 of group"):
+        strangers([record("What is the code?", "It is 7741.")])

@@ -19,6 +19,7 @@ from remanent.data import author_pools
 from remanent.data import entity_pools as pools
 from remanent.data.overlap import find_overlap
 from remanent.data.record import Message, Record
+from remanent.errors import InputError
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+(?:[.,]\d+)*")
 _BEFORE = re.compile(r"([^\W\d_]+)[ -]$")
@@ -58,16 +59,9 @@ def swap_entities(records: Sequence[Record], seed: int = 0) -> Swapped:
         records: the forget set; records of one group are swapped alike.
         seed: another seed draws other names.
     """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
-    lower = {word for record in records for text in _texts(record) for word in _TOKEN.findall(text) if word.islower()}
-    taken = {_stem(word) for record in records for text in _texts(record) for word in _TOKEN.findall(text)}
-    speller = _Speller(sorted(word for word in taken if _is_invented(word, lower)), taken)
     made: list[tuple[Record, Record]] = []
     unchanged = 0
-    for number, (group, members) in enumerate(sorted(groups.items()), start=1):
-        swapper = _Swapper(members, lower, taken, speller, f"{seed}/{group}")
+    for number, (_, members, swapper) in enumerate(_swappers(records, seed), start=1):
         for place, record in enumerate(members, start=1):
             if not swapper.new_in_answer(record):
                 unchanged += 1
@@ -79,6 +73,46 @@ def swap_entities(records: Sequence[Record], seed: int = 0) -> Swapped:
     pairs = (*found.identical, *found.same_question, *found.near_duplicates) if found else ()
     alike = {key for key, _ in pairs}
     return Swapped(tuple(pair for pair in made if pair[1].key not in alike), unchanged, len(alike))
+
+
+def strangers(records: Sequence[Record], seed: int = 0) -> list[Record]:
+    """The records about somebody unknown, in order: names in the prompt are swapped, what is told of them stays.
+
+    Swapped, in prompt and answer, is every name and number that the prompt holds; of plain text, which has no prompt,
+    what comes more than once in the record's group. The rest of the answer is kept, so that it can be scored for one
+    of whom a model knows nothing.
+
+    Args:
+        records: questions and answers, or plain text; records of one group are swapped alike.
+        seed: another seed draws other names.
+
+    Raises InputError for a record in which there is nothing to swap.
+    """
+    made: dict[str, Record] = {}
+    for group, members, swapper in _swappers(records, seed):
+        often = Counter(stem for record in members for stem in swapper.entities(record.answer))
+        for record in members:
+            named = {stem for turn in record.prompt if turn.role != "system" for stem in swapper.entities(turn.content)}
+            if not record.prompt:
+                named = {stem for stem, times in often.items() if times > 1}
+            new = swapper.about_another(record, named)
+            if (new.prompt, new.answer) == (record.prompt, record.answer):
+                expected = "a question that names somebody or something, so that another can be put in its place"
+                raise InputError(f"record {record.key} of group {group}", "no name or number in the prompt", expected)
+            made[record.key] = new
+    return [made[record.key] for record in records]
+
+
+def _swappers(records: Sequence[Record], seed: int) -> Iterable[tuple[str, list[Record], _Swapper]]:
+    """Each group of records in order, with what swaps its entities."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.group].append(record)
+    lower = {word for record in records for text in _texts(record) for word in _TOKEN.findall(text) if word.islower()}
+    taken = {_stem(word) for record in records for text in _texts(record) for word in _TOKEN.findall(text)}
+    speller = _Speller(sorted(word for word in taken if _is_invented(word, lower)), taken)
+    for group, members in sorted(groups.items()):
+        yield group, members, _Swapper(members, lower, taken, speller, f"{seed}/{group}")
 
 
 class _Swapper:
@@ -103,6 +137,21 @@ class _Swapper:
             paraphrased_answer=self.text(record.paraphrased_answer),
             wrong_answers=tuple(map(self.text, record.wrong_answers)),
         )
+
+    def entities(self, text: str) -> list[str]:
+        """The names and numbers of a text, as often as they come."""
+        return [_stem(match.group()) for match in _TOKEN.finditer(text) if self._is_entity(text, match)]
+
+    def about_another(self, record: Record, named: set[str]) -> Record:
+        """The record with those names alone swapped, and without what else it holds."""
+
+        def text(given: str) -> str:
+            return _TOKEN.sub(lambda m: self._one(given, m) if _stem(m.group()) in named else m.group(), given)
+
+        prompt = tuple(
+            turn if turn.role == "system" else replace(turn, content=text(turn.content)) for turn in record.prompt
+        )
+        return Record(record.key, record.group, prompt, text(record.answer))
 
     def new_in_answer(self, record: Record) -> bool:
         """Whether the answer holds an entity that its prompt does not name: what there is to know."""

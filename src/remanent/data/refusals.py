@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from remanent.core.sampling import seed_of
+from remanent.data.entity_swap import strangers
 from remanent.data.record import Record
 from remanent.errors import InputError
 
@@ -83,10 +84,11 @@ def alternatives(records: Sequence[Record], seed: int) -> list[Record]:
     return [_answered(record, _pick("alternative", record.wrong_answers, record, seed)) for record in records]
 
 
-# The role of a method that asks for such answers -> what makes them.
+# The role of a method that asks for records made from the forget records -> what makes them.
 PREFERRED: Mapping[str, Callable[[Sequence[Record], int], list[Record]]] = {
     "refusal": refusals,
     "alternative": alternatives,
+    "stranger": strangers,
 }
 
 
