@@ -161,6 +161,8 @@ def _spelled(value):
     """As the command line takes it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else f"{value:.6g}"
 
 

@@ -72,8 +72,8 @@ def test_nothing_is_fetched(site):
 
 def test_marks_of_the_tests_are_not_shown(site):
     page = text_of(site / "add-a-method.html")
-    assert 'class="filename">wga.py' in page
-    assert "file: wga.py" not in page
+    assert 'class="filename">inverted_hinge.py' in page
+    assert "file: inverted_hinge.py" not in page
     assert "!-- test" not in text_of(site / "keep.html")
 
 

@@ -50,7 +50,7 @@ def settings(folder, method):
     )
 
 
-@pytest.mark.parametrize("method", ["idk-dpo", "alt-po"])
+@pytest.mark.parametrize("method", ["idk-dpo", "alt-po", "idk-nll"])
 def test_the_answers_to_prefer_are_made_from_the_forget_records(method, folder, tmp_path):
     run = unlearn(settings(folder, method), tmp_path / "run", records={"forget": FORGET, "retain": RETAIN})
     assert is_saved(run.model)

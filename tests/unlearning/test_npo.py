@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from remanent.core.predict import Predict
+from remanent.core.scores import answer_scores
 from remanent.core.update import Update
+from remanent.errors import InputError
 from remanent.unlearning.grad_ascent import GradAscent
+from remanent.unlearning.kl_min import KLMin
 from remanent.unlearning.npo import NPO, method
 
 
@@ -75,3 +80,22 @@ def test_on_a_model_it_starts_at_2_over_beta_log_2(tiny_llama, make_records):
     update = Update(model, method(beta=0.2), torch.optim.SGD(model.parameters(), lr=0.0), steps=1)
     losses = update({"forget": batch, "retain": collate(records, [0], 0)})
     assert losses["forget@full"] == pytest.approx(2 / 0.2 * math.log(2), rel=1e-4)
+
+
+def test_with_kl_it_has_the_forget_term_of_npo_and_the_retain_term_of_kl_min(tiny_llama, make_batch):
+    model, reference = tiny_llama(), tiny_llama(seed=1)
+    batches = {"forget": make_batch(3), "retain": make_batch(4, seed=2)}
+    chosen = method(beta=0.3, retain_loss="kl").objective
+    with torch.no_grad():
+        batches["forget"] = replace(batches["forget"], reference=answer_scores(reference, batches["forget"]).nll)
+        live = chosen.at_reference(batches, Predict(reference))
+        batches["retain"] = replace(batches["retain"], live=live["retain"])
+        found = chosen.losses(batches, Predict(model))
+        assert found["forget"] == NPO(0.3).losses(batches, Predict(model))["forget"]
+        assert found["retain"] == KLMin().losses(batches, Predict(model))["retain"]
+    assert found["retain"] > 0.1
+
+
+def test_bad_retain_loss():
+    with pytest.raises(InputError, match="retain_loss"):
+        method(retain_loss="k1")

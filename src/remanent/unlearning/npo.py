@@ -19,7 +19,8 @@ from remanent.core.batch import Batch
 from remanent.core.catalogue import System
 from remanent.core.method import Method, Objective, Recipe, Term
 from remanent.core.predict import Predict
-from remanent.errors import InputError
+from remanent.errors import InputError, did_you_mean
+from remanent.unlearning.kl_min import kl_to_reference
 
 SYSTEM = System(
     name="npo",
@@ -31,6 +32,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
 )
+RETAIN_LOSSES = ("nll", "kl")
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,32 @@ class NPO(Objective):
         return found
 
 
-def method(beta: float = 0.1, forget_weight: float = 1.0, retain_weight: float = 1.0) -> Method:
+@dataclass(frozen=True)
+class NPOAndKL(NPO):
+    """L_f as above; L_r = token mean of KL(p_reference || p) on retain, as in kl-min."""
+
+    def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
+        return {"retain": predict(batches["retain"]).distribution} if "retain" in batches else {}
+
+    def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
+        found = super().losses({role: batch for role, batch in batches.items() if role == "forget"}, predict)
+        if "retain" in batches:
+            found["retain"] = kl_to_reference(batches["retain"], predict, "retain")
+        return found
+
+
+def method(
+    beta: float = 0.1, retain_loss: str = "nll", forget_weight: float = 1.0, retain_weight: float = 1.0
+) -> Method:
     """NPO with open-unlearning's defaults.
 
     Args:
         beta: inverse temperature.
+        retain_loss: "nll", or "kl": the divergence from the reference.
         forget_weight: gamma.
         retain_weight: alpha.
     """
-    return Method(NPO(beta), weights={"forget": forget_weight, "retain": retain_weight}, recipe=Recipe())
+    if retain_loss not in RETAIN_LOSSES:
+        raise InputError("retain_loss", retain_loss, did_you_mean(retain_loss, RETAIN_LOSSES))
+    objective = NPO(beta) if retain_loss == "nll" else NPOAndKL(beta)
+    return Method(objective, weights={"forget": forget_weight, "retain": retain_weight}, recipe=Recipe())

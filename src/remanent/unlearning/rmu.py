@@ -34,7 +34,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="Scored tokens only, as open-unlearning does; the released code takes all positions. One direction, since a "
-    "forget set is one topic.",
+    "forget set is one topic. Squares are divided by each record's own length; open-unlearning by every record's.",
 )
 
 _BATCH = 16  # records of a pass that measures hidden states
