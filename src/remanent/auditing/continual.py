@@ -1,13 +1,13 @@
 """How a stream of deletion requests goes: the score of a set, forget degree and retain utility.
 
 S = 100 * (probability * ROUGE-L * accuracy)^(1 / 3) of a set. B(x) runs straight from the model before the first
-request to one that is as if all had been obeyed. Forget degree (F.D.) is how near S of the records
-asked for so far is to B, retain utility (R.U.) the same of retained records: max(0, 1 - |S / B - 1|). Too much counts
-as too little does.
+request to one that is as if all had been obeyed. Forget degree (F.D.) is how near S of the records asked for so far is
+to B, retain utility (R.U.) the same of retained records: max(0, 1 - |S / B - 1|). Too much counts as too little does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class SetScore:
         Source: FIT, arXiv 2601.21682, evaluation of PCH.
         """
         parts = [self.probability, self.accuracy, *([] if self.rouge_l is None else [self.rouge_l])]
-        return 100.0 * float(torch.tensor(parts, dtype=torch.float64).prod()) ** (1 / len(parts))
+        return 100.0 * math.prod(parts) ** (1 / len(parts))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with the score."""
