@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import ewc, importance, sam
+from benchmarks import ewc, importance, remind, sam
 from benchmarks.measure import Row, extra_memory, figure, ratio
 from remanent.core.batch import IGNORED, Encoded, collate
 from remanent.core.displacement import Displacement, Here, Rounding
@@ -48,6 +48,7 @@ def main() -> int:
         *sam.rows(model, records, arguments.runs),
         *importance.rows(arguments.runs),
         ewc.row(arguments.runs),
+        remind.row(model, records, arguments.runs),
         *_nf4(arguments.runs),
         *_start(arguments.runs),
     ]

@@ -30,7 +30,8 @@ from remanent.auditing.measure import ATTACKED, AuditSet, Measurer, with_rouge
 from remanent.auditing.measures import measures
 from remanent.auditing.prompts import FewShot
 from remanent.auditing.store import Store
-from remanent.auditing.text_scores import TextScore, drawn_answers, text_scores
+from remanent.auditing.text_score import TextScore
+from remanent.auditing.text_scores import drawn_answers, text_scores
 from remanent.core.displacement import Rounding
 from remanent.core.quantization import movement
 from remanent.core.selection import LINEARS
@@ -177,11 +178,12 @@ def audit(
         found: list[Measurement] = []
         for condition in _of_subject(plan.conditions, subject, named):
             try:
-                if condition.answers_only:
-                    drawn = store.kept_texts(condition) or store.keep_texts(
-                        condition, drawn_answers(measurer, condition, plan.generate)
+                if condition.answers_only or condition.look is not None:
+                    looked = store.kept_texts(condition) or store.keep_texts(
+                        condition, _looked(measurer, condition, plan.generate)
                     )
-                    texts |= {(subject, condition.info.name, name): scores for name, scores in drawn.items()}
+                    texts |= {(subject, condition.info.name, name): scores for name, scores in looked.items()}
+                if condition.texts_only:
                     continue
                 for seed in condition.seeds:
                     found += store.kept(condition, seed, progress.advance) or store.keep(
@@ -228,7 +230,9 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
                 raise InputError("generate", plan.generate, f"at least 1 record to answer, for {condition.info.name}")
             if isinstance(condition.prompts, FewShot):
                 asked = replace(condition, prompts=condition.prompts.given(named.get(RETAIN, ())))
-                plan = replace(plan, conditions=[asked if item is condition else item for item in plan.conditions])
+                plan = _with(plan, condition, asked)
+            if condition.look is not None:
+                plan = _with(plan, condition, replace(condition, look=condition.look.given(named)))
         except InputError as error:
             if not condition.optional:
                 raise
@@ -246,6 +250,10 @@ def _fitting(plan: AuditPlan, model: nn.Module) -> AuditPlan:
         elif isinstance(condition.backend, GivenGGUF):
             condition.backend.check_fits(model)
     return plan
+
+
+def _with(plan: AuditPlan, condition: Condition, ready: Condition) -> AuditPlan:
+    return replace(plan, conditions=tuple(ready if item is condition else item for item in plan.conditions))
 
 
 def _without(plan: AuditPlan, condition: Condition, reason: str) -> AuditPlan:
@@ -284,6 +292,11 @@ def _with_answers(
             )
             found = [with_rouge(item, rouge) if item.condition == condition.info.name else item for item in found]
     return found
+
+
+def _looked(measurer: Measurer, condition: Condition, most: int) -> dict[str, list[TextScore]]:
+    """What is measured in place of the records' scores, or beside them."""
+    return condition.look(measurer, condition, most) if condition.look else drawn_answers(measurer, condition, most)
 
 
 def _texts(
@@ -337,6 +350,8 @@ def _work(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> int:
     scored = sum(
         generated
         if condition.answers_only
+        else condition.look.passes(named)
+        if condition.look is not None
         else everything
         if condition.attack is None
         else attacked * len(condition.seeds)

@@ -11,7 +11,9 @@ from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.look import Look
 from remanent.auditing.prompts import FewShot, Prompts
+from remanent.auditing.remind import NEIGHBOURS, Remind
 from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError
@@ -22,6 +24,7 @@ _PRUNING = re.compile(r"prune-(\d*\.?\d+)(-global)?")
 _ADAPTER = "-adapter"
 _FEW_SHOT = re.compile(r"few-shot-(\d+)")
 _SAMPLED = re.compile(r"sampled-(\d*\.?\d+)(?:-(\d+))?")
+_REMIND = re.compile(r"remind(-random)?(?:-(\d+))?")
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
 
 
@@ -54,6 +57,7 @@ class Condition:
         backend: a real quantizer, which loads the saved model; None measures the loaded weights at `displacement`.
         prompts: another way of asking; None asks the records as they are.
         decoding: how answers are drawn, where answers are generated.
+        look: what is measured there in place of the records' scores, or beside them; None scores them alone.
         optional: brought by an ensemble and not asked for by name: left out, with a note, where it does not apply.
     """
 
@@ -64,6 +68,7 @@ class Condition:
     backend: Backend | None = None
     prompts: Prompts | None = None
     decoding: Decoding = field(default_factory=Greedy)
+    look: Look | None = None
     optional: bool = False
 
     @property
@@ -78,12 +83,22 @@ class Condition:
         return not isinstance(self.decoding, Greedy)
 
     @property
+    def texts_only(self) -> bool:
+        """Whether the records' scores are not measured there."""
+        return self.answers_only or (self.look is not None and self.look.alone)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a point near the weights or a back end, the records being asked as they are."""
+        return not self.answers_only and self.attack is None and self.prompts is None and self.look is None
+
+    @property
     def rank(self) -> int:
         """Its place in the order of measuring, cheap to expensive."""
         point = self.displacement
         if self.attack is not None:
             return 10 if not isinstance(point, Here) or self.prompts is not None else 9
-        if self.answers_only:
+        if self.texts_only:
             return 8
         if self.backend is not None:
             return 7
@@ -109,9 +124,10 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     tensor's root mean square); "adapter-off"; a real back end of `backends.named` ("bnb-nf4", "gguf-q4_0" ...), or
     "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
-    the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16".
-    These three may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
-    "sampled-0.8+few-shot-3+int4-row".
+    the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16";
+    "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control).
+    These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
+    "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
 
     Args:
         text: the names.
@@ -150,17 +166,20 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
         after = _parse(second, seeds)[0] if second else None
-        if after is not None and (after.backend is not None or after.attack is not None or after.answers_only):
+        if after is not None and (after.backend is not None or not replace(after, prompts=None).plain):
             raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
         return [_relearning(kind, steps, after, seeds) for kind in kinds]
-    few_shot, sampled = _FEW_SHOT.fullmatch(first), _SAMPLED.fullmatch(first)
+    few_shot, sampled, remind = (pattern.fullmatch(first) for pattern in (_FEW_SHOT, _SAMPLED, _REMIND))
     if few_shot:
         return [_few_shot(name, int(few_shot[1]), _parse(second or "full", seeds)[0])]
     if sampled:
         samples = int(sampled[2]) if sampled[2] else SAMPLES
         return [_sampled(name, float(sampled[1]), samples, _parse(second or "full", seeds)[0])]
+    if remind:
+        look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
+        return [_remind(name, look, _parse(second or "full", seeds)[0])]
     if second:
-        expected = "'+' after relearning, few-shot or sampled only, as in 'relearning-overlap+int4-row'"
+        expected = "'+' after relearning, few-shot, sampled or remind only, as in 'relearning-overlap+int4-row'"
         raise InputError("at", name, expected)
     noise = _NOISE.fullmatch(name)
     if noise:
@@ -187,7 +206,7 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if name.endswith(_ADAPTER) and format.granularity == "element":
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
-        expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
+        expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, remind, "
         expected += "noise-<sigma>, prune-<share>, adapter-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
@@ -211,18 +230,28 @@ def _relearning(kind: str, steps: int, after: Condition | None, seeds: Sequence[
 
 
 def _few_shot(name: str, count: int, after: Condition) -> Condition:
-    if count < 1 or after.attack is not None or after.answers_only or after.prompts is not None:
+    if count < 1 or not after.plain:
         raise InputError("at", name, "at least 1 example, and a point near the weights after the '+', such as int4-row")
     text = f"Asked after {count} solved example{'s' if count > 1 else ''} from the retain set.{_before(after)}"
     return replace(after, info=ConditionInfo(name, "attack", text), prompts=FewShot(count))
 
 
 def _sampled(name: str, temperature: float, samples: int, after: Condition) -> Condition:
-    if temperature == 0 or samples < 1 or after.attack is not None or after.answers_only:
+    if temperature == 0 or samples < 1 or not replace(after, prompts=None).plain:
         expected = "a temperature above 0, at least 1 sample, and after the '+' few-shot or a point near the weights"
         raise InputError("at", name, expected)
     text = f"{samples} answers drawn at temperature {temperature:g}, of which the best counts.{_before(after)}"
     return replace(after, info=ConditionInfo(name, "attack", text), decoding=Sampled(temperature, samples))
+
+
+def _remind(name: str, look: Remind, after: Condition) -> Condition:
+    if look.neighbours < 1 or not after.plain:
+        raise InputError(
+            "at", name, "at least 1 neighbour, and a point near the weights after the '+', such as int4-row"
+        )
+    other = "any others" if look.random else "tokens of near embeddings"
+    text = f"Each text asked at {look.neighbours} neighbours, some tokens replaced by {other}.{_before(after)}"
+    return replace(after, info=ConditionInfo(name, "attack", text), look=look)
 
 
 def _before(after: Condition) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE = "loss", "zlib", "min-k", "min-k++", "reference"
-ATTACKS = (LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE)  # on scores; sampled answers make one more, "answers"
+STEEPNESS, REMIND = "steepness", "remind"  # of the loss round a text: its slope, and a classifier on all its figures
+# On scores; sampled answers make one more, "answers".
+ATTACKS = (LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE, STEEPNESS, REMIND)
+FITTED = (REMIND,)  # attacks that were fitted to tell the two sets apart: towards 1 is told, on whichever side
 
 # "membership-<attack>": AUC of forget against control. With TPR: true positives at 1% false ones; with BEYOND: the AUC
 # minus the retrained model's on the same records.
@@ -11,3 +14,8 @@ MEMBERSHIP, TPR, BEYOND = "membership-", "-tpr", "-beyond"
 
 EXACT, STRENGTH, TRUTH, ANSWERS = "exact-memorization", "extraction-strength", "truth-ratio", "answers"
 PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-distance"
+
+NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of which no measure is made alone
+# The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full
+# classifier's lies from one half.
+REMIND_AROUND, REMIND_GAIN = "remind-around", "remind-gain"

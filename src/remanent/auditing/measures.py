@@ -8,6 +8,9 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
 - "exact-memorization", "extraction-strength", "truth-ratio" (the mean of min(r, 1/r)): means, on the control too.
 - "forget-quality" (log10 of the p-value) and "forget-quality-distance": truth ratios against the retrained model's.
 - "answers": mean of the best ROUGE-L of several sampled answers, on the control and retain too.
+- "membership-remind": AUC of a classifier on the loss round each text, scored on groups it was not fitted on;
+  "remind-around": the same without the figures that hold the loss itself; "remind-gain": how much further than the
+  loss's AUC the first lies from one half.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from remanent.auditing.classifier import fitted_scores
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Measure
 from remanent.auditing.intervals import (
     Interval,
@@ -34,18 +39,24 @@ from remanent.auditing.measure_names import (
     BEYOND,
     DISTANCE,
     EXACT,
+    FITTED,
     LOSS,
     MEMBERSHIP,
     MIN_K,
     PRIV_LEAK,
     QUALITY,
     REFERENCE,
+    REMIND,
+    REMIND_AROUND,
+    REMIND_GAIN,
+    STEEPNESS,
     STRENGTH,
     TPR,
     TRUTH,
 )
 from remanent.auditing.membership import calibrated, priv_leak
-from remanent.auditing.text_scores import TextScore
+from remanent.auditing.remind import Choose, around, figures_of
+from remanent.auditing.text_score import TextScore
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality
 
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
@@ -62,7 +73,7 @@ def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
     for condition in dict.fromkeys(condition for _, condition, _ in found):
         for subject in (AUDITED, ORIGINAL, RETRAINED):
             place = _Place(found, criteria, subject, condition)
-            made += [*place.means(), *place.membership()]
+            made += [*place.means(), *place.membership(), *place.neighbourhood()]
             if subject != RETRAINED:
                 made += place.against_retrained()
     return tuple(made)
@@ -75,6 +86,7 @@ class _Place:
         self.criteria, self.subject, self.condition = criteria, subject, condition
         self.ours = {records: found.get((subject, condition, records), ()) for records in _sets(found)}
         self.retrained = {records: found.get((RETRAINED, condition, records), ()) for records in _sets(found)}
+        self._fits: dict[tuple[bool, bool], tuple[Sample, Sample] | None] = {}
 
     def means(self) -> list[Measure]:
         made = []
@@ -108,6 +120,18 @@ class _Place:
                 made.append(self._measure(FORGET, MEMBERSHIP + attack + TPR, tpr, n))
         return made
 
+    def neighbourhood(self) -> list[Measure]:
+        """What the loss round a text tells without the loss itself, and beyond it."""
+        pair, alone = self._pair(self.ours, REMIND), self._pair(self.ours, LOSS)
+        if pair is None or alone is None:
+            return []
+        n = len(self.ours[FORGET]) + len(self.ours[CONTROL])
+        without = self._fit(self.ours, around)
+        auc = auc_interval(*without, *self._draws(REMIND_AROUND)) if without else None
+        pairs = _whole(pair, alone)
+        gain = auc_pair_interval(pairs[0], pairs[1], _further, *self._draws(REMIND_GAIN)) if pairs else None
+        return [self._measure(FORGET, REMIND_AROUND, auc, n), self._measure(FORGET, REMIND_GAIN, gain, n)]
+
     def against_retrained(self) -> list[Measure]:
         made = []
         n = len(self.ours.get(FORGET, ())) + len(self.ours.get(CONTROL, ()))
@@ -140,9 +164,15 @@ class _Place:
 
     def _pair(self, side: Mapping[str, Sequence[TextScore]], attack: str) -> tuple[Sample | None, Sample | None] | None:
         """Member-likeness of forget and control; None where it was not scored, a None within where it is not finite."""
-        found = []
+        found: list[Sample | None] = []
         for records in (FORGET, CONTROL):
             scores = side.get(records, ())
+            if attack in FITTED:
+                if not all(STEEPNESS in score.values for score in scores) or not scores:
+                    return None
+                fit = self._fit(side)
+                found.append(fit[len(found)] if fit else None)
+                continue
             if attack == REFERENCE:
                 values = _calibrated(scores, self.retrained.get(records, ())) if side is self.ours else []
             else:
@@ -151,6 +181,21 @@ class _Place:
                 return None
             found.append(_sample(values, scores))
         return found[0], found[1]
+
+    def _fit(
+        self, side: Mapping[str, Sequence[TextScore]], chosen: Choose | None = None
+    ) -> tuple[Sample, Sample] | None:
+        """Forget and control by a classifier on their neighbourhoods; None where a figure is not finite."""
+        key = (side is self.ours, chosen is None)
+        if key not in self._fits:
+            sets = [side.get(records, ()) for records in (FORGET, CONTROL)]
+            fit = None
+            figures = [figures_of(scores, chosen) for scores in sets]
+            if all(np.isfinite(part).all() for part in figures):
+                groups = [[score.group for score in scores] for scores in sets]
+                fit = fitted_scores(figures[0], figures[1], groups[0], groups[1], self.criteria.bootstrap_seed)
+            self._fits[key] = (Sample(fit[0], groups[0]), Sample(fit[1], groups[1])) if fit else None
+        return self._fits[key]
 
     def _draws(self, purpose: str) -> tuple[np.random.Generator, float, int]:
         name = f"{purpose}/{self.subject}/{self.condition}"
@@ -161,6 +206,11 @@ class _Place:
         figures = (found.value, found.low, found.high) if found else (math.nan,) * 3
         value, low, high = (figure if math.isfinite(figure) else None for figure in figures)
         return Measure(self.subject, self.condition, records, name, value, low, high, n)
+
+
+def _further(auc: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much further from one half, where the second may tell with its sign turned."""
+    return auc - np.maximum(other, 1 - other)
 
 
 def _sets(found: Scored) -> list[str]:

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from remanent.auditing.evidence import AUDITED, FORGET, RETRAINED, Evidence, Measure
 from remanent.auditing.intervals import Interval, smallest_detectable_gap
 from remanent.auditing.judgement import NOT_ASSESSABLE, PASSED, WARNED, Criteria
-from remanent.auditing.measure_names import BEYOND, MEMBERSHIP, TPR
+from remanent.auditing.measure_names import BEYOND, FITTED, MEMBERSHIP, TPR
 from remanent.auditing.place import Finding, shown
 
 
@@ -47,10 +47,13 @@ def _told(evidence: Evidence, criteria: Criteria, item: Measure) -> Finding:
     yardstick = "chance, 0.500"
     if beyond is not None and retrained is not None:
         yardstick = f"the retrained model's {retrained.value:.3f}"
-    remembered, marked = found.low > margin, found.high < -margin
+    # A fitted attack that ranks the wrong way tells nothing.
+    remembered, marked = found.low > margin, found.high < -margin and attack not in FITTED
     room = max(found.high, -found.low)
     end = (
-        "an attacker can tell that the records were trained on"
+        "an attacker can tell the records from unseen ones"
+        if remembered and attack in FITTED
+        else "an attacker can tell that the records were trained on"
         if remembered
         else "a hole marks the records: an attacker can tell that they were treated"
         if marked

@@ -13,7 +13,7 @@ import torch
 
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import Measurement, measurement_from_dict, measurement_to_dict
-from remanent.auditing.text_scores import TextScore
+from remanent.auditing.text_score import TextScore
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import versions
 from remanent.data.record import Record
@@ -134,5 +134,5 @@ def _file_name(condition: Condition, seed: int | None) -> str:
 def _described(condition: Condition) -> dict[str, Any]:
     """Everything of a condition that decides its scores."""
     attack = None if condition.attack is None else asdict(condition.attack)
-    how = {name: repr(getattr(condition, name)) for name in ("backend", "prompts", "decoding")}
+    how = {name: repr(getattr(condition, name)) for name in ("backend", "prompts", "decoding", "look")}
     return {**asdict(condition.info), "displacement": str(condition.displacement), "attack": attack, **how}

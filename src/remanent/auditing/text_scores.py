@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -15,6 +15,7 @@ from remanent.auditing.extraction import exact_memorization, extraction_strength
 from remanent.auditing.measure import TEXT_MEASURED, AuditSet, Measurer
 from remanent.auditing.measure_names import ANSWERS, EXACT, STRENGTH, TRUTH
 from remanent.auditing.membership import member_likeness
+from remanent.auditing.text_score import TextScore
 from remanent.auditing.truth_ratio import log_truth_ratio
 from remanent.core.scores import score_records
 from remanent.core.token_scores import TokenScores, token_scores
@@ -24,24 +25,11 @@ from remanent.data.record import Record
 ANSWERED = (FORGET, RETAIN, CONTROL)
 
 
-@dataclass(frozen=True, slots=True)
-class TextScore:
-    """One record's figures.
-
-    Args:
-        record: keyed hash of the record.
-        group: keyed hash of its group.
-        values: name -> figure: those of `member_likeness`, "exact-memorization", "extraction-strength", and the
-            logarithm of the "truth-ratio" where the record has wrong answers; or the ROUGE-L of its best "answers".
-    """
-
-    record: str
-    group: str
-    values: Mapping[str, float]
-
-
 def text_scores(measurer: Measurer, condition: Condition, truth_ratio: bool = True) -> dict[str, list[TextScore]]:
     """Set -> its records' figures, in order, at a condition without an attack.
+
+    Those of `member_likeness`, "exact-memorization", "extraction-strength", and the logarithm of the "truth-ratio"
+    where the record has wrong answers.
 
     Args:
         truth_ratio: whether wrong answers are scored too: as many passes more as a record has answers.

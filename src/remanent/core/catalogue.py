@@ -13,7 +13,7 @@ from remanent.core.edit import Edit
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
-_ROOMS = ("unlearning", "continual", "optim")
+_ROOMS = ("unlearning", "continual", "optim", "auditing")
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,29 @@ from remanent.auditing.measure_names import (
     MEMBERSHIP,
     PRIV_LEAK,
     QUALITY,
+    REMIND_AROUND,
+    REMIND_GAIN,
     STRENGTH,
     TPR,
     TRUTH,
 )
 from remanent.report.estimate import Estimate
 
-_NAMES = {"loss": "loss", "zlib": "zlib", "min-k": "Min-K%", "min-k++": "Min-K%++", "reference": "against retrained"}
+_NAMES = {
+    "loss": "loss",
+    "zlib": "zlib",
+    "min-k": "Min-K%",
+    "min-k++": "Min-K%++",
+    "reference": "against retrained",
+    "steepness": "steepness",
+    "remind": "neighbourhood",
+}
 _LABELS = {
     **{MEMBERSHIP + attack: f"Membership AUC, {_NAMES[attack]}" for attack in ATTACKS},
     MEMBERSHIP + ANSWERS: "Membership AUC, sampled answers",
     **{MEMBERSHIP + attack + TPR: f"Found at 1% false alarms, {_NAMES[attack]}" for attack in ATTACKS},
+    REMIND_AROUND: "Neighbourhood AUC, without the loss",
+    REMIND_GAIN: "Neighbourhood AUC beyond the loss's",
     PRIV_LEAK: "PrivLeak, %",
     EXACT: "Exact memorization",
     STRENGTH: "Extraction strength",
@@ -36,7 +48,8 @@ _LABELS = {
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
     **{MEMBERSHIP + attack + TPR: "0.01" for attack in ATTACKS},
-    **dict.fromkeys((PRIV_LEAK, QUALITY, DISTANCE), "0"),
+    REMIND_AROUND: "0.5",
+    **dict.fromkeys((PRIV_LEAK, QUALITY, DISTANCE, REMIND_GAIN), "0"),
     **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS), "as unseen"),
 }
 
