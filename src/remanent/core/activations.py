@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from remanent.core.batch import IGNORED, Batch
+from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -40,18 +41,43 @@ def hidden_states(model: nn.Module, batch: Batch, layer: int) -> Tensor:
     layers = decoder_layers(model)
     if not -len(layers) <= layer < len(layers):
         raise InputError("layer", layer, f"a layer from 0 to {len(layers) - 1}, or negative to count from the end")
-    found: list[Tensor] = []
+    depth = layer % len(layers) + 1
+    return residual_stream(model, batch, (depth,))[depth]
 
-    def output(module: nn.Module, inputs: Any, result: Any) -> None:
-        found.append(result[0] if isinstance(result, tuple) else result)
+
+def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> dict[int, Tensor]:
+    """Hidden states at several depths, of one pass: depth -> (records, tokens, width), in the model's dtype.
+
+    Args:
+        model: a causal language model.
+        batch: on the model's device.
+        depths: 0 is what enters the first layer, d what the d-th layer gives, before the model's last norm.
+
+    The pass ends at the entry of the layer above the deepest, so that a checkpointed layer's own forward is left whole.
+    Gradients flow.
+    """
+    layers = decoder_layers(model)
+    check_depths(depths, len(layers))
+    found: dict[int, Tensor] = {}
+
+    def output(depth: int) -> Any:
+        def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+            # A checkpointed layer runs its hooks again in the backward pass; the first run's output is the pass's own.
+            found.setdefault(depth, stream_of(result))
+
+        return keep
+
+    def entry(module: nn.Module, inputs: Any, named: Any) -> None:
+        found.setdefault(0, inputs[0] if inputs else named["hidden_states"])
 
     def stop(module: nn.Module, inputs: Any) -> None:
         raise _Reached
 
-    index = layer % len(layers)
-    handles = [layers[index].register_forward_hook(output)]
-    if index + 1 < len(layers):
-        handles.append(layers[index + 1].register_forward_pre_hook(stop))
+    handles = [layers[depth - 1].register_forward_hook(output(depth)) for depth in depths if depth]
+    if 0 in depths:
+        handles.append(layers[0].register_forward_pre_hook(entry, with_kwargs=True))
+    if max(depths) < len(layers):
+        handles.append(layers[max(depths)].register_forward_pre_hook(stop))
     try:
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     except _Reached:
@@ -59,8 +85,84 @@ def hidden_states(model: nn.Module, batch: Batch, layer: int) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    # A checkpointed layer runs its hooks again in the backward pass; the first run's output is the pass's own.
-    return found[0]
+    return {depth: found[depth] for depth in depths}
+
+
+def check_depths(depths: Collection[int], layers: int) -> None:
+    """Raise InputError unless there is a depth, and each is one of a model of that many layers."""
+    if not depths or not all(0 <= depth <= layers for depth in depths):
+        listed = ", ".join(map(str, depths)) or "none"
+        raise InputError("depths", listed, f"depths from 0, the embeddings, to {layers}, after the last layer")
+
+
+def even_depths(layers: int, count: int) -> tuple[int, ...]:
+    """So many depths at even distances, the last layer's among them; 0 is every depth after a layer."""
+    if not 0 <= count <= layers:
+        raise InputError("depths", count, f"from 1 to {layers} depths, the number of layers, or 0 for all")
+    wanted = count or layers
+    return tuple(round(layers * number / wanted) for number in range(1, wanted + 1))
+
+
+def stream_of(result: Any) -> Tensor:
+    """The hidden states among what a decoder layer gives: a tensor, or the first of a tuple."""
+    found: Tensor = result[0] if isinstance(result, tuple) else result
+    return found
+
+
+def asked_states(values: Tensor, batch: Batch) -> Tensor:
+    """The state from which a record's answer begins: (records, width).
+
+    At the last token of the prompt; of plain text, which is scored whole, at the last token but one, since that which
+    ends all texts alike is predicted there.
+
+    Args:
+        values: (records, tokens, width).
+        batch: whose labels and mask say where prompts and records end.
+    """
+    first = (batch.labels != IGNORED).int().argmax(dim=1)
+    ends = torch.where(first > 1, first - 1, (batch.attention_mask.sum(dim=1) - 2).clamp_min(0))
+    return values[torch.arange(len(batch), device=values.device), ends]
+
+
+def every_state(values: Tensor, batch: Batch) -> Tensor:
+    """The states of all tokens that are no padding: (tokens, width). Arguments as for `asked_states`."""
+    return values[batch.attention_mask.bool()]
+
+
+@torch.no_grad()
+def states_of(
+    model: nn.Module,
+    records: Sequence[Encoded],
+    depths: Collection[int],
+    taken: Callable[[Tensor, Batch], Tensor] = asked_states,
+    records_per_pass: int = 16,
+    on_batch: Callable[[int], None] = lambda records: None,
+) -> dict[int, Tensor]:
+    """Hidden states of records at several depths, in eval mode: depth -> float32 (rows, width), on the CPU.
+
+    Args:
+        model: given back as it was.
+        records: in whose order the rows are.
+        depths: as for `residual_stream`.
+        taken: which states of a batch: `asked_states`, one for each record, or `every_state`.
+        records_per_pass: of a forward pass.
+        on_batch: called after each with the number of its records.
+    """
+    found: dict[int, list[Tensor]] = {depth: [] for depth in depths}
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for start in range(0, len(records), records_per_pass):
+            indices = range(start, min(start + records_per_pass, len(records)))
+            batch = collate(records, indices, pad_id=0).to(device)  # the mask hides what fills rows
+            for depth, values in residual_stream(model, batch, depths).items():
+                found[depth].append(taken(values, batch).float().cpu())
+            on_batch(len(batch))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return {depth: torch.cat(parts) for depth, parts in found.items()}
 
 
 def labelled(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

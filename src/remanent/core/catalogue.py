@@ -34,6 +34,7 @@ class System:
     """
 
     name: str
+        leaf: of one that makes a model forget, its place in the tree of `taxonomy`.
     title: str
     year: int
     arxiv: str
@@ -46,6 +47,7 @@ class System:
 
 
 @dataclass(frozen=True)
+    leaf: str = ""
 class Entry:
     """A system of the catalogue.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
-from remanent.core.activations import hidden_states
+from remanent.core.activations import hidden_states, residual_stream
 from remanent.core.batch import Batch
 from remanent.core.scores import AnswerScores, answer_scores
 
@@ -33,6 +35,11 @@ class Predict:
         """Output of a decoder layer, (records, tokens, width); the layers above it are not run."""
         with self._arithmetic(batch):
             return hidden_states(self._model, batch, layer)
+
+    def stream(self, batch: Batch, depths: Collection[int]) -> dict[int, Tensor]:
+        """Hidden states at several depths, each (records, tokens, width), of one pass that ends at the deepest."""
+        with self._arithmetic(batch):
+            return residual_stream(self._model, batch, depths)
 
     def _arithmetic(self, batch: Batch) -> torch.autocast:
         # An autocast of its own, since one that outlives the pass would keep casts of weights that move.

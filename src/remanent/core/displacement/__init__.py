@@ -5,13 +5,14 @@ from remanent.core.displacement.ascent import Ascent
 from remanent.core.displacement.base import Context, Displacement, Here, PointGradient, Undo, gradient_at
 from remanent.core.displacement.combined import OneOf, Then
 from remanent.core.displacement.dampening import Dampening
+from remanent.core.displacement.erasure import Erasure, Subspace, UnwrittenDirections
 from remanent.core.displacement.interpolation import Interpolation
-from remanent.core.displacement.noise import Noise
 from remanent.core.displacement.layer_off import LayerOff
+from remanent.core.displacement.noise import Noise
 from remanent.core.displacement.pruning import Pruning
 from remanent.core.displacement.relearning import Relearning
-from remanent.core.displacement.rounding import Rounding
 from remanent.core.displacement.restored import Restored
+from remanent.core.displacement.rounding import Rounding
 
 __all__ = [
     "AdapterOff",
@@ -19,17 +20,20 @@ __all__ = [
     "Context",
     "Dampening",
     "Displacement",
+    "Erasure",
     "Here",
     "Interpolation",
+    "LayerOff",
     "Noise",
     "OneOf",
-    "LayerOff",
     "PointGradient",
     "Pruning",
     "Relearning",
-    "Rounding",
-    "Then",
     "Restored",
+    "Rounding",
+    "Subspace",
+    "Then",
     "Undo",
+    "UnwrittenDirections",
     "gradient_at",
 ]

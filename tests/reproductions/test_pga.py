@@ -1,0 +1,145 @@
+"""PGA on projects whose codes a small Llama knows by heart: what a probe sees, what goes, and whether recall goes too.
+
+The codes of half the projects are aligned or erased; the other half stands for what the eraser never saw. Beside the
+probe's direction stands a random one of the same rank. Falsified where the random direction does as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+import torch
+from torch.nn import functional
+
+from remanent.auditing.cross_sequence import cross_sequence
+from remanent.core.displacement import Erasure, Subspace
+from remanent.core.loop import with_settings
+from remanent.core.separation import paired, separation
+from remanent.unlearning.pga import PGAMethod, method
+from remanent.unlearning.pga_projection import PGAProjection
+
+from .codes import DEPTHS, KEYS, Codes
+
+SEEDS = range(3)
+ALL, SEEN, UNSEEN = range(KEYS), range(KEYS // 2), range(KEYS // 2, KEYS)
+LAST = DEPTHS[-1]
+pytestmark = pytest.mark.slow
+
+
+class RandomDirections(PGAMethod):
+    """As many directions, drawn in the place of the probes'."""
+
+    def fitted(self, model):
+        generator = torch.Generator().manual_seed(7)
+        found = super().fitted(model)
+        return {d: functional.normalize(torch.randn(len(w), generator=generator), dim=0) for d, w in found.items()}
+
+
+def key(record):
+    return int(record.group.lstrip("abcdefghijklmnopqrstuvwxyz"))
+
+
+def of(records, keys):
+    return [record for record in records if key(record) in keys]
+
+
+def told_apart(codes, state, kinds, at=None, keys=ALL, permutations=0):
+    """Separation of two kinds at the last depth, one project of each held out."""
+    states = [codes.states(state, kind, at)[LAST] for kind in kinds]
+    rows = [torch.tensor([key(record) in keys for record in codes.probed[kind]]) for kind in kinds]
+    groups = [[record.group for record in of(codes.probed[kind], keys)] for kind in kinds]
+    both = torch.cat([part[chosen] for part, chosen in zip(states, rows, strict=True)])
+    positive = torch.arange(len(both)) < len(groups[0])
+    return separation(both, positive, paired(*groups), permutations=permutations)
+
+
+def drawn(erasure):
+    """The erasure with random directions."""
+    generator = torch.Generator().manual_seed(5)
+    return Erasure(
+        {
+            depth: Subspace(functional.normalize(torch.randn(len(item.mean), 1, generator=generator), dim=0), item.mean)
+            for depth, item in erasure.subspaces.items()
+        }
+    )
+
+
+def facts(codes, state, keys, at=None):
+    secret = codes.probed["secret"]
+    return {
+        "seen by the eraser": told_apart(codes, state, ("secret", "public"), at, keys).accuracy,
+        "not seen": told_apart(codes, state, ("secret", "public"), at, UNSEEN).accuracy,
+        "nll": codes.nll(state, of(secret, keys), at),
+        "nll not seen": codes.nll(state, of(secret, UNSEEN), at),
+        "nll public": codes.nll(state, codes.probed["public"], at),
+    }
+
+
+@pytest.fixture(scope="module")
+def table():
+    """seed -> way -> figures."""
+    found = []
+    for seed in SEEDS:
+        codes = Codes(seed)
+        retain = codes.draw("public", 16)
+        rows = {
+            "taught": facts(codes, codes.taught, ALL),
+            "taught null": told_apart(codes, codes.taught, ("public", "other")),
+            "random network": told_apart(codes, codes.random, ("secret", "public")),
+            "taught p": told_apart(codes, codes.taught, ("secret", "public"), permutations=19),
+        }
+        for name, keys in (("all", ALL), ("half", SEEN)):
+            codes.put(codes.taught)
+            chosen = [of(codes.probed[kind], keys) for kind in ("secret", "public")]
+            erasure = PGAProjection().erase(codes.model, *chosen)
+            rows[f"hooks, {name}"] = facts(codes, codes.taught, keys, erasure)
+            rows[f"hooks, {name}, random"] = facts(codes, codes.taught, keys, drawn(erasure))
+        plain = with_settings(method(), learning_rate=3e-4, steps=200, batch_size=16)
+        for name, keys, trained in (
+            ("all", ALL, plain),
+            ("half", SEEN, plain),
+            ("half, random", SEEN, RandomDirections(plain.objective, weights=plain.weights, recipe=plain.recipe)),
+            ("half, none", SEEN, replace(plain, weights={"align": 0.0, "retain": 1.0})),
+        ):
+            state = codes.train(codes.taught, trained, of(codes.probed["secret"], keys), of(retain, keys))
+            rows[f"trained, {name}"] = facts(codes, state, keys)
+        found.append(rows)
+        for way, row in rows.items():
+            print(seed, way, {k: round(v, 3) for k, v in row.items()} if isinstance(row, dict) else row)
+    return found
+
+
+def mean(table, way, figure):
+    return fmean(rows[way][figure] for rows in table)
+
+
+def test_what_was_learnt_by_heart_looks_so_and_nothing_does_in_a_random_network(table):
+    assert mean(table, "taught", "seen by the eraser") > 0.9
+    assert all(rows["taught p"].p <= 0.05 for rows in table)
+    assert fmean(rows["random network"].accuracy for rows in table) == pytest.approx(0.5, abs=0.15)
+    assert mean(table, "taught", "nll") < 0.1
+
+
+def test_below_chance_is_what_the_eraser_saw(table):
+    """Held-out projects that it did see are told apart worse than those that it did not: that is the artefact."""
+    assert mean(table, "trained, half", "seen by the eraser") < mean(table, "trained, half", "not seen")
+
+
+def test_authors_that_were_taught_look_like_others_and_erasing_takes_no_answer(world, taught):
+    """In the world of authors a probe finds nothing to erase, and one direction less leaves answers where they were."""
+    world.put(taught)
+    gaps = cross_sequence(
+        world.model,
+        world.tokenizer,
+        world.records["forget"],
+        world.records["control"],
+        contexts=("", "Here is a passage: "),
+        depths=(1, 2),
+        permutations=0,
+    )
+    print([(gap.depth, gap.taught.accuracy, gap.unseen.accuracy, gap.distance_gap, gap.low, gap.high) for gap in gaps])
+    assert all(gap.low < 0.1 for gap in gaps)
+    erasure = PGAProjection().erase(world.model, world.encoded["forget"], world.encoded["retain-train"])
+    assert world.nll(taught, "forget", erasure) < world.nll(taught, "forget") + 0.1 < world.nll(taught, "control")
