@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from remanent.core.schedule import Alternate, Ramp, learning_rate_factor
+from remanent.core.schedule import Alternate, Every, Ramp, learning_rate_factor
 from remanent.errors import InputError
 
 
@@ -55,3 +55,10 @@ def test_the_rate_is_never_above_its_peak_and_never_0(schedule):
         for warmup in (0.0, 0.05, 0.1, 0.33, 0.5, 1.0):
             factors = [learning_rate_factor(schedule, step, steps, warmup) for step in range(1, steps + 1)]
             assert all(0 < factor <= 1 for factor in factors), (steps, warmup, factors)
+
+
+def test_every_so_many_and_all_others_take_every_update_between_them_once():
+    assert [Every(3).at(step, 7) for step in range(1, 8)] == [0, 0, 1, 0, 0, 1, 0]
+    assert [Every(3, others=True).at(step, 7) for step in range(1, 8)] == [1, 1, 0, 1, 1, 0, 1]
+    with pytest.raises(InputError, match="interval"):
+        Every(1)

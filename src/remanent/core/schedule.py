@@ -82,6 +82,27 @@ class Alternate:
         return float((step - 1) % 2 == self.turn)
 
 
+@dataclass(frozen=True)
+class Every:
+    """1 at every n-th update, else 0; or the other way round.
+
+    Args:
+        interval: n, at least 2.
+        others: 1 at all other updates instead.
+    """
+
+    interval: int
+    others: bool = False
+
+    def __post_init__(self) -> None:
+        if self.interval < 2:
+            raise InputError("interval", self.interval, "at least 2 updates")
+
+    def at(self, step: int, steps: int) -> float:
+        """The value at an update, counted from 1, of a run of `steps`."""
+        return float((step % self.interval == 0) != self.others)
+
+
 def learning_rate_factor(schedule: LearningRateSchedule, step: int, steps: int, warmup: float) -> float:
     """What the learning rate is multiplied with at an update.
 
