@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from remanent.auditing.backends.gguf_file import GivenGGUF
+from remanent.core.displacement import Rounding
+from remanent.core.quantization import movement
+from remanent.core.selection import LINEARS
+from remanent.core.tensors import TensorFolder
+from remanent.core.weights import Weights, has_adapter
+from remanent.data.record import Record
+from remanent.errors import InputError, UnsupportedError
+from remanent.models.load import Loaded
 from torch import nn
 
-from remanent.auditing.backends.gguf_file import GivenGGUF
+from remanent.auditing.blur import Combined
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import (
     AUDITED,
@@ -26,20 +35,13 @@ from remanent.auditing.evidence import (
     Measurement,
 )
 from remanent.auditing.judgement import Criteria
-from remanent.auditing.measure import ATTACKED, AuditSet, Measurer, with_rouge
+from remanent.auditing.measure import AuditSet, Measurer, with_rouge
 from remanent.auditing.measures import measures
 from remanent.auditing.prompts import FewShot
+from remanent.auditing.relearning import ATTACKED
 from remanent.auditing.store import Store
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.text_scores import drawn_answers, text_scores
-from remanent.core.displacement import Rounding
-from remanent.core.quantization import movement
-from remanent.core.selection import LINEARS
-from remanent.core.tensors import TensorFolder
-from remanent.core.weights import Weights, has_adapter
-from remanent.data.record import Record
-from remanent.errors import InputError, UnsupportedError
-from remanent.models.load import Loaded
 
 Loader = Callable[[], Loaded]
 
@@ -134,15 +136,8 @@ def audit(
     named = data.named()
     plan = _askable(_installed(plan), named)
     for condition in plan.conditions:
-        if condition.attack is not None and condition.attack.overlap and FORGET not in named:
-            raise InputError("at", condition.info.name, "a forget set, which relearning on a part of it needs")
-        if condition.attack is not None and not condition.attack.overlap and TEXT not in named:
-            raise InputError("at", condition.info.name, "general text to relearn from")
-        if condition.attack is not None and condition.attack.overlap:
-            for name in (FORGET, *((CONTROL,) if ORIGINAL in subjects and CONTROL in named else ())):
-                if len({record.group for record in named[name]}) < 2:
-                    expected = f"{name} records of at least 2 groups, one to relearn and one to ask"
-                    raise InputError("at", condition.info.name, expected)
+        if condition.attack is not None:
+            condition.attack.check(condition.info.name, named, ORIGINAL in subjects)
     measurements: list[Measurement] = []
     texts: dict[tuple[str, str, str], list[TextScore]] = {}
     digests: dict[str, Mapping[str, str]] = {}
@@ -228,11 +223,14 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
         try:
             if condition.answers_only and not plan.generate:
                 raise InputError("generate", plan.generate, f"at least 1 record to answer, for {condition.info.name}")
+            ready = condition
             if isinstance(condition.prompts, FewShot):
-                asked = replace(condition, prompts=condition.prompts.given(named.get(RETAIN, ())))
-                plan = _with(plan, condition, asked)
+                ready = replace(ready, prompts=condition.prompts.given(named.get(RETAIN, ())))
+            if isinstance(condition.prompts, Combined):
+                ready = replace(ready, prompts=condition.prompts.given(named))
             if condition.look is not None:
-                plan = _with(plan, condition, replace(condition, look=condition.look.given(named)))
+                ready = replace(ready, look=condition.look.given(named))
+            plan = _with(plan, condition, ready)
         except InputError as error:
             if not condition.optional:
                 raise
@@ -351,7 +349,7 @@ def _work(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> int:
         generated
         if condition.answers_only
         else condition.look.passes(named)
-        if condition.look is not None
+        if condition.look is not None and condition.look.alone
         else everything
         if condition.attack is None
         else attacked * len(condition.seeds)

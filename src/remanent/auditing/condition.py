@@ -5,44 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
+from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
+from remanent.core.quantization import QuantizationFormat
+from remanent.errors import InputError
+
+from remanent.auditing.blur import Combined, RelearnedLikeness, Together
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
 from remanent.auditing.look import Look
 from remanent.auditing.prompts import FewShot, Prompts
+from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
-from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
-from remanent.core.quantization import QuantizationFormat
-from remanent.errors import InputError
 
 ATTACK_SEEDS = (0, 1, 2)
+ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
+_RELEARNED: dict[Source, str] = {
+    "overlap": "half of the forgotten groups, the other half being asked",
+    "unrelated": "unrelated text",
+    "hi": "half of each forgotten group's records, the other half being asked",
+    "mid": "the retained records that are most like the forgotten ones",
+    "lo": "unrelated text without a forgotten answer",
+}
 _RELEARNING = re.compile(r"relearning(?:-(unrelated|overlap))?(?:-(\d+))?")
 _PRUNING = re.compile(r"prune-(\d*\.?\d+)(-global)?")
 _ADAPTER = "-adapter"
 _FEW_SHOT = re.compile(r"few-shot-(\d+)")
 _SAMPLED = re.compile(r"sampled-(\d*\.?\d+)(?:-(\d+))?")
 _REMIND = re.compile(r"remind(-random)?(?:-(\d+))?")
+_BLUR = re.compile(r"blur(?:-(forget|retain)-first)?")
+_BLUR_RELEARNING = re.compile(r"blur-relearning(?:-(hi|mid|lo))?(?:-(\d+))?")
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
-
-
-@dataclass(frozen=True)
-class RelearningAttack:
-    """Somebody fine-tunes the model.
-
-    Args:
-        overlap: on a part of what was forgotten, of which the rest is then asked; else on unrelated text.
-        steps: updates of AdamW.
-        learning_rate: constant.
-        batch_size: records per update.
-    """
-
-    overlap: bool
-    steps: int = 50
-    learning_rate: float = 2e-5
-    batch_size: int = 8
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,9 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
     the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16";
-    "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control).
+    "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control); "blur" (forgotten
+    beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-relearning" (on what has much, some
+    and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without).
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
 
@@ -159,9 +158,12 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     if backend is not None:
         return [Condition(ConditionInfo(backend.name, "precision", backend.description), backend=backend)]
     first, _, second = name.partition("+")
-    relearning = _RELEARNING.fullmatch(first)
-    if relearning:
-        kinds = [relearning[1]] if relearning[1] else ["unrelated", "overlap"]
+    relearning, graded = _RELEARNING.fullmatch(first), _BLUR_RELEARNING.fullmatch(first)
+    if relearning or graded:
+        every: tuple[Source, ...] = ("unrelated", "overlap") if relearning else ("hi", "mid", "lo")
+        relearning = relearning or graded
+        assert relearning is not None
+        kinds = [kind for kind in every if relearning[1] in (None, kind)]
         steps = int(relearning[2]) if relearning[2] else RelearningAttack.steps
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
@@ -175,11 +177,15 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     if sampled:
         samples = int(sampled[2]) if sampled[2] else SAMPLES
         return [_sampled(name, float(sampled[1]), samples, _parse(second or "full", seeds)[0])]
+    blur = _BLUR.fullmatch(first)
+    if blur:
+        after = _parse(second or "full", seeds)[0]
+        return [_blur(order, after) for order in ORDERS if blur[1] in (None, order)]
     if remind:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
         return [_remind(name, look, _parse(second or "full", seeds)[0])]
     if second:
-        expected = "'+' after relearning, few-shot, sampled or remind only, as in 'relearning-overlap+int4-row'"
+        expected = "'+' after relearning, few-shot, sampled and looks only, as in 'relearning-overlap+int4-row'"
         raise InputError("at", name, expected)
     noise = _NOISE.fullmatch(name)
     if noise:
@@ -206,7 +212,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         if name.endswith(_ADAPTER) and format.granularity == "element":
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
-        expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, remind, "
+        expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
+        expected += "remind, blur, blur-relearning, "
         expected += "noise-<sigma>, prune-<share>, adapter-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
@@ -217,16 +224,26 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     return [_deterministic(name, "precision", text, Rounding(format))]
 
 
-def _relearning(kind: str, steps: int, after: Condition | None, seeds: Sequence[int]) -> Condition:
-    attack = RelearningAttack(overlap=kind == "overlap", steps=steps)
-    what = "half of the forgotten groups, the other half being asked" if attack.overlap else "unrelated text"
-    text = f"Fine-tuned for {steps} steps (AdamW, {attack.learning_rate:g}) on {what}"
+def _relearning(kind: Source, steps: int, after: Condition | None, seeds: Sequence[int]) -> Condition:
+    attack = RelearningAttack(kind, steps=steps)
+    text = f"Fine-tuned for {steps} steps (AdamW, {attack.learning_rate:g}) on {_RELEARNED[kind]}"
     text += f", then: {after.info.description}" if after else "."
-    name = f"relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
+    graded = kind in ("hi", "mid", "lo")
+    name = f"{'blur-' if graded else ''}relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
     info = ConditionInfo(name, "attack", text, random=True)
+    look = RelearnedLikeness() if graded else None
     if after is None:
-        return Condition(info, Here(), attack, tuple(seeds))
-    return Condition(info, after.displacement, attack, tuple(seeds), prompts=after.prompts)
+        return Condition(info, Here(), attack, tuple(seeds), look=look)
+    return Condition(info, after.displacement, attack, tuple(seeds), prompts=after.prompts, look=look)
+
+
+def _blur(order: Literal["forget", "retain"], after: Condition) -> Condition:
+    name = f"blur-{order}-first" + ("" if after.info.kind == "full" else f"+{after.info.name}")
+    if not after.plain:
+        raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
+    kinds = ("the forgotten", "a retained") if order == "forget" else ("a retained", "the forgotten")
+    text = f"{kinds[0].capitalize()} question and {kinds[1]} one in one prompt.{_before(after)}"
+    return replace(after, info=ConditionInfo(name, "attack", text), prompts=Combined(order), look=Together(order))
 
 
 def _few_shot(name: str, count: int, after: Condition) -> Condition:

@@ -8,25 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from remanent.auditing.backends.gguf_file import GivenGGUF
-from remanent.auditing.condition import Condition, RelearningAttack
-from remanent.auditing.decoding import Decoding, Greedy
-from remanent.auditing.evidence import (
-    AUDITED,
-    CONTROL,
-    CONTROL_PARAPHRASED,
-    FORGET,
-    ORIGINAL,
-    PARAPHRASED,
-    TEXT,
-    Measurement,
-    RecordScore,
-)
-from remanent.auditing.prompts import Prompts
-from remanent.auditing.standing import standing
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.displacement import Here, Relearning, Then
 from remanent.core.sampling import Sampler, seed_of
@@ -37,9 +19,23 @@ from remanent.data.encode import encode_all, pad_id, prompt_ids
 from remanent.data.record import Record
 from remanent.errors import InputError
 from remanent.models.source import Source
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-# What is asked under an attack: it is judged by what comes back, not by what else suffers.
-ATTACKED = (FORGET, PARAPHRASED, CONTROL, CONTROL_PARAPHRASED)
+from remanent.auditing.condition import Condition
+from remanent.auditing.decoding import Decoding, Greedy
+from remanent.auditing.evidence import (
+    AUDITED,
+    CONTROL,
+    FORGET,
+    TEXT,
+    Measurement,
+    RecordScore,
+)
+from remanent.auditing.prompts import Prompts
+from remanent.auditing.relearning import RelearningAttack, relearned
+from remanent.auditing.standing import standing
+
 # Whose text is measured: membership, extraction, truth ratio.
 TEXT_MEASURED = (FORGET, CONTROL)
 
@@ -115,7 +111,8 @@ class Measurer:
         condition = self._here(condition)
         sets = {name: part for name, part in self.sets.items() if condition.prompts is None or name != TEXT}
         if condition.attack is not None:
-            batches, sets = self._attack(condition.attack, seed or 0)
+            part, sets = relearned(condition.attack, self.subject, self.sets, seed or 0)
+            batches = self._batches(part, condition.attack, seed or 0)
             first = Relearning(
                 batches, condition.attack.steps, condition.attack.learning_rate, seed or 0, self.autocast
             )
@@ -127,6 +124,20 @@ class Measurer:
         """Best ROUGE-L F1 of generated answers: (set, record's hash) -> score, of the first `most` of each set."""
         with self.at(condition) as model:
             return dict(self._rouge(model, condition, [name for name in names if name in self.sets], most))
+
+    def answers(self, model: nn.Module, records: Sequence[Record], room: int) -> list[str]:
+        """Greedy answers of at most `room` tokens to questions, on a model that stands where it is asked."""
+        return self.written(model, [prompt_ids(record, self.tokenizer) for record in records], room)
+
+    def written(self, model: nn.Module, begun: Sequence[Sequence[int]], room: int) -> list[str]:
+        """What the model writes greedily, at most `room` tokens, after each of some beginnings in tokens."""
+        found: list[str] = []
+        for start in range(0, len(begun), self.batch_size):
+            rows = begun[start : start + self.batch_size]
+            found += generate(model, self.tokenizer, rows, room, self.autocast)
+            if self.on_batch is not None:
+                self.on_batch(len(rows))
+        return found
 
     def at(self, condition: Condition) -> AbstractContextManager[nn.Module]:
         """Inside the block, the model at a condition; its attack is not run."""
@@ -169,32 +180,6 @@ class Measurer:
         if condition.prompts is not None and isinstance(room, int) and longest > room:
             expected = f"fewer or shorter examples: the model reads {room} tokens, the longest prompt has {longest}"
             raise InputError("at", condition.info.name, expected)
-
-    def _attack(self, attack: RelearningAttack, seed: int) -> tuple[list[Batch], dict[str, AuditSet]]:
-        """What is relearned, and what is then asked: never the same records."""
-        if not attack.overlap:
-            if TEXT not in self.sets:
-                raise InputError("text", "none", "general text, which relearning on unrelated data needs")
-            asked = {name: part for name, part in self.sets.items() if name in ATTACKED}
-            return self._batches(self.sets[TEXT], attack, seed), asked
-        # The original model knows the forget set; the matching question to it is a part of the control.
-        source = CONTROL if self.subject == ORIGINAL else FORGET
-        if source not in self.sets:
-            raise InputError(source, "none", f"a {source} set, a part of which is relearned")
-        groups = sorted({record.group for record in self.sets[source].records})
-        if len(groups) < 2:
-            raise InputError(source, f"{len(groups)} group", "at least 2 groups, one to relearn and one to ask")
-        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_of(seed, "relearned groups")))
-        forgotten = len({record.group for record in self.sets[FORGET].records}) if FORGET in self.sets else len(groups)
-        taken = {groups[index] for index in order[: min(forgotten, len(groups)) // 2].tolist()}
-        of_source = (CONTROL, CONTROL_PARAPHRASED) if source == CONTROL else (FORGET, PARAPHRASED)
-        asked = {
-            name: part.where(lambda record: record.group not in taken) if name in of_source else part
-            for name, part in self.sets.items()
-            if name in of_source or name in (CONTROL, CONTROL_PARAPHRASED)
-        }
-        relearned = self.sets[source].where(lambda record: record.group in taken)
-        return self._batches(relearned, attack, seed), asked
 
     def _batches(self, part: AuditSet, attack: RelearningAttack, seed: int) -> list[Batch]:
         sampler = Sampler(len(part), attack.batch_size, seed, "relearning")

@@ -15,6 +15,11 @@ MEMBERSHIP, TPR, BEYOND = "membership-", "-tpr", "-beyond"
 EXACT, STRENGTH, TRUTH, ANSWERS = "exact-memorization", "extraction-strength", "truth-ratio", "answers"
 PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-distance"
 
+# BLUR: recall of a forgotten answer where its question stands beside a retained one, and alone; of the retained
+# answer likewise; how much worse either is for standing together; and what relearned records have in common with it.
+LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE = "leaked", "leaked-alone", "served", "served-alone"
+LEAK_GAP, SERVED_GAP, RELEARNED = "leak-gap", "served-gap", "relearned-likeness"
+
 NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of which no measure is made alone
 # The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full
 # classifier's lies from one half.

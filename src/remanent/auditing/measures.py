@@ -8,6 +8,9 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
 - "exact-memorization", "extraction-strength", "truth-ratio" (the mean of min(r, 1/r)): means, on the control too.
 - "forget-quality" (log10 of the p-value) and "forget-quality-distance": truth ratios against the retrained model's.
 - "answers": mean of the best ROUGE-L of several sampled answers, on the control and retain too.
+- "leaked", "served": BLUR's recall of the forgotten and of the retained answer to a prompt that asks both, "...-alone"
+  where each is asked alone, on the control in the forgotten ones' place too; "leak-gap" and "served-gap" the means of
+  what either is worse for standing together; "relearned-likeness": mean similarity of relearned records.
 - "membership-remind": AUC of a classifier on the loss round each text, scored on groups it was not fitted on;
   "remind-around": the same without the figures that hold the loss itself; "remind-gain": how much further than the
   loss's AUC the first lies from one half.
@@ -29,6 +32,7 @@ from remanent.auditing.intervals import (
     Sample,
     auc_interval,
     auc_pair_interval,
+    mean_interval,
     share_interval,
     true_positive_interval,
 )
@@ -40,15 +44,22 @@ from remanent.auditing.measure_names import (
     DISTANCE,
     EXACT,
     FITTED,
+    LEAK_GAP,
+    LEAKED,
+    LEAKED_ALONE,
     LOSS,
     MEMBERSHIP,
     MIN_K,
     PRIV_LEAK,
     QUALITY,
     REFERENCE,
+    RELEARNED,
     REMIND,
     REMIND_AROUND,
     REMIND_GAIN,
+    SERVED,
+    SERVED_ALONE,
+    SERVED_GAP,
     STEEPNESS,
     STRENGTH,
     TPR,
@@ -73,7 +84,7 @@ def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
     for condition in dict.fromkeys(condition for _, condition, _ in found):
         for subject in (AUDITED, ORIGINAL, RETRAINED):
             place = _Place(found, criteria, subject, condition)
-            made += [*place.means(), *place.membership(), *place.neighbourhood()]
+            made += [*place.means(), *place.gaps(), *place.membership(), *place.neighbourhood()]
             if subject != RETRAINED:
                 made += place.against_retrained()
     return tuple(made)
@@ -91,7 +102,7 @@ class _Place:
     def means(self) -> list[Measure]:
         made = []
         for records, scores in self.ours.items():
-            for name in (EXACT, STRENGTH, TRUTH, ANSWERS):
+            for name in (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED):
                 rows = [score for score in scores if name in score.values]
                 if not rows:
                     continue
@@ -100,6 +111,18 @@ class _Place:
                 sample = _sample(shown, rows)
                 bounds = share_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
                 made.append(self._measure(records, name, bounds, len(rows)))
+        return made
+
+    def gaps(self) -> list[Measure]:
+        """BLUR's separability: how much more of the forgotten and less of the retained is said where both are asked."""
+        made = []
+        for records, scores in self.ours.items():
+            rows = [score for score in scores if LEAKED in score.values]
+            for name, more, less in ((LEAK_GAP, LEAKED, LEAKED_ALONE), (SERVED_GAP, SERVED_ALONE, SERVED)):
+                if rows:
+                    sample = _sample([score.values[more] - score.values[less] for score in rows], rows)
+                    found = mean_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
+                    made.append(self._measure(records, name, found, len(rows)))
         return made
 
     def membership(self) -> list[Measure]:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from remanent.data import muse, pch, tofu
+from remanent.data import blur, muse, pch, tofu
 from remanent.data.authors import author_sets
 from remanent.data.hub import hub_rows
 from remanent.data.jsonl import read_records
@@ -20,10 +20,11 @@ NAMES = (
     *(f"authors:{part}" for part in AUTHOR_SETS),
     *(f"tofu:{name}" for name in tofu.NAMES),
     *(f"muse:{name}" for name in muse.NAMES),
+    *(f"blur:{name}" for name in blur.NAMES),
     *(f"pch:{name}" for name in pch.NAMES),
 )
 FORMS = (
-    "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, pch:<set>, "
+    "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, blur:<set>, pch:<set>, "
     "hub:<owner>/<name>[:config][:split]"
 )
 
@@ -37,11 +38,12 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
             "authors:forget", "authors:retain" or "authors:control", the embedded authors of seed 0, or of another
             seed: "authors:forget:3";
             "tofu:forget01" and so on (`tofu.NAMES`); "muse:books/forget_qa" and so on (`muse.NAMES`);
+            "blur:rwku/D_hi" and so on (`blur.NAMES`);
             "pch:forget" and so on (`pch.NAMES`);
             "hub:owner/name[:config][:split]", any data set on the hub whose rows have one of the forms that
             `read_records` takes; the split is "train" unless given, and "hub:owner/name::test" names a split alone.
         role: the setting that holds the name ("forget", "retain" ...), for errors and for keys that a file lacks.
-        folder: where copies of TOFU, MUSE and PCH lie, in folders tofu/, muse/ and pch/; default: the environment
+        folder: where copies of TOFU, MUSE, BLUR and PCH lie, in folders tofu/, muse/ and pch/; default: the environment
             variable REMANENT_DATA. What is not there is asked of the hub.
 
     Raises:
@@ -61,6 +63,8 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
             return muse.muse(rest, Path(folder, "muse") if folder else None, role)
         case "pch":
             return pch.pch(rest, Path(folder, "pch") if folder else None, role)
+        case "blur":
+            return blur.blur(rest, Path(folder, "blur") if folder else None, role)
         case "hub":
             return _hub(rest, text, role)
     if text and Path(text).is_dir():

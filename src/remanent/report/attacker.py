@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from remanent.report.estimate import Estimate
+
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence, Measure
 from remanent.auditing.measure_names import (
     ANSWERS,
     ATTACKS,
     DISTANCE,
     EXACT,
+    LEAK_GAP,
+    LEAKED,
+    LEAKED_ALONE,
     MEMBERSHIP,
     PRIV_LEAK,
     QUALITY,
+    RELEARNED,
     REMIND_AROUND,
     REMIND_GAIN,
+    SERVED,
+    SERVED_ALONE,
+    SERVED_GAP,
     STRENGTH,
     TPR,
     TRUTH,
 )
-from remanent.report.estimate import Estimate
 
 _NAMES = {
     "loss": "loss",
@@ -44,13 +52,23 @@ _LABELS = {
     QUALITY: "Forget quality, log₁₀ p",
     DISTANCE: "Truth ratios, distance to retrained",
     ANSWERS: "Best sampled answer, ROUGE-L",
+    LEAKED: "Answer in a combined prompt, recall",
+    LEAKED_ALONE: "The same asked alone, recall",
+    LEAK_GAP: "More said where both are asked",
+    SERVED: "Retained answer beside it, recall",
+    SERVED_ALONE: "The same asked alone, recall",
+    SERVED_GAP: "Less served where both are asked",
+    RELEARNED: "Relearned records, likeness",
 }
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
     **{MEMBERSHIP + attack + TPR: "0.01" for attack in ATTACKS},
     REMIND_AROUND: "0.5",
     **dict.fromkeys((PRIV_LEAK, QUALITY, DISTANCE, REMIND_GAIN), "0"),
-    **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS), "as unseen"),
+    **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE), "as unseen"),
+    **dict.fromkeys((SERVED, SERVED_ALONE), "as original"),
+    **dict.fromkeys((LEAK_GAP, SERVED_GAP), "0"),
+    RELEARNED: "–",
 }
 
 

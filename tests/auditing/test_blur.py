@@ -1,0 +1,195 @@
+"""BLUR: pairs and relearning sets by hand, similarity against scikit-learn, and what a model that knows half says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from remanent.auditing.blur import Combined, RelearnedLikeness, Together
+from remanent.auditing.condition import parse_conditions
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, TEXT
+from remanent.auditing.judgement import Criteria
+from remanent.auditing.measure import AuditSet, Measurer
+from remanent.auditing.measures import measures
+from remanent.auditing.relearning import RelearningAttack, likeness, relearned
+from remanent.auditing.text_score import TextScore
+from remanent.core.displacement import Rounding
+from remanent.data.authors import author_sets
+from remanent.data.record import Message, Record
+from remanent.data.similarity import nearest_similarity
+from remanent.errors import InputError
+from remanent.models.tiny import tiny
+
+SETS = author_sets(3, forget=4, retain=12, control=6, questions=4)
+NAMED = {FORGET: list(SETS.forget), RETAIN: list(SETS.retain), CONTROL: list(SETS.control)}
+
+
+def record(name: str, group: str, answer: str = "yes", system: bool = False) -> Record:
+    turns = (Message("user", f"{name}?"),)
+    return Record(name, group, (Message("system", "Be short."), *turns) if system else turns, answer)
+
+
+def test_pairs_in_both_orders():
+    named = {FORGET: [record("f", "F", system=True)], RETAIN: [record("r", "R")]}
+    asked = {order: Combined(order).given(named) for order in ("forget", "retain")}
+    for first, expected in (("forget", "f? r?"), ("retain", "r? f?")):
+        (forgotten,), (kept,) = asked[first](named[FORGET]), asked[first](named[RETAIN])
+        (unseen,) = asked[first]([record("c", "C")])
+        assert [turn.content for turn in forgotten.prompt] == ["Be short.", expected]
+        assert kept.question == expected  # the same prompt, of which the other answer is scored
+        assert unseen.question == expected.replace("f?", "c?")  # the control stands in the forgotten one's place
+        assert (forgotten.answer, forgotten.key, forgotten.group) == ("yes", "f", "F")
+    text = Record("t", "T", (), "Once.")
+    assert asked["forget"]([text]) == [text]
+    assert repr(asked["forget"]) == "Combined(first='forget')"  # no text in what is written down
+
+
+def test_partners_are_drawn_by_the_key_from_all_and_never_of_one_group():
+    prompts = Combined("forget").given(NAMED)
+    partners = [prompts.partner(item) for item in NAMED[FORGET] + NAMED[CONTROL]]
+    assert {partner.group for partner in partners} <= {item.group for item in NAMED[RETAIN]}
+    assert len({partner.key for partner in partners}) > len(partners) // 2
+    assert {prompts.partner(item).group for item in NAMED[RETAIN]} <= {item.group for item in NAMED[FORGET]}
+    own = Combined("forget").given({FORGET: [record("f", "A")], RETAIN: [record("r", "A"), record("s", "B")]})
+    assert own.partner(record("f", "A")).key == "s"
+    with pytest.raises(InputError, match="different groups"):
+        Combined("forget").given({FORGET: [record("f", "A")], RETAIN: [record("r", "A")]})
+    with pytest.raises(InputError, match="forget and retain"):
+        Combined("retain").given({FORGET: NAMED[FORGET]})
+
+
+def test_similarity_is_that_of_scikit_learn():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    texts = [item.answer for item in NAMED[RETAIN]] + ["", "a b c", "Nothing at all"]
+    others = [item.answer for item in NAMED[FORGET]]
+    found = text.TfidfVectorizer().fit_transform([*texts, *others])
+    peer = (found[: len(texts)] @ found[len(texts) :].T).toarray().max(axis=1)
+    assert nearest_similarity(texts, others) == pytest.approx(peer.tolist(), abs=1e-12)
+    assert nearest_similarity(["word"], []) == [0.0]
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def sets():
+    general = [Record("text", "text", (), "The river rose in spring and the mill stood still until summer came.")]
+    records = {**NAMED, TEXT: general, PARAPHRASED: [item.paraphrased() for item in NAMED[FORGET]]}
+    made = tiny([item for part in records.values() for item in part], hidden=32)
+    return {name: AuditSet.of(part, made.tokenizer, hashed) for name, part in records.items()}
+
+
+def test_what_is_relearned_is_never_asked(sets):
+    part, asked = relearned(RelearningAttack("hi"), AUDITED, sets, 0)
+    keys = {item.key for item in part.records}
+    assert Counter(item.group for item in part.records) == dict.fromkeys({r.group for r in NAMED[FORGET]}, 2)
+    for name in (FORGET, PARAPHRASED):
+        assert keys.isdisjoint(item.key for item in asked[name].records)
+        assert len(asked[name]) == len(sets[name]) - len(keys)
+    assert len(asked[CONTROL]) == len(sets[CONTROL])
+    assert RETAIN not in asked
+    again, _ = relearned(RelearningAttack("hi"), AUDITED, sets, 0)
+    other, _ = relearned(RelearningAttack("hi"), AUDITED, sets, 1)
+    assert [item.key for item in again.records] == [item.key for item in part.records]
+    assert {item.key for item in other.records} != keys
+    part, asked = relearned(RelearningAttack("hi"), ORIGINAL, sets, 0)  # its matching question is to the control
+    assert {item.group for item in part.records} == {item.group for item in NAMED[CONTROL]}
+    assert {item.key for item in part.records}.isdisjoint(item.key for item in asked[CONTROL].records)
+
+
+def test_the_sets_have_less_and_less_in_common_with_what_is_asked(sets):
+    means = {}
+    for source in ("hi", "mid", "lo"):
+        part, asked = relearned(RelearningAttack(source), AUDITED, sets, 0)
+        near = likeness(part, asked, AUDITED)
+        means[source] = sum(near) / len(near)
+    assert means["hi"] > means["mid"] > means["lo"]
+    middle, asked = relearned(RelearningAttack("mid"), AUDITED, sets, 0)
+    every = dict(zip((item.key for item in NAMED[RETAIN]), likeness(sets[RETAIN], asked, AUDITED), strict=True))
+    left = min(every[item.key] for item in middle.records)
+    assert all(value <= left for key, value in every.items() if key not in {item.key for item in middle.records})
+
+
+def test_no_relearned_record_holds_an_asked_answer():
+    answer = "He was born in the small town of Ard."
+    named = {
+        FORGET: [record(f"f{number}", "F", answer) for number in range(4)],
+        CONTROL: [record("c", "C")],
+        TEXT: [
+            Record("leaks", "leaks", (), f"It is said that {answer.lower()}"),
+            Record("no", "no", (), "Born in Ard."),
+        ],
+    }
+    made = tiny([item for part in named.values() for item in part], hidden=32)
+    audit_sets = {name: AuditSet.of(part, made.tokenizer, str) for name, part in named.items()}
+    part, _ = relearned(RelearningAttack("lo"), AUDITED, audit_sets, 0)
+    assert [item.key for item in part.records] == ["no"]
+    part, _ = relearned(RelearningAttack("unrelated"), AUDITED, audit_sets, 0)
+    assert len(part) == 2  # the plain attack is as it was
+    with pytest.raises(InputError, match="5 words in a row"):
+        relearned(RelearningAttack("hi"), AUDITED, audit_sets, 0)
+
+
+def test_what_an_attack_needs():
+    for source, missing in (("lo", TEXT), ("mid", RETAIN), ("hi", FORGET)):
+        with pytest.raises(InputError, match="at"):
+            RelearningAttack(source).check("x", {name: part for name, part in NAMED.items() if name != missing}, False)
+    single = {FORGET: [record("f", "F"), record("g", "G")], CONTROL: NAMED[CONTROL]}
+    with pytest.raises(InputError, match="at least 2 records"):
+        RelearningAttack("hi").check("x", single, False)
+    one_person = {FORGET: [record("f", "F"), record("g", "F")]}
+    RelearningAttack("hi").check("x", one_person, False)  # half of what is known of one is enough
+
+
+def test_names_of_conditions():
+    found = {item.info.name: item for item in parse_conditions("blur,blur-relearning,blur-retain-first+int4-row")}
+    orders = ["blur-forget-first", "blur-retain-first"]
+    graded = [f"blur-relearning-{source}-50" for source in ("hi", "mid", "lo")]
+    assert set(found) == {"full", *orders, *graded, "blur-retain-first+int4-row"}
+    assert found["blur-forget-first"].prompts == Combined("forget")
+    assert found["blur-retain-first+int4-row"].displacement == Rounding("int4-row")
+    assert found["blur-relearning-mid-50"].attack == RelearningAttack("mid")
+    assert not any(item.texts_only for item in found.values())  # all are scored, and judged as every condition
+    (_, one) = parse_conditions("blur-relearning-hi-10+int4-row")
+    assert (one.info.name, one.attack.steps) == ("blur-relearning-hi-10+int4-row", 10)
+    for name in ("blur-forget", "blur-relearning-x", "blur-relearning-hi-0", "blur+relearning", "blur+remind"):
+        with pytest.raises(InputError, match="at"):
+            parse_conditions(name)
+
+
+def test_both_parts_of_an_answer_are_scored(monkeypatch):
+    """A model that says the forgotten answer only beside a retained question, and serves no retained one there."""
+    named = {FORGET: [record("f", "F", "red green blue")], RETAIN: [record("r", "R", "one two three four")]}
+    made = tiny([*named[FORGET], *named[RETAIN]], hidden=32)
+    parts = {name: AuditSet.of(part, made.tokenizer, str) for name, part in named.items()}
+    measurer = Measurer(AUDITED, made.model, made.tokenizer, parts)
+    said = {"f? r?": "It is red and green.", "f?": "I do not know.", "r?": "One two, then four."}
+    monkeypatch.setattr(Measurer, "answers", lambda self, model, asked, parts: [said[item.question] for item in asked])
+    (_, condition) = parse_conditions("blur-forget-first")
+    condition = SimpleNamespace(
+        **{
+            **{name: getattr(condition, name) for name in ("displacement", "backend", "needs_lora")},
+            "prompts": Combined("forget").given(named),
+        }
+    )
+    monkeypatch.setattr(Measurer, "_here", lambda self, condition: condition)
+    (score,) = Together("forget")(measurer, condition, 5)[FORGET]
+    assert score.values == {"leaked": pytest.approx(2 / 3), "leaked-alone": 0, "served": 0, "served-alone": 0.75}
+    found = measures({(AUDITED, "blur", FORGET): [score, score]}, Criteria(bootstrap_resamples=300))
+    made = {item.name: item.value for item in found}
+    assert (made["leak-gap"], made["served-gap"]) == (pytest.approx(2 / 3), pytest.approx(0.75))
+
+
+def test_likeness_is_a_measure(sets):
+    (_, condition) = parse_conditions("blur-relearning-hi-10")
+    made = tiny(NAMED[FORGET], hidden=32)
+    found = RelearnedLikeness()(Measurer(AUDITED, made.model, made.tokenizer, sets), condition, 0)
+    assert len(found[FORGET]) == 8
+    (measured,) = measures({(AUDITED, condition.info.name, FORGET): found[FORGET]}, Criteria(bootstrap_resamples=300))
+    assert measured.name == "relearned-likeness"
+    assert 0 < measured.low <= measured.value <= measured.high <= 1
+    assert isinstance(found[FORGET][0], TextScore)
