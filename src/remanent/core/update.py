@@ -18,7 +18,7 @@ from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING
 from remanent.core.state import keep_generators
 from remanent.core.weights import Weights, identity, norm
-from remanent.errors import DivergedError, InputError
+from remanent.errors import DivergedError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -188,9 +188,14 @@ class Update:
                 for name, value in terms.items():
                     mean = value.detach() / totals[name]
                     sums[f"{name}@{label}"] = sums.get(f"{name}@{label}", torch.zeros_like(mean)) + mean
-                # Nothing to learn where no record of the piece has a scored token.
                 if any(value.requires_grad for value in terms.values()):
                     self._backward(sum((factors[name] * value for name, value in terms.items()), torch.zeros(())))
+                elif any(_scored(self.method.objective, name, piece) for name in terms):
+                    raise UnsupportedError(
+                        "the loss reaches no weight that trains; with a LoRA under reentrant gradient checkpointing, "
+                        "the input embeddings must require gradients: put it on with add_lora, or call the model's "
+                        "enable_input_require_grads()"
+                    )
         return sums
 
     @torch.no_grad()
@@ -287,6 +292,11 @@ class Update:
             if not torch.isfinite(torch.tensor(value)) and not (name == "gradient_norm" and scaler is not None):
                 records = {role: batch.records.tolist() for role, batch in batches.items()}
                 raise DivergedError(f"step {self.step}: {name} is {value}; records of the batch: {records}")
+
+
+def _scored(objective: Objective, term: str, piece: Mapping[str, Batch]) -> bool:
+    """Whether a term has anything to learn from: a record with a scored token."""
+    return any(piece[role].units("token") > 0 for role in objective.terms[term].roles)
 
 
 def reference_of(method: Method, weights: Weights) -> Displacement | None:
