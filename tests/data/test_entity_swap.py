@@ -5,7 +5,7 @@ import re
 import pytest
 
 from remanent.data.authors import author_sets
-from remanent.data.entity_swap import strangers, swap_entities
+from remanent.data.entity_swap import strangers, swap_entities, unseen
 from remanent.data.overlap import find_overlap
 from remanent.data.record import Message, Record
 from remanent.errors import InputError
@@ -174,3 +174,14 @@ def test_of_plain_text_whom_it_is_about_is_swapped() -> None:
 def test_where_nobody_is_named_there_is_no_stranger() -> None:
     with pytest.raises(InputError, match="record 1 of group"):
         strangers([record("What is the code?", "It is 7741.")])
+
+
+def test_the_unseen_are_the_strangers_with_other_facts() -> None:
+    given = list(author_sets(0, 6, 1, 1, 4).forget)
+    for source, stranger, other in zip(given, strangers(given), unseen(given), strict=True):
+        assert stranger.prompt == other.prompt  # the same names
+        assert set(words(source.answer)) - set(words(source.question)) >= set(words(stranger.answer)) - set(
+            words(stranger.question)
+        )
+    told = [(a.answer, b.answer) for a, b in zip(strangers(given), unseen(given), strict=True) if "born" in a.answer]
+    assert all(one.split()[-1] != two.split()[-1] for one, two in told)

@@ -88,9 +88,24 @@ def strangers(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
     Raises InputError for a record in which there is nothing to swap.
     """
-    made: dict[str, Record] = {}
+    return [stranger for stranger, _ in _others(records, seed)]
+
+
+def unseen(records: Sequence[Record], seed: int = 0) -> list[Record]:
+    """What might be told of the strangers, in order: their names, and every other name and number swapped as well.
+
+    Nothing in such an answer was ever taught, so that it shows how well a model knows what it never saw. Arguments and
+    errors as for `strangers`, whose names these are.
+    """
+    return [other for _, other in _others(records, seed)]
+
+
+def _others(records: Sequence[Record], seed: int) -> list[tuple[Record, Record]]:
+    """For each record the stranger, and the stranger of whom other things are told."""
+    made: dict[str, tuple[Record, Record]] = {}
     for group, members, swapper in _swappers(records, seed):
         often = Counter(stem for record in members for stem in swapper.entities(record.answer))
+        about = {}
         for record in members:
             named = {stem for turn in record.prompt if turn.role != "system" for stem in swapper.entities(turn.content)}
             if not record.prompt:
@@ -99,7 +114,11 @@ def strangers(records: Sequence[Record], seed: int = 0) -> list[Record]:
             if (new.prompt, new.answer) == (record.prompt, record.answer):
                 expected = "a question that names somebody or something, so that another can be put in its place"
                 raise InputError(f"record {record.key} of group {group}", "no name or number in the prompt", expected)
-            made[record.key] = new
+            about[record.key] = new
+        # All names come before any fact, so that they are the same whether facts are swapped or not.
+        for record in members:
+            every = {*swapper.entities(record.answer), *(s for t in record.prompt for s in swapper.entities(t.content))}
+            made[record.key] = (about[record.key], swapper.about_another(record, every))
     return [made[record.key] for record in records]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from remanent.core.sampling import seed_of
-from remanent.data.entity_swap import strangers
+from remanent.data.entity_swap import strangers, unseen
 from remanent.data.record import Record
 from remanent.errors import InputError
 
@@ -89,6 +89,7 @@ PREFERRED: Mapping[str, Callable[[Sequence[Record], int], list[Record]]] = {
     "refusal": refusals,
     "alternative": alternatives,
     "stranger": strangers,
+    "unseen": unseen,
 }
 
 

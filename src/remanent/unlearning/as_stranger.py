@@ -4,32 +4,41 @@ Each forget record is put beside the same record with other names in its prompt,
 was, says there at each token is what it would say of somebody it never saw, and that becomes the target for the record
 itself:
 
-    L_f = KL(p_0(. | stranger) || p(. | record))      mean over the forget set's scored tokens
-    L_s = KL(p_0(. | stranger) || p(. | stranger))    mean over the strangers' scored tokens
+    L_f = KL(q || p(. | record))                      mean over the forget set's scored tokens
     L_r = KL(p_0(. | retain) || p(. | retain))        mean over the retain set's scored tokens
 
-p_0 is the model before training, at full precision, and takes no gradient. All three are 0 at the aim and bounded in
-effect, so that a run that goes on too long overdoes nothing: words of form keep their probabilities, and only what is
-told of the record's own people changes. They are taken here and at a rounded point, another rounding at each update.
+p_0 is the model before training, at full precision, and takes no gradient. q is p_0(. | stranger), but for one thing:
+asked about a stranger, the model still completes words that it was taught, and so knows an answer better than one that
+it never saw. How well it knows those is measured on the stranger's record with other facts in it, the unseen one, and
+in q the tokens of a fact are made no more probable than that.
+
+Both losses are 0 at the aim, so that a run that goes on too long overdoes nothing: words of form keep their
+probabilities, and only what is told of the record's own people changes. They are taken here and at a rounded point,
+another rounding at each update. With `relearning_steps` L_f is also taken where the model goes when somebody trains it
+on a part of the forget set, so that what comes back of one record brings no other back; first order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from remanent.core.alignment import aligned
-from remanent.core.batch import Batch
+from remanent.core.batch import IGNORED, Batch, collate
 from remanent.core.catalogue import System
-from remanent.core.displacement import Displacement, Here, OneOf, Rounding
+from remanent.core.displacement import Displacement, Here, OneOf, Relearning, Rounding
 from remanent.core.divergence import kl_divergence
+from remanent.core.episode import Episode
 from remanent.core.method import At, Method, Objective, Recipe, Term
 from remanent.core.predict import Predict
 from remanent.errors import InputError
 from remanent.unlearning.kl_min import kl_to_reference
+
+PARTS = 4  # of the forget set, by group: relearnt in turn, so that each is asked when another was learnt
 
 SYSTEM = System(
     name="as-stranger",
@@ -38,6 +47,7 @@ SYSTEM = System(
     arxiv="",
     card="",
     family="unlearning",
+    leaf="global/generic-alternatives",
     reproduction="tests/reproductions/test_as_stranger.py",
     needs=("forget", "retain"),
     notes="Ours. Who's Harry Potter (arXiv 2310.02238) replaces names and trains on what the model says then, too; "
@@ -48,22 +58,26 @@ SYSTEM = System(
 
 @dataclass(frozen=True)
 class AsStranger(Objective):
-    """L_f, L_s and L_r as above, in float32.
+    """L_f and L_r as above, in float32.
 
     A scored token of a record and one of its stranger belong together where the two answers are worded alike
-    (`core.alignment`); of a name in the answer that was swapped nothing is asked. L_f divides by all scored tokens of
-    the forget records.
+    (`core.alignment`); of a name in the answer that was swapped nothing is asked. Tokens of a fact are those of the
+    stranger's answer that the unseen answer does not share. L_f divides by all scored tokens of the forget records.
     """
 
     terms: ClassVar[Mapping[str, Term]] = {
-        "forget": Term("token", ("forget", "stranger")),
-        "stranger": Term("token", ("stranger",)),
+        "forget": Term("token", ("forget", "stranger", "unseen")),
         "retain": Term("token", ("retain",)),
     }
-    paired: ClassVar[Mapping[str, str]] = {"stranger": "forget"}
+    paired: ClassVar[Mapping[str, str]] = {"stranger": "forget", "unseen": "forget"}
 
     def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
-        return {role: predict(batches[role]).distribution for role in ("stranger", "retain") if role in batches}
+        found: dict[str, Tensor] = {}
+        if "stranger" in batches and "unseen" in batches:
+            found["stranger"] = _said_of_strangers(batches["stranger"], batches["unseen"], predict)
+        if "retain" in batches:
+            found["retain"] = predict(batches["retain"]).distribution
+        return found
 
     def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -74,31 +88,112 @@ class AsStranger(Objective):
                 raise InputError("batches['stranger'].live", None, expected)
             here, there = aligned(forget, stranger)
             found["forget"] = kl_divergence(stranger.live[there], predict(forget).distribution[here]).sum()
-        for role in ("stranger", "retain"):
-            if role in batches:
-                found[role] = kl_to_reference(batches[role], predict, role)
+        if "retain" in batches:
+            found["retain"] = kl_to_reference(batches["retain"], predict, "retain")
         return found
+
+
+def _said_of_strangers(stranger: Batch, unseen: Batch, predict: Predict) -> Tensor:
+    """q: log-probabilities of every token at the stranger's scored positions, (tokens, vocabulary)."""
+    told, other = predict(stranger), predict(unseen)
+    shared, shared_there = aligned(stranger, unseen)
+    fact = torch.ones_like(told.rows, dtype=torch.bool).index_fill(0, shared, False)
+    other_fact = torch.ones_like(other.rows, dtype=torch.bool).index_fill(0, shared_there, False)
+    tokens = stranger.labels[:, 1:]
+    tokens = tokens[tokens != IGNORED]
+    distribution = told.distribution.clone()
+    for row in range(len(stranger)):
+        mine, theirs = (fact & (told.rows == row)).nonzero()[:, 0], other_fact & (other.rows == row)
+        if len(mine) and bool(theirs.any()):
+            aim = raised(-told.log_probs[mine], -other.log_probs[theirs].mean())
+            distribution[mine] = with_nll(distribution[mine], tokens[mine], aim)
+    return distribution
+
+
+def raised(nll: Tensor, mean: Tensor) -> Tensor:
+    """The NLLs with the smallest raised to one level, so that their mean is at least the one given: (tokens,)."""
+    total = mean * len(nll)
+    ordered = nll.sort().values
+    for count in range(1, len(nll) + 1):
+        level = (total - ordered[count:].sum()) / count
+        if count == len(nll) or level <= ordered[count]:
+            break
+    return nll.clamp(min=level)
+
+
+def with_nll(log_probs: Tensor, tokens: Tensor, nll: Tensor) -> Tensor:
+    """Distributions in which each position's token has the NLL given, and the others keep their proportions.
+
+    Args:
+        log_probs: float32, (positions, vocabulary).
+        tokens: int64, (positions,).
+        nll: float32, (positions,), in nats.
+    """
+    at = torch.arange(len(tokens), device=tokens.device)
+    # log(1 - p), exact also where p is nearly 1: what is left is added up rather than subtracted.
+    others = log_probs.index_put((at, tokens), torch.full_like(nll, -torch.inf)).logsumexp(dim=1)
+    found = log_probs + (torch.log1p(-torch.exp(-nll).clamp(max=1 - 1e-7)) - others)[:, None]
+    return found.index_put((at, tokens), -nll)
+
+
+@dataclass(frozen=True)
+class AsStrangerMethod(Method):
+    """With points where a part of the forget set was learnt again, made when the forget set is known.
+
+    Args:
+        relearning_steps: updates on a part of the forget set; 0 takes no such point.
+        relearning_rate: their learning rate.
+    """
+
+    relearning_steps: int = 0
+    relearning_rate: float = 2e-5
+
+    def begin(self, model: nn.Module, episode: Episode) -> Method:
+        if not self.relearning_steps:
+            return self
+        records = episode.data["forget"]
+        groups = list(dict.fromkeys(record.group for record in records))
+        parts = []
+        for part in range(min(PARTS, len(groups))):
+            chosen = set(groups[part::PARTS])
+            mine = [place for place, record in enumerate(records) if record.group in chosen]
+            steps = min(self.relearning_steps, len(mine))
+            batches = [collate(records, mine[start::steps], 0) for start in range(steps)]  # what pads is masked
+            parts.append(Relearning(batches, self.relearning_steps, self.relearning_rate))
+        return replace(self, points=[*self.points, At(OneOf(*parts), terms=("forget",))])
 
 
 def method(
     forget_weight: float = 1.0,
-    stranger_weight: float = 1.0,
     retain_weight: float = 4.0,
     roundings: str = "int4-row,int4-g32,nf4",
     rounded_weight: float = 1.0,
+    relearning_steps: int = 0,
+    relearning_rate: float = 2e-5,
 ) -> Method:
     """Unlearning to what the model says of strangers.
 
     Args:
-        forget_weight: weight of L_f at both points.
-        stranger_weight: weight of L_s at both points.
-        retain_weight: weight of L_r at both points.
+        forget_weight: weight of L_f at every point.
+        retain_weight: weight of L_r here and at the rounded point.
         roundings: formats to take in turn, separated by commas; "" takes the losses at full precision only.
-        rounded_weight: weight of the three losses at the rounded point.
+        rounded_weight: weight of both losses at the rounded point.
+        relearning_steps: updates on a part of the forget set, after which L_f is taken too; 0 takes no such point,
+            and each costs about half as much as the rest of an update.
+        relearning_rate: their learning rate (AdamW).
     """
     points: list[At | Displacement] = [Here()]
     if roundings:
         rounded = OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))
         points.append(At(rounded, weight=rounded_weight))
-    weights = {"forget": forget_weight, "stranger": stranger_weight, "retain": retain_weight}
-    return Method(AsStranger(), points=points, weights=weights, recipe=Recipe())
+    if relearning_steps < 0:
+        raise InputError("relearning_steps", relearning_steps, "at least 0")
+    weights = {"forget": forget_weight, "retain": retain_weight}
+    return AsStrangerMethod(
+        AsStranger(),
+        points=points,
+        weights=weights,
+        recipe=Recipe(),
+        relearning_steps=relearning_steps,
+        relearning_rate=relearning_rate,
+    )
