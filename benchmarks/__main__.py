@@ -7,7 +7,6 @@ Llama of 6 million parameters, on which fixed costs weigh more.
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
 import time
@@ -17,19 +16,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import ewc, importance, remind, sam
-from benchmarks.measure import Row, extra_memory, figure, ratio
-from remanent.core.batch import IGNORED, Encoded, collate
-from remanent.core.displacement import Displacement, Here, Rounding
+from benchmarks import ewc, importance, looks, npo, remind, sam, subject
+from benchmarks.measure import Row, figure, load, ratio
+from remanent.core.batch import Encoded, collate
 from remanent.core.episode import Episode
 from remanent.core.loop import Settings, run_episode
 from remanent.core.quantization import QuantizationFormat, round_to
 from remanent.core.sampling import Sampler
-from remanent.core.scores import answer_scores, score_records
+from remanent.core.scores import answer_scores
 from remanent.core.task import teach
-from remanent.core.weights import Weights
-
-PRECISIONS = ("int8", "int4-row", "int4-g32", "nf4", "bf16")
 
 
 def main() -> int:
@@ -39,82 +34,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, what = _model(arguments.tiny)
-    records = _records(model, 24 if arguments.tiny else 32)
+    model = subject.model(arguments.tiny)
+    records = subject.records(model, 24 if arguments.tiny else 32)
     rows = [
-        *_audit(model, records, arguments.runs),
-        *_memory(model, records),
+        *looks.time_rows(model, records, arguments.runs),
+        *looks.memory_rows(arguments.tiny),
         _loop(model, records, arguments.runs),
-        *sam.rows(model, records, arguments.runs),
+        *npo.rows(model, arguments.tiny, arguments.runs),
+        *sam.rows(model, arguments.tiny, records, arguments.runs),
         *importance.rows(arguments.runs),
         ewc.row(arguments.runs),
-        remind.row(model, records, arguments.runs),
+        remind.row(model, records[:4], max(1, arguments.runs // 2)),  # each is looked at 48 times
         *_nf4(arguments.runs),
         *_start(arguments.runs),
     ]
-    table = _table(rows, what, arguments.runs)
+    table = _table(rows, subject.name(arguments.tiny), arguments.runs)
     print(table)
     if arguments.out is not None:
         arguments.out.write_text(table, encoding="utf-8")
     return 0 if all(row.holds for row in rows) else 1
-
-
-def _model(tiny: bool) -> tuple[nn.Module, str]:
-    if not tiny:
-        from remanent.models.load import load
-
-        return load("smollm2-135m", cache=True).model, "SmolLM2-135M"
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4}
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)).eval(), "Llama, 6 M parameters"
-
-
-def _records(model: nn.Module, count: int) -> list[Encoded]:
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    ids = torch.randint(0, vocabulary, (count, 48), generator=torch.Generator().manual_seed(0)).tolist()
-    return [Encoded(tuple(row), (*[IGNORED] * 32, *row[32:])) for row in ids]
-
-
-def _audit(model: nn.Module, records: list[Encoded], runs: int) -> list[Row]:
-    def at(points: list[Displacement], layer_by_layer: bool = False) -> None:
-        for point in points:
-            with point.at(model, layer_by_layer=layer_by_layer):
-                score_records(model, records, pad_id=0, batch_size=32)
-
-    rounded: list[Displacement] = [Rounding(name) for name in PRECISIONS]
-    plain: list[Displacement] = [Here()] * len(PRECISIONS)
-    peer = "five evaluations of the same records without rounding"
-    return [
-        ratio("rounding audit at 5 precisions, time", lambda: at(rounded), lambda: at(plain), 1.25, peer, runs),
-        ratio(
-            "the same, layer by layer, time", lambda: at(rounded, True), lambda: at(plain), 1.6, peer, max(1, runs // 2)
-        ),
-    ]
-
-
-def _memory(model: nn.Module, records: list[Encoded]) -> list[Row]:
-    point = Rounding("int4-row")
-    moving = point.moving(Weights.of(model))
-    moves = sum(tensor.numel() * tensor.element_size() for tensor in moving.values())
-    largest = max(tensor.numel() * tensor.element_size() for tensor in moving.values())
-
-    def look(layer_by_layer: bool) -> None:
-        with point.at(model, layer_by_layer=layer_by_layer), torch.no_grad():
-            if layer_by_layer:
-                answer_scores(model, collate(records, [0], 0))
-
-    with torch.no_grad():
-        answer_scores(model, collate(records, [0], 0))
-    gc.collect()
-    whole = extra_memory(lambda: look(False)) / moves
-    forward = extra_memory(lambda: answer_scores(model, collate(records, [0], 0)))
-    layered = max(0, extra_memory(lambda: look(True)) - forward) / largest
-    return [
-        Row("look at int4-row, extra memory", whole, whole, whole, 1.05, "the bytes that move"),
-        Row("the same, layer by layer, beyond the forward's own", layered, layered, layered, 4.0, "the largest layer"),
-    ]
 
 
 def _loop(model: nn.Module, records: list[Encoded], runs: int) -> Row:
@@ -176,16 +114,20 @@ def _start(runs: int) -> list[Row]:
 def _table(rows: list[Row], what: str, runs: int) -> str:
     lines = [
         f"{what}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
-        f"{torch.backends.cpu.get_cpu_capability()}; median of {runs} (least to most).",
+        f"{torch.backends.cpu.get_cpu_capability()}; median of {runs} (least to most). {load()}",
         "",
         "| what | figure | least to most | at most | against |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         mark = "" if row.holds else " **broken**"
-        spread = f"{row.low:.2f} to {row.high:.2f}"
-        lines.append(f"| {row.name} | {row.value:.2f}{mark} | {spread} | {row.bound:.2f} | {row.peer} |")
+        spread = f"{_short(row.low)} to {_short(row.high)}"
+        lines.append(f"| {row.name} | {_short(row.value)}{mark} | {spread} | {_short(row.bound)} | {row.peer} |")
     return "\n".join(lines) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.005 else f"{value:.0e}"
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,11 @@ class Row:
     bound: float
     peer: str
 
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], bound: float, peer: str) -> Row:
+        """The median of several, least to most."""
+        return cls(name, statistics.median(values), min(values), max(values), bound, peer)
+
     @property
     def holds(self) -> bool:
         """Whether the median keeps the bound."""
@@ -42,43 +45,24 @@ def ratio(name: str, ours: Callable[[], object], peer: Callable[[], object], bou
     ours(), peer()
     ratios = []
     for _ in range(runs):
-        first = _seconds(ours)
-        ratios.append(first / _seconds(peer))
-    return Row(name, statistics.median(ratios), min(ratios), max(ratios), bound, of)
+        first = seconds(ours)
+        ratios.append(first / seconds(peer))
+    return Row.of(name, ratios, bound, of)
 
 
 def figure(name: str, measure: Callable[[], float], bound: float, of: str, runs: int) -> Row:
     """A figure that is measured by itself."""
     values = [measure() for _ in range(runs)]
-    return Row(name, statistics.median(values), min(values), max(values), bound, of)
+    return Row.of(name, values, bound, of)
 
 
-def extra_memory(work: Callable[[], object]) -> int:
-    """Bytes by which resident memory rose above its start while `work` ran, sampled every millisecond."""
-    start, peak, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, _resident())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        work()
-    finally:
-        done.set()
-        watcher.join()
-    return max(0, peak - start)
-
-
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of some work."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def load() -> str:
+    """A sentence on what else ran on the machine; one thread of ours is 1 of it."""
+    return f"Load average of the machine over the last 15 minutes: {os.getloadavg()[2]:.1f}, on {os.cpu_count()} cores."

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Row, extra_memory, ratio
-from remanent.core.batch import Encoded, collate
+from benchmarks import subject
+from benchmarks.measure import Row, ratio
+from benchmarks.memory import Work, peak
+from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.scores import answer_scores
 from remanent.optim import SAM
 
 _OPTIONS: dict[str, Any] = {"rho": 0.05, "lr": 0.0, "fused": True}
 
 
-def rows(model: nn.Module, records: list[Encoded], runs: int) -> list[Row]:
+def rows(model: nn.Module, tiny: bool, records: list[Encoded], runs: int) -> list[Row]:
     """Time against pytorch_optimizer's SAM where it is installed, and the same step written out where not."""
-    batch = collate(records, range(4), 0)
-
-    def closure() -> Tensor:
-        loss: Tensor = -answer_scores(model, batch).log_probs.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    alone = _memory_of_adamw(model, closure)
+    closure = _closure(model, collate(records, range(4), 0))
     ours = SAM(model.parameters(), torch.optim.AdamW, **_OPTIONS)
-    ours.step(closure)
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    gc.collect()
-    more = (extra_memory(lambda: ours.step(closure)) - alone) / size
-    memory = Row(
-        "SAM step, memory beyond AdamW's step", more, more, more, 1.25, "the bytes that move"
-    )  # 1.0 and the allocator's slack
     name, peer = _peer(model.parameters())
 
     def theirs() -> None:
@@ -46,20 +33,42 @@ def rows(model: nn.Module, records: list[Encoded], runs: int) -> list[Row]:
 
     time = ratio("SAM step, time", lambda: ours.step(closure), theirs, 1.03, name, runs)
     model.zero_grad()
-    return [time, memory]
+    return [time, _memory(model, tiny)]
 
 
-def _memory_of_adamw(model: nn.Module, closure: Callable[[], Tensor]) -> int:
+def _memory(model: nn.Module, tiny: bool) -> Row:
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    of_sam, alone = (peak("benchmarks.sam:step", tiny=tiny, sam=sam).memory for sam in (True, False))
+    more = (of_sam - alone) / size
+    # 1.0 and the allocator's slack
+    return Row("SAM step, memory beyond AdamW's step", more, more, more, 1.25, "the bytes that move")
+
+
+def step(tiny: bool, sam: bool) -> Work:
+    """A job: two steps of SAM, or of AdamW alone."""
+    model = subject.model(tiny)
+    closure = _closure(model, collate(subject.records(model, 4), range(4), 0))
+    if sam:
+        ours = SAM(model.parameters(), torch.optim.AdamW, **_OPTIONS)
+        return lambda: [float(ours.step(closure)) for _ in range(2)]
     base = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
-    def step() -> None:
-        base.zero_grad()
-        closure()
-        base.step()
+    def alone() -> None:
+        for _ in range(2):
+            base.zero_grad()
+            closure()
+            base.step()
 
-    step()
-    gc.collect()
-    return extra_memory(step)
+    return alone
+
+
+def _closure(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        loss: Tensor = -answer_scores(model, batch).log_probs.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    return closure
 
 
 def _peer(parameters: Iterable[Tensor]) -> tuple[str, Any]:
