@@ -9,20 +9,26 @@ from typing import Literal
 
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
-from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
-from remanent.core.quantization import QuantizationFormat
-from remanent.errors import InputError
-
 from remanent.auditing.blur import Combined, RelearnedLikeness, Together
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
 from remanent.auditing.look import Look
+from remanent.auditing.muse import Muse
 from remanent.auditing.prompts import FewShot, Prompts
 from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
+from remanent.auditing.tofu import Utility
+from remanent.core.displacement import AdapterOff, Displacement, Here, InterventionOff, Noise, Pruning, Rounding
+from remanent.core.quantization import QuantizationFormat
+from remanent.errors import InputError
 
 ATTACK_SEEDS = (0, 1, 2)
+_LOOKS: dict[str, tuple[Look, str]] = {
+    "utility": (Utility(), "TOFU's three numbers and their harmonic mean, of the retain set."),
+    "tofu": (Utility(tofu=True), "TOFU's model utility: retain set, real authors and world facts."),
+    "muse": (Muse(), "MUSE's memorization: texts continued, questions answered after solved ones."),
+}
 ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
 _RELEARNED: dict[Source, str] = {
     "overlap": "half of the forgotten groups, the other half being asked",
@@ -75,6 +81,11 @@ class Condition:
         return isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
 
     @property
+    def needs_intervention(self) -> bool:
+        """Whether it means something only on a model that wears an intervention."""
+        return isinstance(self.displacement, InterventionOff)
+
+    @property
     def answers_only(self) -> bool:
         """Whether only generated answers depend on it: teacher-forced scores are those of the same point, greedy."""
         return not isinstance(self.decoding, Greedy)
@@ -105,7 +116,7 @@ class Condition:
             return 5
         if isinstance(point, Pruning):
             return 4
-        if isinstance(point, AdapterOff):
+        if isinstance(point, AdapterOff | InterventionOff):
             return 3
         if isinstance(point, Rounding):
             return 1 if point.quantization.granularity == "element" else 2
@@ -118,13 +129,15 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     An ensemble: "standard" or "thorough" (see `ensembles`), whose members are left out, with a note in the evidence,
     where they do not apply. Or "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "nf4" ...);
     "int4-row-adapter" (the same on a LoRA's factors alone); "prune-0.3", "prune-0.3-global"; "noise-0.01" (of each
-    tensor's root mean square); "adapter-off"; a real back end of `backends.named` ("bnb-nf4", "gguf-q4_0" ...), or
+    tensor's root mean square); "adapter-off"; "intervention-off"; a real back end of `backends.named` ("bnb-nf4",
+    "gguf-q4_0" ...), or
     "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
     the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16";
     "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control); "blur" (forgotten
     beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-relearning" (on what has much, some
-    and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without).
+    and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without);
+    "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse".
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
 
@@ -184,6 +197,9 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     if remind:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
         return [_remind(name, look, _parse(second or "full", seeds)[0])]
+    if first in _LOOKS:
+        look, text = _LOOKS[first]
+        return [_looked(name, look, text, _parse(second or "full", seeds)[0])]
     if second:
         expected = "'+' after relearning, few-shot, sampled and looks only, as in 'relearning-overlap+int4-row'"
         raise InputError("at", name, expected)
@@ -196,6 +212,9 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         return [_deterministic(name, "attack", text, Noise(sigma))]
     if name == "adapter-off":
         return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
+    if name == "intervention-off":
+        text = "Interventions round the model taken off: what whoever has the weights has."
+        return [_deterministic(name, "attack", text, InterventionOff())]
     if name in ("full", "here"):
         return [_deterministic("full", "full", "The weights as saved.", Here())]
     pruning = _PRUNING.fullmatch(name)
@@ -213,8 +232,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
         expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
-        expected += "remind, blur, blur-relearning, "
-        expected += "noise-<sigma>, prune-<share>, adapter-off, a back end"
+        expected += "remind, blur, blur-relearning, utility, tofu, muse, "
+        expected += "noise-<sigma>, prune-<share>, adapter-off, intervention-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
     if name.endswith(_ADAPTER):
@@ -269,6 +288,12 @@ def _remind(name: str, look: Remind, after: Condition) -> Condition:
     other = "any others" if look.random else "tokens of near embeddings"
     text = f"Each text asked at {look.neighbours} neighbours, some tokens replaced by {other}.{_before(after)}"
     return replace(after, info=ConditionInfo(name, "attack", text), look=look)
+
+
+def _looked(name: str, look: Look, text: str, after: Condition) -> Condition:
+    if not after.plain:
+        raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
+    return replace(after, info=ConditionInfo(name, "other", f"{text}{_before(after)}"), look=look)
 
 
 def _before(after: Condition) -> str:

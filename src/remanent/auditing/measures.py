@@ -11,6 +11,8 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
 - "leaked", "served": BLUR's recall of the forgotten and of the retained answer to a prompt that asks both, "...-alone"
   where each is asked alone, on the control in the forgotten ones' place too; "leak-gap" and "served-gap" the means of
   what either is worse for standing together; "relearned-likeness": mean similarity of relearned records.
+- "probability", "recall", "true-better": TOFU's numbers of each set; "model-utility", on the retain set, their harmonic
+  mean over retain and further sets. "verbatim", "knowledge": MUSE's memorization, on each set.
 - "membership-remind": AUC of a classifier on the loss round each text, scored on groups it was not fitted on;
   "remind-around": the same without the figures that hold the loss itself; "remind-gain": how much further than the
   loss's AUC the first lies from one half.
@@ -26,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remanent.auditing.classifier import fitted_scores
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Measure
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Measure
 from remanent.auditing.intervals import (
     Interval,
     Sample,
@@ -44,6 +46,7 @@ from remanent.auditing.measure_names import (
     DISTANCE,
     EXACT,
     FITTED,
+    KNOWLEDGE,
     LEAK_GAP,
     LEAKED,
     LEAKED_ALONE,
@@ -51,7 +54,9 @@ from remanent.auditing.measure_names import (
     MEMBERSHIP,
     MIN_K,
     PRIV_LEAK,
+    PROBABILITY,
     QUALITY,
+    RECALL,
     REFERENCE,
     RELEARNED,
     REMIND,
@@ -63,12 +68,20 @@ from remanent.auditing.measure_names import (
     STEEPNESS,
     STRENGTH,
     TPR,
+    TRUE_BETTER,
     TRUTH,
+    UTILITY,
+    VERBATIM,
 )
 from remanent.auditing.membership import calibrated, priv_leak
 from remanent.auditing.remind import Choose, around, figures_of
 from remanent.auditing.text_score import TextScore
+from remanent.auditing.tofu import utility_interval
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality
+
+# Measures that are the mean of a figure in [0, 1].
+MEANS = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
+MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE)
 
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
 
@@ -84,7 +97,7 @@ def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
     for condition in dict.fromkeys(condition for _, condition, _ in found):
         for subject in (AUDITED, ORIGINAL, RETRAINED):
             place = _Place(found, criteria, subject, condition)
-            made += [*place.means(), *place.gaps(), *place.membership(), *place.neighbourhood()]
+            made += [*place.means(), *place.gaps(), *place.utility(), *place.membership(), *place.neighbourhood()]
             if subject != RETRAINED:
                 made += place.against_retrained()
     return tuple(made)
@@ -102,7 +115,7 @@ class _Place:
     def means(self) -> list[Measure]:
         made = []
         for records, scores in self.ours.items():
-            for name in (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED):
+            for name in MEANS:
                 rows = [score for score in scores if name in score.values]
                 if not rows:
                     continue
@@ -112,6 +125,18 @@ class _Place:
                 bounds = share_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
                 made.append(self._measure(records, name, bounds, len(rows)))
         return made
+
+    def utility(self) -> list[Measure]:
+        """TOFU's model utility, of the retain set and whatever further sets were asked."""
+        sets = [
+            scores
+            for records, scores in self.ours.items()
+            if records not in (FORGET, CONTROL) and scores and all(PROBABILITY in score.values for score in scores)
+        ]
+        if not sets or not any(RECALL in score.values for score in sets[0]):
+            return []
+        found = utility_interval(sets, *self._draws(UTILITY))
+        return [self._measure(RETAIN, UTILITY, found, sum(map(len, sets)))]
 
     def gaps(self) -> list[Measure]:
         """BLUR's separability: how much more of the forgotten and less of the retained is said where both are asked."""

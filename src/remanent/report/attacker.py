@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remanent.report.estimate import Estimate
-
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence, Measure
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Evidence, Measure
 from remanent.auditing.measure_names import (
     ANSWERS,
     ATTACKS,
     DISTANCE,
     EXACT,
+    KNOWLEDGE,
     LEAK_GAP,
     LEAKED,
     LEAKED_ALONE,
     MEMBERSHIP,
     PRIV_LEAK,
+    PROBABILITY,
     QUALITY,
+    RECALL,
     RELEARNED,
     REMIND_AROUND,
     REMIND_GAIN,
@@ -28,7 +29,10 @@ from remanent.auditing.measure_names import (
     STRENGTH,
     TPR,
     TRUTH,
+    UTILITY,
+    VERBATIM,
 )
+from remanent.report.estimate import Estimate
 
 _NAMES = {
     "loss": "loss",
@@ -59,6 +63,11 @@ _LABELS = {
     SERVED_ALONE: "The same asked alone, recall",
     SERVED_GAP: "Less served where both are asked",
     RELEARNED: "Relearned records, likeness",
+    PROBABILITY: "Probability of the answer",
+    RECALL: "Greedy answer, ROUGE-L recall",
+    VERBATIM: "Text continued, ROUGE-L",
+    KNOWLEDGE: "Answer after examples, ROUGE-L",
+    UTILITY: "Model utility",
 }
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
@@ -68,6 +77,8 @@ IDEALS = {
     **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE), "as unseen"),
     **dict.fromkeys((SERVED, SERVED_ALONE), "as original"),
     **dict.fromkeys((LEAK_GAP, SERVED_GAP), "0"),
+    **dict.fromkeys((PROBABILITY, RECALL, VERBATIM, KNOWLEDGE), "as unseen"),
+    UTILITY: "as original",
     RELEARNED: "–",
 }
 
@@ -101,7 +112,7 @@ def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
     for info in evidence.conditions:
         for name, label in _LABELS.items():
             found = {
-                subject: _estimate(evidence.measure(subject, info.name, FORGET, name))
+                subject: _estimate(evidence.measure(subject, info.name, RETAIN if name == UTILITY else FORGET, name))
                 for subject in (AUDITED, ORIGINAL, RETRAINED)
             }
             audited = found[AUDITED]
