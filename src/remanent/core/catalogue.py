@@ -31,10 +31,10 @@ class System:
         needs: what it asks for besides a model: data roles, packages.
         views: kinds of model it runs on: "full", "lora", "lora-nf4".
         notes: what differs from the paper.
+        leaf: of one that makes a model forget, its place in the tree of `taxonomy`.
     """
 
     name: str
-        leaf: of one that makes a model forget, its place in the tree of `taxonomy`.
     title: str
     year: int
     arxiv: str
@@ -44,10 +44,10 @@ class System:
     needs: tuple[str, ...] = ()
     views: tuple[str, ...] = ("full", "lora", "lora-nf4")
     notes: str = ""
+    leaf: str = ""
 
 
 @dataclass(frozen=True)
-    leaf: str = ""
 class Entry:
     """A system of the catalogue.
 
