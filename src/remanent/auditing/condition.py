@@ -13,6 +13,7 @@ from remanent.auditing.blur import Combined, RelearnedLikeness, Together
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.lm_eval import PREFIX, Benchmark
 from remanent.auditing.look import Look
 from remanent.auditing.muse import Muse
 from remanent.auditing.prompts import FewShot, Prompts
@@ -137,7 +138,8 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control); "blur" (forgotten
     beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-relearning" (on what has much, some
     and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without);
-    "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse".
+    "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
+    "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file.
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
 
@@ -197,6 +199,12 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     if remind:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
         return [_remind(name, look, _parse(second or "full", seeds)[0])]
+    if first.startswith(PREFIX):
+        task = first.removeprefix(PREFIX)
+        if not task:
+            raise InputError("at", name, f"a task of lm-eval, as in {PREFIX}wmdp_bio")
+        text = f"The task {task} of lm-evaluation-harness."
+        return [_looked(name, Benchmark(task), text, _parse(second or "full", seeds)[0])]
     if first in _LOOKS:
         look, text = _LOOKS[first]
         return [_looked(name, look, text, _parse(second or "full", seeds)[0])]
@@ -232,7 +240,7 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
         expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
-        expected += "remind, blur, blur-relearning, utility, tofu, muse, "
+        expected += "remind, blur, blur-relearning, utility, tofu, muse, lm-eval:<task>, "
         expected += "noise-<sigma>, prune-<share>, adapter-off, intervention-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None

@@ -23,6 +23,7 @@ LEAK_GAP, SERVED_GAP, RELEARNED = "leak-gap", "served-gap", "relearned-likeness"
 # TOFU's three numbers of a set, and the harmonic mean of all; MUSE's memorization.
 PROBABILITY, RECALL, TRUE_BETTER, UTILITY = "probability", "recall", "true-better", "model-utility"
 VERBATIM, KNOWLEDGE = "verbatim", "knowledge"
+BENCHMARK = "benchmark"  # share of a public benchmark's questions that were answered rightly
 
 NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of which no measure is made alone
 # The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full

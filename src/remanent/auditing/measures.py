@@ -42,6 +42,7 @@ from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure_names import (
     ANSWERS,
     ATTACKS,
+    BENCHMARK,
     BEYOND,
     DISTANCE,
     EXACT,
@@ -81,7 +82,7 @@ from remanent.auditing.truth_ratio import cannot_tell, forget_quality
 
 # Measures that are the mean of a figure in [0, 1].
 MEANS = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
-MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE)
+MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
 
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
 

@@ -9,6 +9,7 @@ from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAI
 from remanent.auditing.measure_names import (
     ANSWERS,
     ATTACKS,
+    BENCHMARK,
     DISTANCE,
     EXACT,
     KNOWLEDGE,
@@ -68,7 +69,9 @@ _LABELS = {
     VERBATIM: "Text continued, ROUGE-L",
     KNOWLEDGE: "Answer after examples, ROUGE-L",
     UTILITY: "Model utility",
+    BENCHMARK: "Benchmark, share right",
 }
+_KEPT = (UTILITY, BENCHMARK)  # measures of what is to stay
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
     **{MEMBERSHIP + attack + TPR: "0.01" for attack in ATTACKS},
@@ -78,7 +81,7 @@ IDEALS = {
     **dict.fromkeys((SERVED, SERVED_ALONE), "as original"),
     **dict.fromkeys((LEAK_GAP, SERVED_GAP), "0"),
     **dict.fromkeys((PROBABILITY, RECALL, VERBATIM, KNOWLEDGE), "as unseen"),
-    UTILITY: "as original",
+    **dict.fromkeys((UTILITY, BENCHMARK), "as original"),
     RELEARNED: "–",
 }
 
@@ -112,7 +115,7 @@ def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
     for info in evidence.conditions:
         for name, label in _LABELS.items():
             found = {
-                subject: _estimate(evidence.measure(subject, info.name, RETAIN if name == UTILITY else FORGET, name))
+                subject: _estimate(evidence.measure(subject, info.name, RETAIN if name in _KEPT else FORGET, name))
                 for subject in (AUDITED, ORIGINAL, RETRAINED)
             }
             audited = found[AUDITED]
