@@ -50,7 +50,8 @@ def unlearn(
         from remanent.data.requests import Request
         from remanent.jobs.requests import obey
 
-        chosen = parse(UnlearnSettings, {**named, "requests": f"{len(requests)} requests given in Python"}, "unlearn")
+        # Not how many, since more may come later.
+        chosen = parse(UnlearnSettings, {**named, "requests": "given in Python"}, "unlearn")
         asked = [Request(name, tuple(records)) for name, records in requests.items()]
         return obey(chosen, Path(out), interface=_interface(progress), records=given, requests=asked).path
     named |= {} if requests is None else {"requests": str(requests)}

@@ -391,3 +391,21 @@ def test_no_chain_without_audits_or_with_a_parent(audited, folder, tmp_path):
     shutil.rmtree(copy / "audits")
     with pytest.raises(InputError, match="--audit-every"):
         certify(copy, place / "signer.key", chain=True)
+
+
+def test_from_python_requests_are_lists_by_name_and_may_grow(monkeypatch, tmp_path):
+    import remanent
+
+    seen = []
+
+    class Run:
+        path = tmp_path
+
+    monkeypatch.setattr(job, "obey", lambda chosen, out, **given: (seen.append((chosen, given)), Run)[1])
+    for count in (1, 2):
+        asked = {request.name: list(request.records) for request in stream(count)}
+        remanent.unlearn("m", requests=asked, retain=GIVEN["retain"], out=tmp_path, method="npo", progress=False)
+    (first, _), (second, given) = seen
+    assert first == second  # or the folder would refuse those that came later
+    assert given["requests"] == stream(2)
+    assert list(given["records"]) == ["retain"]

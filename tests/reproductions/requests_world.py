@@ -74,11 +74,9 @@ class RequestsWorld:
         self.model, self.tokenizer = made.model, made.tokenizer
         self.settings = Settings(pad_id(made.tokenizer), evaluate_every=0)
         blank = self.state()
-        base = self._taught(blank, [*others, *in_other_words(others)], 5)
-        # Answers in other words are known too, so that forgetting one form can be told from forgetting the fact.
-        lesson = [*dealt.retain, *in_other_words(dealt.retain)]
-        self.taught = self._taught(base, [*lesson, *dealt.forget, *in_other_words(dealt.forget)], 12)
-        self.retrained = self._taught(base, lesson, 12)
+        base = self._taught(blank, others, 8)
+        self.taught = self._taught(base, [*dealt.retain, *dealt.forget], 20)
+        self.retrained = self._taught(base, list(dealt.retain), 20)
         self.ends = {}
         everything = [record for request in self.requests if not request.repeats for record in request.records]
         for role, records in (("forget", everything), ("retain", self.retain["audit"])):
