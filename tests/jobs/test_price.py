@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 
+from remanent.core.displacement import Ascent, Here
+from remanent.core.episode import Episode
+from remanent.core.loop import Settings, run_episode
+from remanent.core.method import At, Method, Objective, Recipe
+from remanent.core.passes import learning_passes, reference_passes
 from remanent.core.weights import Weights
 from remanent.data.record import Message, Record
 from remanent.jobs.config import AuditSettings, UnlearnSettings
@@ -14,6 +22,8 @@ from remanent.jobs.unlearn import build_method
 from remanent.models.lora import add_lora
 from remanent.models.save import save
 from remanent.models.tiny import tiny
+from remanent.unlearning import kl_min, scrub
+from remanent.unlearning.grad_diff import GradDiff
 
 RECORDS = [Record(str(n), str(n), (Message("user", "Where?"),), f"In town {n}.") for n in range(8)]
 SIZES = {"forget": SetSize(10, 8.0), "retain": SetSize(20, 6.0), "control": SetSize(10, 5.0)}
@@ -79,7 +89,9 @@ def test_operations_of_a_run_counted_by_hand(folder, meta):
 
 def test_a_second_point_doubles_the_work_and_costs_a_copy(folder, meta):
     here, _ = price(settings(folder), meta)
-    twice, _ = price(settings(folder, method="durableun-saf", hyperparameters={"quantize_retain": True}), meta)
+    twice, _ = price(
+        settings(folder, method="durableun-saf", hyperparameters={"quantize_retain": True, "warmup": 0.0}), meta
+    )
     assert twice.operations == 2 * here.operations
     linears = sum(w.numel() for n, w in Weights.of(meta).items() if Weights.of(meta).kind(n) == "linear")
     copy = "copy of what the displaced points move"
@@ -118,6 +130,88 @@ def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):
     first, third = (item.operations - one.operations for item in attacked)
     assert third == pytest.approx(3 * first)
     assert attacked[0].peak > 4 * one.memory["weights"]
+
+
+def test_the_passes_of_a_run_are_those_that_it_makes(make_records, tiny_llama):
+    """Counted by the batches that methods of every kind really ask for."""
+    data = {"forget": make_records(4, seed=1), "retain": make_records(4, seed=2)}
+    chosen = [
+        kl_min.method(),
+        scrub.method(max_share=0.6),
+        Method(GradDiff(), points=[At(Ascent(0.1), ("forget",)), At(Here(), ("retain",))]),
+        Method(GradDiff(), combine=lambda apart: next(iter(apart.values()))),
+    ]
+    for method in chosen:
+        objective, learned, referred = counting(type(method.objective))
+        counted = replace(method, objective=objective, recipe=Recipe(steps=5, batch_size=4))
+        run_episode(tiny_llama(), counted, Episode("e", "erase", data), Settings(pad_id=0))
+        assert learned == learning_passes(method, 5)
+        assert referred == reference_passes(method, 5)
+
+
+def counting(kind):
+    """An objective of that kind, and by role how often its losses and its reference were asked for."""
+    learned, referred = Counter(), Counter()
+
+    class Counted(kind):
+        def losses(self, batches, predict):
+            learned.update(list(batches))
+            return super().losses(batches, predict)
+
+        def at_reference(self, batches, predict):
+            referred.update(list(batches))
+            return super().at_reference(batches, predict)
+
+    if kind.at_reference is Objective.at_reference:
+        Counted.at_reference = Objective.at_reference
+    return Counted(), learned, referred
+
+
+def test_the_reference_costs_a_look_at_each_record_and_at_each_batch_that_asks_it(folder, meta):
+    parameters = sum(weight.numel() for weight in meta.parameters())
+    learned = 5 * (4 * 8 + 4 * 6) * 6 * parameters
+    assert price(settings(folder), meta)[0].operations == learned
+    # NPO's forget records once; KL-min's batches at every step, here at most.
+    assert price(settings(folder, method="npo"), meta)[0].operations == learned + 10 * 8 * 2 * parameters
+    assert (
+        price(settings(folder, method="kl-min"), meta)[0].operations == learned + 5 * (4 * 8 + 4 * 6) * 2 * parameters
+    )
+
+
+def test_turns_are_not_counted_where_they_are_not_taken(folder, meta):
+    """SCRUB's 5 steps: min, max, min, then min steps only; each at the reference too."""
+    parameters = sum(weight.numel() for weight in meta.parameters())
+    found = price(settings(folder, method="scrub"), meta)[0]
+    assert found.operations == (4 * 4 * 6 + 1 * 4 * 8) * (6 + 2) * parameters
+
+
+def test_an_audit_counts_free_answers_and_the_answers_of_a_truth_ratio(folder, meta):
+    parameters = sum(weight.numel() for weight in meta.parameters())
+
+    def cost(sizes=SIZES, **more):
+        fields = {"model": folder, "data": {}, "at": "full", "generate": 0, **more}
+        return price_audit(AuditSettings.model_validate(fields), meta, sizes, 1e9).operations / (2 * parameters)
+
+    answered = 3 * (8 + 48) + 3 * (6 + 48) + 3 * (5 + 48)
+    assert cost(generate=3) - cost() == pytest.approx(answered)
+    # At full precision and at the worst of the others, however many there are.
+    for at in ("full,int8", "full,int8,nf4"):
+        assert cost(generate=3, at=at) - cost(at=at) == pytest.approx(2 * answered)
+    texts = {**SIZES, "text": SetSize(5, 100.0)}
+    assert cost(texts, generate=3) - cost(texts) == pytest.approx(answered)
+    # Drawn answers are no scores, and each is an answer of its own; there is none where nothing is answered.
+    sampled = cost(generate=3, at="full,sampled-0.8-4") - cost(generate=3)
+    assert sampled == pytest.approx(4 * answered)
+    assert cost(at="full,few-shot-3") - cost() == pytest.approx(4 * cost())
+    wrong = {**SIZES, "forget": SetSize(10, 8.0, others=24.0)}
+    assert cost(wrong) - cost() == pytest.approx(10 * 24.0)
+    assert cost(wrong, truth_ratio=False) == cost()
+
+
+def test_the_other_answers_of_a_record_are_measured():
+    told = Record("a", "a", (Message("user", "x" * 40),), "y" * 40, wrong_answers=("z" * 40, "z" * 80))
+    assert set_size([told]) == SetSize(1, 40.0, 40.0 + 50.0)
+    assert set_size([replace(told, paraphrased_answer="y" * 40), told]).others == (40 + 50 + 40 + 40 + 50) / 2
 
 
 def test_a_sets_tokens_come_from_its_characters():

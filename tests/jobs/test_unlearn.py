@@ -72,10 +72,14 @@ def test_the_estimate_counts_the_answers_to_prefer_and_the_copy_at_the_reference
         return price_unlearning(chosen, build_method(chosen), meta_model(folder), sizes, rate=1e9)[0]
 
     npo, dpo, kl_min = price("npo"), price("idk-dpo"), price("kl-min")
-    assert dpo.operations == pytest.approx(1.5 * npo.operations)
+    # A third role to learn from, and to be scored by the reference: 2 steps of 4 records, and 10 records, of 8 tokens.
+    weights = sum(weight.numel() for weight in meta_model(folder).parameters())
+    assert dpo.operations - npo.operations == pytest.approx((2 * 4 * 8 * 6 + 10 * 8 * 2) * weights)
     trained = npo.memory["AdamW's moments"] / 2
     assert kl_min.memory["copy of the weights as they were"] == trained
     assert npo.memory["copy of the weights as they were"] == 0
+    # Refusals in the forget records' place, which are not passed, and no reference to score them.
+    assert price("idk-nll").operations == npo.operations - 10 * 8 * 2 * weights
 
 
 def test_no_stopping_rule_looks_at_a_model_that_is_made_at_the_end(folder, tmp_path):

@@ -84,8 +84,11 @@ _ASSUMED = (
     f"{price.CHARACTERS_PER_TOKEN:g} characters a token, and {price.TEMPLATE_TOKENS} tokens of chat template a record.",
     f"Training reaches {price.USED_SHARE:.0%} of the speed of the matrix product measured just now, which is low where "
     "other programs ran meanwhile.",
-    "6 operations per weight and trained token at each point (4 for a LoRA), 2 per scored token; rounding, loading and "
-    "saving are not counted.",
+    "6 operations per weight and trained token at each point (4 for a LoRA), twice where a point climbs the loss, and "
+    "2 per scored token; rounding, loading and saving are not counted.",
+    "Where a method asks its reference during updates, every record of an update passes through it; kept reference "
+    "scores are made anew.",
+    f"A free answer has {price.ANSWER_TOKENS} tokens, and each passes through the model once, as its prompt does.",
     "No stop before the last step; a stopping rule usually ends a run earlier.",
     "Weights are held in float32 (packed ones in 4 bits), and activations counted as float32, without "
     "gradient checkpointing; bf16 keeps about two thirds of them.",
@@ -100,6 +103,8 @@ def _sizes(data: JobData) -> tuple[Mapping[str, SetSize], Mapping[str, SetSize],
         return sizes, sizes, [f"No records were named: {said} records of {price.ASSUMED_TOKENS} tokens each."]
     training = {"forget": data.forget, "retain": data.retain.get("train"), "control": data.control.get("select")}
     audited = {"forget": data.forget, "retain": data.retain.get("audit"), "control": data.control.get("audit")}
+    for role in ("forget", "control"):
+        audited[f"{role}-paraphrased"] = [other for record in audited[role] or () if (other := record.paraphrased())]
     audited["text"] = data.text
 
     def sized(sets: Mapping[str, Any]) -> dict[str, SetSize]:

@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remanent.auditing.condition import Condition, parse_conditions
+from remanent.auditing.evidence import CONTROL_PARAPHRASED, FORGET, TEXT
+from remanent.auditing.measure import ATTACKED, TEXT_MEASURED
+from remanent.auditing.prompts import FewShot
 from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method, Objective
+from remanent.core.passes import learning_passes, reference_passes
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
@@ -23,7 +27,6 @@ USED_SHARE = 0.5  # of a matrix product's speed that training reaches
 FLOAT, PACKED = 4.0, 0.5625  # bytes: float32; NF4 with a float32 scale for 64 values
 ANSWER_TOKENS = 48
 EDIT_BATCH = 64
-AUDIT_SETS = ("forget", "retain", "control")
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,12 @@ class SetSize:
     Args:
         records: their number.
         tokens: of a record, on average.
+        others: tokens of a record with each of the other answers that a truth ratio scores, on average.
     """
 
     records: int
     tokens: float
+    others: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,17 @@ class Price:
 
 def set_size(records: Sequence[Record]) -> SetSize:
     """The size of a set, its tokens from its characters."""
-    characters = sum(len(record.answer) + sum(len(turn.content) for turn in record.prompt) for record in records)
-    return SetSize(len(records), characters / len(records) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS)
+    own, others = 0.0, 0.0
+    for record in records:
+        asked = sum(len(turn.content) for turn in record.prompt)
+        wrong = [*record.wrong_answers, *([record.paraphrased_answer] if record.wrong_answers else [])]
+        own += _tokens(asked + len(record.answer))
+        others += sum(_tokens(asked + len(answer)) for answer in wrong if answer)
+    return SetSize(len(records), own / len(records), others / len(records))
+
+
+def _tokens(characters: int) -> float:
+    return characters / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
 
 
 def price_unlearning(
@@ -93,14 +107,15 @@ def price_unlearning(
     roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[o] for r, o in like.items() if o in sizes}
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
-    learned = sum(
-        sum(per_step.get(role, 0.0) for name in place.terms or tuple(terms) for role in terms[name].roles)
-        for place in method.places
-    )
+    learned = sum(count * per_step.get(role, 0.0) for role, count in learning_passes(method, steps).items())
+    # Of the model as it was before: every record once for its scores, and in updates where more of it is wanted.
+    referred = sum(count * per_step.get(role, 0.0) for role, count in reference_passes(method, steps).items())
+    scored = [roles[role] for role in method.objective.needs_reference if role in roles]
+    referred += sum(size.records * size.tokens for size in scored)
     # Two a token and weight forward, two for the inputs' gradient, two for the weights' own, where they train.
     factor = 6 if settings.adapter == "full" else 4
     matrices = _matrices(weights, model)
-    operations = steps * learned * factor * matrices
+    operations = (learned * factor + referred * 2) * matrices
     watched = settings.stop and "control" in sizes and not method.from_base
     if watched:
         points = len(parse_conditions(settings.stop_at))
@@ -146,12 +161,20 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
     weights = Weights.of(model)
     matrices, everything = _matrices(weights, model), _count(weights)
     conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
-    seen = sum(size.records * size.tokens for size in sizes.values())
     operations = 0.0
     for condition in conditions:
+        if condition.answers_only:
+            operations += 2 * _answered(sizes, settings.generate, condition.decoding.samples) * matrices
+            continue
+        asked = [size for name, size in sizes.items() if _asks(condition, name)]
+        examples = condition.prompts.count if isinstance(condition.prompts, FewShot) else 0
+        seen = (1 + examples) * sum(size.records * size.tokens for size in asked)
         operations += len(condition.seeds) * (2 * seen * matrices + _attack_tokens(condition) * 6 * matrices)
-    answered = sum(min(settings.generate, size.records) for size in sizes.values())
-    operations += 2 * answered * ANSWER_TOKENS * 2 * matrices
+    # At full precision and at the worst: free answers, and the other answers of a truth ratio.
+    looks = 1 + any(condition.info.kind == "precision" for condition in conditions)
+    texts = [sizes[name] for name in TEXT_MEASURED if name in sizes] if FORGET in sizes else []
+    others = sum(size.records * size.others for size in texts) if settings.truth_ratio else 0.0
+    operations += looks * 2 * (_answered(sizes, settings.generate, 1) + others) * matrices
     operations *= 1 + (settings.reference is not None) + (settings.retrained is not None)
     applicable = [item for item in conditions if has_adapter(model) or not item.needs_lora]
     moved = max(_count(condition.displacement.moving(weights)) for condition in applicable)
@@ -164,6 +187,16 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
         "activations": kept_for_backward(model, *_attack_batch(conditions)) if attacked else 0.0,
     }
     return Price("audit", memory, operations, operations / (rate * USED_SHARE))
+
+
+def _answered(sizes: Mapping[str, SetSize], most: int, samples: int) -> float:
+    """Tokens of the free answers to the first records of each set, with their prompts; general text is not answered."""
+    asked = [size for name, size in sizes.items() if name not in (TEXT, CONTROL_PARAPHRASED)]
+    return sum(min(most, size.records) * samples * (size.tokens + ANSWER_TOKENS) for size in asked)
+
+
+def _asks(condition: Condition, name: str) -> bool:
+    return name in ATTACKED if condition.attack is not None else condition.prompts is None or name != TEXT
 
 
 def _attack_tokens(condition: Condition) -> float:

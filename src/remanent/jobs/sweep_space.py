@@ -6,13 +6,14 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from remanent.core.catalogue import methods
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method
+from remanent.core.passes import learning_passes
 from remanent.errors import InputError, did_you_mean
 from remanent.jobs.config import AuditSettings, UnlearnSettings, parse
 from remanent.jobs.data import JobData
@@ -141,18 +142,8 @@ def passes(method: Method, sizes: Mapping[str, int], steps: int, batch_size: int
     A point whose weight is 0 passes none; one that climbs the loss to get there passes them twice; gradients that are
     combined are taken a term at a time. Forward passes without a backward one are not counted.
     """
-    each = [
-        (place, (1 + ("loss" in place.displacement.needs)) * sum(_records(method, place.terms, sizes, batch_size)))
-        for place in method.places
-    ]
-    return sum(cost for step in range(1, steps + 1) for place, cost in each if place.weight_at(step, steps) != 0)
-
-
-def _records(method: Method, terms: tuple[str, ...] | None, sizes: Mapping[str, int], batch_size: int) -> Iterator[int]:
-    names = terms or tuple(method.objective.terms)
-    for group in [(name,) for name in names] if method.combine else [names]:
-        for role in {role for name in group for role in method.objective.terms[name].roles}:
-            yield min(batch_size, sizes.get(role, sizes["forget"]))
+    found = learning_passes(method, steps)
+    return sum(count * min(batch_size, sizes.get(role, sizes["forget"])) for role, count in found.items())
 
 
 def _within(budget: int, method: Method, sizes: Mapping[str, int], steps: int | None) -> dict[str, int]:
