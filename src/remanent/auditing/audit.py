@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from remanent.auditing.backends.gguf_file import GivenGGUF
-from remanent.core.displacement import Rounding
-from remanent.core.quantization import movement
-from remanent.core.selection import LINEARS
-from remanent.core.tensors import TensorFolder
-from remanent.core.weights import Weights, has_adapter
-from remanent.data.record import Record
-from remanent.errors import InputError, UnsupportedError
-from remanent.models.load import Loaded
 from torch import nn
 
+from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.blur import Combined
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import (
@@ -42,6 +34,14 @@ from remanent.auditing.relearning import ATTACKED
 from remanent.auditing.store import Store
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.text_scores import drawn_answers, text_scores
+from remanent.core.displacement import Rounding
+from remanent.core.quantization import movement
+from remanent.core.selection import LINEARS
+from remanent.core.tensors import TensorFolder
+from remanent.core.weights import Weights, has_adapter
+from remanent.data.record import Record
+from remanent.errors import InputError, UnsupportedError
+from remanent.models.load import Loaded
 
 Loader = Callable[[], Loaded]
 

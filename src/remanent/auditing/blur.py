@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from remanent.core.catalogue import System
-from remanent.core.sampling import seed_of
-from remanent.data.encode import encode_all
-from remanent.data.record import Message, Record
-from remanent.errors import InputError
 from rouge_score.rouge_scorer import RougeScorer
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.auditing.measure_names import LEAKED, LEAKED_ALONE, RELEARNED, SERVED, SERVED_ALONE
 from remanent.auditing.relearning import likeness, relearned
 from remanent.auditing.text_score import TextScore
+from remanent.core.catalogue import System
+from remanent.core.sampling import seed_of
+from remanent.data.encode import encode_all
+from remanent.data.record import Message, Record
+from remanent.errors import InputError
 
 if TYPE_CHECKING:
     from remanent.auditing.condition import Condition

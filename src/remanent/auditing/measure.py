@@ -8,20 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from remanent.auditing.backends.gguf_file import GivenGGUF
-from remanent.core.batch import IGNORED, Batch, Encoded, collate
-from remanent.core.displacement import Here, Relearning, Then
-from remanent.core.sampling import Sampler, seed_of
-from remanent.core.scores import score_records
-from remanent.core.token_scores import TokenScores, token_scores
-from remanent.core.weights import has_adapter
-from remanent.data.encode import encode_all, pad_id, prompt_ids
-from remanent.data.record import Record
-from remanent.errors import InputError
-from remanent.models.source import Source
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import Condition
 from remanent.auditing.decoding import Decoding, Greedy
 from remanent.auditing.evidence import (
@@ -35,6 +25,16 @@ from remanent.auditing.evidence import (
 from remanent.auditing.prompts import Prompts
 from remanent.auditing.relearning import RelearningAttack, relearned
 from remanent.auditing.standing import standing
+from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.displacement import Here, Relearning, Then
+from remanent.core.sampling import Sampler, seed_of
+from remanent.core.scores import score_records
+from remanent.core.token_scores import TokenScores, token_scores
+from remanent.core.weights import has_adapter
+from remanent.data.encode import encode_all, pad_id, prompt_ids
+from remanent.data.record import Record
+from remanent.errors import InputError
+from remanent.models.source import Source
 
 # Whose text is measured: membership, extraction, truth ratio.
 TEXT_MEASURED = (FORGET, CONTROL)

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from remanent.core.sampling import seed_of
-from remanent.data.record import Record
-from remanent.data.similarity import nearest_similarity
-from remanent.errors import InputError
 
 from remanent.auditing.evidence import (
     CONTROL,
@@ -22,6 +18,10 @@ from remanent.auditing.evidence import (
     RETAIN,
     TEXT,
 )
+from remanent.core.sampling import seed_of
+from remanent.data.record import Record
+from remanent.data.similarity import nearest_similarity
+from remanent.errors import InputError
 
 if TYPE_CHECKING:
     from remanent.auditing.measure import AuditSet
