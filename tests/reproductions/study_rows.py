@@ -1,0 +1,50 @@
+"""Rows of a long study: each is written as soon as it is found, and is not found again by the next call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from remanent.core.files import write_atomic
+
+RESULTS = Path(__file__).with_name("results")
+Row = dict[str, Any]
+
+
+class Rows:
+    """Rows by name, in a file of JSON lines.
+
+    Args:
+        file: where they are kept.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        self.found: dict[str, Row] = {row["name"]: row for row in map(json.loads, lines)}
+
+    def get(self, name: str, make: Callable[[], Row]) -> Row:
+        """The row of a name; made where it is not there yet."""
+        if name not in self.found:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            self.found[name] = {"name": name, **make()}
+            self.file.parent.mkdir(exist_ok=True)
+            write_atomic(self.file, "".join(json.dumps(row) + "\n" for _, row in sorted(self.found.items())))
+        return self.found[name]
+
+
+def mean_and_range(values: list[float], form: str = ".2f") -> str:
+    """Of a few seeds: their mean, smallest and largest."""
+    if not values:
+        return ""
+    middle = sum(values) / len(values)
+    return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
