@@ -22,7 +22,7 @@ from remanent.core.task import teach
 
 SEEDS = range(5)
 _DIGIT, _A, _B, _IS = 8, 3, 4, 5
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the fixture trains 35 times
 
 
 def record(sign, one, two, answer):

@@ -25,7 +25,7 @@ from .codes import DEPTHS, KEYS, Codes
 SEEDS = range(3)
 ALL, SEEN, UNSEEN = range(KEYS), range(KEYS // 2), range(KEYS // 2, KEYS)
 LAST = DEPTHS[-1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the fixture trains 15 models
 
 
 class RandomDirections(PGAMethod):

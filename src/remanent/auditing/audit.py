@@ -12,7 +12,7 @@ from torch import nn
 
 from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.blur import Combined
-from remanent.auditing.condition import Condition
+from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
@@ -35,6 +35,7 @@ from remanent.auditing.store import Store
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.text_scores import drawn_answers, text_scores
 from remanent.core.displacement import Rounding
+from remanent.core.intervention import worn
 from remanent.core.quantization import movement
 from remanent.core.selection import LINEARS
 from remanent.core.tensors import TensorFolder
@@ -239,12 +240,15 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
 
 
 def _fitting(plan: AuditPlan, model: nn.Module) -> AuditPlan:
-    """What applies to the audited model, before anything is measured on it."""
+    """What applies to the audited model, before anything is measured on it. One that wears an intervention is always
+    asked without it too."""
+    if worn(model) and not any(condition.needs_intervention for condition in plan.conditions):
+        plan = replace(plan, conditions=(*plan.conditions, parse_conditions("intervention-off")[1]))
     for condition in plan.conditions:
         if condition.needs_lora and condition.optional and not has_adapter(model):
             plan = _without(plan, condition, "the model has no LoRA")
-        elif condition.needs_lora:
-            condition.displacement.moving(Weights.of(model))  # refuses a model without an adapter
+        elif condition.needs_lora or condition.needs_intervention:
+            condition.displacement.moving(Weights.of(model))  # refuses a model without one
         elif isinstance(condition.backend, GivenGGUF):
             condition.backend.check_fits(model)
     return plan

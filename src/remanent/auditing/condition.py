@@ -20,7 +20,7 @@ from remanent.auditing.prompts import FewShot, Prompts
 from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
 from remanent.auditing.tofu import Utility
-from remanent.core.displacement import AdapterOff, Displacement, Here, Noise, Pruning, Rounding
+from remanent.core.displacement import AdapterOff, Displacement, Here, InterventionOff, Noise, Pruning, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError
 
@@ -83,6 +83,11 @@ class Condition:
 
     @property
     def answers_only(self) -> bool:
+    @property
+    def needs_intervention(self) -> bool:
+        """Whether it means something only on a model that wears an intervention."""
+        return isinstance(self.displacement, InterventionOff)
+
         """Whether only generated answers depend on it: teacher-forced scores are those of the same point, greedy."""
         return not isinstance(self.decoding, Greedy)
 
@@ -112,7 +117,7 @@ class Condition:
             return 5
         if isinstance(point, Pruning):
             return 4
-        if isinstance(point, AdapterOff):
+        if isinstance(point, AdapterOff | InterventionOff):
             return 3
         if isinstance(point, Rounding):
             return 1 if point.quantization.granularity == "element" else 2
@@ -125,7 +130,7 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     An ensemble: "standard" or "thorough" (see `ensembles`), whose members are left out, with a note in the evidence,
     where they do not apply. Or "full"; a format of `QuantizationFormat` ("bf16", "int8", "int4-row", "nf4" ...);
     "int4-row-adapter" (the same on a LoRA's factors alone); "prune-0.3", "prune-0.3-global"; "noise-0.01" (of each
-    tensor's root mean square); "adapter-off"; a real back end of `backends.named` ("bnb-nf4",
+    tensor's root mean square); "adapter-off"; "intervention-off"; a real back end of `backends.named` ("bnb-nf4",
     "gguf-q4_0" ...), or
     "gguf:PATH", a file made from this model; "relearning" (on unrelated text and on a part of
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
@@ -217,6 +222,9 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
     if name in ("full", "here"):
         return [_deterministic("full", "full", "The weights as saved.", Here())]
+    if name == "intervention-off":
+        text = "Interventions round the model taken off: what whoever has the weights has."
+        return [_deterministic(name, "attack", text, InterventionOff())]
     pruning = _PRUNING.fullmatch(name)
     if pruning:
         share = float(pruning[1])

@@ -27,6 +27,7 @@ from remanent.auditing.relearning import RelearningAttack, relearned
 from remanent.auditing.standing import standing
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.displacement import Here, Relearning, Then
+from remanent.core.intervention import worn
 from remanent.core.sampling import Sampler, seed_of
 from remanent.core.scores import score_records
 from remanent.core.token_scores import TokenScores, token_scores
@@ -146,6 +147,8 @@ class Measurer:
     def _here(self, condition: Condition) -> Condition:
         """What a condition comes to on this model: a LoRA may be missing, and a given file is the audited model's."""
         if condition.needs_lora and not has_adapter(self.model):
+            return replace(condition, displacement=Here())
+        if condition.needs_intervention and not worn(self.model):
             return replace(condition, displacement=Here())
         if isinstance(condition.backend, GivenGGUF) and self.subject != AUDITED:
             return replace(condition, backend=None)

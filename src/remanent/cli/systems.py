@@ -22,15 +22,21 @@ def systems(
 
     remanent systems --family unlearning
 
-    [bold]Results[/bold] are printed: name, what it is, paper, year, family, and what it needs.
+    [bold]Results[/bold] are printed: name, what it is, paper, year, family, and what it needs. Those of the family
+    unlearning stand in the tree of a survey (arXiv 2404.02062), with its leaves that have no method here.
     """
     from remanent.cli.tables import table
-    from remanent.jobs.systems import described_systems
+    from remanent.jobs.systems import described_systems, taxonomy
 
     found = described_systems(family)
     if json:
         print_json(found)
         return
+    if family == "unlearning":
+        for item in taxonomy():
+            console().print(f"\n[bold]{item['title']}[/bold]: removes {item['removes']}")
+            leaves = [(leaf["leaf"], leaf["text"], ", ".join(leaf["methods"]) or "none") for leaf in item["leaves"]]
+            console().print(table(("leaf", "what its methods do", "methods here"), leaves))
     rows = [
         (
             item["name"],

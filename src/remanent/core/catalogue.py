@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from remanent.core.edit import Edit
+from remanent.core.intervention import Intervention
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
@@ -118,6 +121,16 @@ def build_edit(name: str, hyperparameters: Mapping[str, Any] | None = None) -> E
     entry, given = _checked(name, hyperparameters, edits())
     assert entry.edit is not None
     return entry.edit(**given)
+
+
+def restored_intervention(kind: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Intervention:
+    """An intervention of what was saved of it. Raises InputError for a kind that no system here makes."""
+    known = {name: entry.module for name, entry in edits().items()}
+    restored = getattr(importlib.import_module(known[kind]), "restored", None) if kind in known else None
+    if restored is None:
+        raise InputError("intervention", kind, "one that a system of this version makes")
+    found: Intervention = restored(settings, tensors)
+    return found
 
 
 def _checked(

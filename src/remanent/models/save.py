@@ -13,6 +13,7 @@ import torch
 from remanent.core.files import beside, left_beside, naming, read_json, remove, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied
+from remanent.models.worn import write_worn
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,7 +34,8 @@ def save(
     Everything is written to a temporary folder beside the target, flushed, and renamed. An earlier save is moved aside
     first and deleted afterwards: killed between the two renames, the old one is left as `.<name>.<random>.old`. What a
     killed save to the same folder left is removed by the next, `.old` once the new save is whole.
-    `remanent.json` holds the SHA-256 of every file, which `load` checks. `load` gives the same bits, dtypes and ties.
+    Interventions that the model wears lie beside its weights, as plain data. `remanent.json` holds the SHA-256 of every
+    file, which `load` checks. `load` gives the same bits, dtypes and ties.
 
     Args:
         model: with floating-point weights of one dtype, or LoRA on such a model or on a packed one.
@@ -113,6 +115,7 @@ def _write(model: Any, tokenizer: Any, temporary: Path, adapted: bool, merged: b
     else:
         model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    write_worn(model, temporary)
     files = sorted(file for file in temporary.iterdir())
     write_json(temporary / MANIFEST, {"files": {file.name: sha256_file(file) for file in files}})
     for file in files:

@@ -19,6 +19,7 @@ SYSTEM = System(
     arxiv="2605.02196",
     card="durableun",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_confined.py",
     needs=("forget", "retain"),
     notes="The subspace is that of the update's own retain batch; the released code takes it once, from ten batches, "

@@ -21,6 +21,7 @@ SYSTEM = System(
     arxiv="2409.13474",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="The alternative is one of the record's own wrong answers; the paper has the model itself write several.",

@@ -28,6 +28,7 @@ SYSTEM = System(
     arxiv="2503.01224",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget",),
     notes="No retain loss, as in the paper.",

@@ -20,6 +20,7 @@ SYSTEM = System(
     arxiv="",
     card="",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_durableun.py",
     needs=("forget", "retain"),
     notes="Built from DurableUn-SAF's rounded point and NPO's bounded loss; the retain term at the rounded point and "

@@ -20,6 +20,7 @@ SYSTEM = System(
     arxiv="2605.02196",
     card="durableun",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_durableun.py",
     needs=("forget", "retain"),
     notes="The forward is a true straight-through one: the released code swaps weights back before the backward pass, "

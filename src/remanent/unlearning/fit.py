@@ -49,6 +49,7 @@ SYSTEM = System(
     arxiv="2601.21682",
     card="fit",
     family="unlearning",
+    leaf="local/local-retraining",
     reproduction="tests/reproductions/test_fit.py",
     needs=("forget", "retain"),
     notes="The filter's vectors are the model's own states unless an encoder is named; chunks are tokens, not "

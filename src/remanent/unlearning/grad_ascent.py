@@ -24,6 +24,7 @@ SYSTEM = System(
     arxiv="2210.01504",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget",),
 )

@@ -25,6 +25,7 @@ SYSTEM = System(
     arxiv="2203.12817",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="`form` is open-unlearning's. DurableUn's GA is the same loss with other training settings; its GradDiff "

@@ -28,6 +28,7 @@ SYSTEM = System(
     arxiv="2401.06121",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="Refusals are of our own wording, one for each record for the whole run; open-unlearning draws one of TOFU's "

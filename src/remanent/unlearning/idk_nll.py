@@ -23,6 +23,7 @@ SYSTEM = System(
     arxiv="2401.06121",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget", "retain"),
     notes="Refusals are of our own wording, one for each record for the whole run; TOFU draws one of its 100 anew each "

@@ -27,6 +27,7 @@ SYSTEM = System(
     arxiv="2401.06121",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="The divergence is a mean over scored positions; open-unlearning's is over all, prompt and padding included.",

@@ -25,6 +25,7 @@ SYSTEM = System(
     arxiv="2310.10683",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget", "retain"),
     notes="One mismatched answer for each forget record and update, of a retain record of the batch; the released code "

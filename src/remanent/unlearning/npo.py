@@ -29,6 +29,7 @@ SYSTEM = System(
     arxiv="2404.05868",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
 )

@@ -29,6 +29,7 @@ SYSTEM = System(
     arxiv="2506.05314",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget", "retain"),
     notes="The forget loss is of the positions that predict the answer; open-unlearning's is of those that the answer "

@@ -23,7 +23,9 @@ from remanent.core.activations import asked_states, decoder_layers, even_depths,
 from remanent.core.batch import Batch, Encoded
 from remanent.core.catalogue import System
 from remanent.core.displacement import Erasure, Subspace, UnwrittenDirections
+from remanent.core.displacement.erasure import install
 from remanent.core.edit import Edited, EditSettings
+from remanent.core.intervention import put_on
 from remanent.core.probe import Scaler, fit_probe
 from remanent.core.separation import paired, separation
 from remanent.errors import InputError, UnsupportedError, did_you_mean
@@ -63,6 +65,41 @@ class Found:
     accuracy: Mapping[int, float]
 
 
+@dataclass(frozen=True, eq=False)
+class ErasedStream:
+    """The hooks as an intervention, to be saved beside the weights.
+
+    Args:
+        subspaces: depth -> directions and mean.
+    """
+
+    subspaces: Mapping[int, Subspace]
+
+    kind: ClassVar[str] = "pga-projection"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"depths": list(self.subspaces)}
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {
+            f"{depth}.{name}": getattr(item, name)
+            for depth, item in self.subspaces.items()
+            for name in ("basis", "mean")
+        }
+
+    def install(self, model: nn.Module) -> Callable[[], None]:
+        return install(model, self.subspaces)
+
+
+def restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ErasedStream:
+    """The intervention of what was saved."""
+    return ErasedStream(
+        {depth: Subspace(tensors[f"{depth}.basis"], tensors[f"{depth}.mean"]) for depth in settings["depths"]}
+    )
+
+
 @dataclass(frozen=True)
 class PGAProjection:
     """The edit.
@@ -73,6 +110,7 @@ class PGAProjection:
         rank: directions at each depth; of "probe" it must be 1, more come by `rounds`.
         rounds: most fits of an attacker after the first.
         strength: C of the logistic regressions.
+        hooks: put hooks round the model, an intervention, in the place of changing its weights.
     """
 
     depths: int = 0
@@ -80,6 +118,7 @@ class PGAProjection:
     rank: int = 1
     rounds: int = 0
     strength: float = 1.0
+    hooks: bool = False
 
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
@@ -149,6 +188,12 @@ class PGAProjection:
     def edit(self, model: nn.Module, data: Mapping[str, Sequence[Encoded]], settings: EditSettings) -> Edited:
         """Raises UnsupportedError where something else than the known matrices writes into the stream."""
         found = self.find(model, data["forget"], data["retain"], settings.on_batch)
+        by_depth = {str(depth): item.rank for depth, item in found.subspaces.items()}
+        attackers = {str(depth): value for depth, value in found.accuracy.items()}
+        report: dict[str, Any] = {"by_depth": by_depth, "rounds": found.rounds, "attackers_accuracy": attackers}
+        if self.hooks:
+            made = ErasedStream(found.subspaces)
+            return Edited({"intervention": made.kind, "weights_changed": 0, **report}, put_on(model, made))
         union = joined(found.subspaces)
         deepest = max(found.subspaces)
         undo = UnwrittenDirections(union, deepest).apply(model)
@@ -162,14 +207,7 @@ class PGAProjection:
         except BaseException:
             undo.undo()
             raise
-        report: dict[str, Any] = {
-            "directions": union.rank,
-            "by_depth": {str(depth): item.rank for depth, item in found.subspaces.items()},
-            "rounds": found.rounds,
-            "attackers_accuracy": {str(depth): value for depth, value in found.accuracy.items()},
-            "left_along_them": left,
-        }
-        return Edited(report, undo)
+        return Edited({"directions": union.rank, **report, "left_along_them": left}, undo)
 
 
 def spectral(ours: Tensor, theirs: Tensor, rank: int) -> Tensor:
@@ -216,7 +254,12 @@ def _left(model: nn.Module, records: Sequence[Encoded], subspace: Subspace, deep
 
 
 def edit(
-    depths: int = 0, directions: str = "probe", rank: int = 1, rounds: int = 0, strength: float = 1.0
+    depths: int = 0,
+    directions: str = "probe",
+    rank: int = 1,
+    rounds: int = 0,
+    strength: float = 1.0,
+    hooks: bool = False,
 ) -> PGAProjection:
     """The edit with one direction at each depth.
 
@@ -226,5 +269,6 @@ def edit(
         rank: directions at each depth.
         rounds: most fits of an attacker on what is left, each of whose directions is erased too.
         strength: C of the logistic regressions.
+        hooks: hooks round the model, saved beside its weights, which stay as they are.
     """
-    return PGAProjection(depths, directions, rank, rounds, strength)
+    return PGAProjection(depths, directions, rank, rounds, strength, hooks)

@@ -19,6 +19,7 @@ SYSTEM = System(
     arxiv="",
     card="tofu-muse-wmdp",
     family="unlearning",
+    leaf="global/retraining",
     reproduction="tests/reproductions/test_certificate.py",
     needs=("base model", "all retained records"),
 )

@@ -31,6 +31,7 @@ SYSTEM = System(
     arxiv="2403.03218",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="local/direct-edits",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="Scored tokens only, as open-unlearning does; the released code takes all positions. One direction, since a "

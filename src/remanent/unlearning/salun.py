@@ -29,6 +29,7 @@ SYSTEM = System(
     arxiv="2310.12508",
     card="salun",
     family="unlearning",
+    leaf="local/local-retraining",
     reproduction="tests/reproductions/test_confined.py",
     needs=("forget", "retain"),
     notes="The paper unlearns classifiers and diffusion models; this is its form for language models. What DurableUn "

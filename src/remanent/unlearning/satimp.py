@@ -27,6 +27,7 @@ SYSTEM = System(
     arxiv="2505.11953",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget", "retain"),
     notes="Weights of the losses as in the paper and in open-unlearning's class, 1 and 0.1; its configuration has 0.1 "

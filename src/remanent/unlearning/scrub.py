@@ -29,6 +29,7 @@ SYSTEM = System(
     arxiv="2302.09880",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/distillation",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
     notes="Turns of single updates rather than epochs, min first; temperature 1 rather than the code's 4; AdamW.",

@@ -26,6 +26,7 @@ SYSTEM = System(
     arxiv="2410.07163",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_baselines.py",
     needs=("forget", "retain"),
 )

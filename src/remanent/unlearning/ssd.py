@@ -33,6 +33,7 @@ SYSTEM = System(
     arxiv="2308.07707",
     card="ssd",
     family="unlearning",
+    leaf="local/direct-edits",
     reproduction="tests/reproductions/test_ssd.py",
     needs=("forget", "retain"),
     views=("full",),

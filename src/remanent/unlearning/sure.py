@@ -29,6 +29,7 @@ SYSTEM = System(
     arxiv="2410.16454",
     card="sure-quantization",
     family="unlearning",
+    leaf="local/local-retraining",
     reproduction="tests/reproductions/test_confined.py",
     needs=("forget", "retain"),
     notes="The mask is made once, at the start, as in the paper; the released code makes it anew at each step, and "

@@ -31,6 +31,7 @@ SYSTEM = System(
     arxiv="2212.04089",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="local/task-vectors",
     reproduction="tests/reproductions/test_confined.py",
     needs=("forget",),
     notes="On a LoRA only the second factor trains, so that the change of the weights is linear in what moves and its "

@@ -27,6 +27,7 @@ SYSTEM = System(
     arxiv="2402.10052",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/distillation",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget",),
     notes="Scored tokens only. open-unlearning takes the mean over all positions, prompt and padding included, and at "

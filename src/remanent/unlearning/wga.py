@@ -26,6 +26,7 @@ SYSTEM = System(
     arxiv="2502.19301",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget", "retain"),
 )

@@ -33,6 +33,7 @@ SYSTEM = System(
     arxiv="2310.02238",
     card="llm-unlearning-baselines",
     family="unlearning",
+    leaf="global/generic-alternatives",
     reproduction="tests/reproductions/test_objectives.py",
     needs=("forget",),
     notes="Reinforcement alone: the paper also replaces names by generic ones, from a list that a larger model writes. "

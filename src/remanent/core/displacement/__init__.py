@@ -7,6 +7,7 @@ from remanent.core.displacement.combined import OneOf, Then
 from remanent.core.displacement.dampening import Dampening
 from remanent.core.displacement.erasure import Erasure, Subspace, UnwrittenDirections
 from remanent.core.displacement.interpolation import Interpolation
+from remanent.core.displacement.intervention_off import InterventionOff
 from remanent.core.displacement.layer_off import LayerOff
 from remanent.core.displacement.noise import Noise
 from remanent.core.displacement.pruning import Pruning
@@ -23,6 +24,7 @@ __all__ = [
     "Erasure",
     "Here",
     "Interpolation",
+    "InterventionOff",
     "LayerOff",
     "Noise",
     "OneOf",

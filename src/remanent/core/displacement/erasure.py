@@ -37,6 +37,8 @@ class Subspace:
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
+        # One that is saved and read lies in memory row by row, and products of it must round alike.
+        object.__setattr__(self, "basis", self.basis.contiguous())
         width = len(self.mean)
         if self.basis.dim() != 2 or self.basis.shape[0] != width or not 1 <= self.basis.shape[1] <= width:
             raise InputError("basis", tuple(self.basis.shape), f"({width}, rank), of at least 1 direction")
