@@ -13,6 +13,7 @@ from remanent.auditing.blur import Combined, RelearnedLikeness, Together
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.gradient_norm import GradientNorm
 from remanent.auditing.lm_eval import PREFIX, Benchmark
 from remanent.auditing.look import Look
 from remanent.auditing.muse import Muse
@@ -28,6 +29,7 @@ ATTACK_SEEDS = (0, 1, 2)
 _LOOKS: dict[str, tuple[Look, str]] = {
     "utility": (Utility(), "TOFU's three numbers and their harmonic mean, of the retain set."),
     "tofu": (Utility(tofu=True), "TOFU's model utility: retain set, real authors and world facts."),
+    "gradient-norm": (GradientNorm(), "The gradient of each record's loss, by its norm."),
     "muse": (Muse(), "MUSE's memorization: texts continued, questions answered after solved ones."),
 }
 ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
@@ -82,12 +84,12 @@ class Condition:
         return isinstance(point, AdapterOff) or (isinstance(point, Rounding) and point.view == "adapter")
 
     @property
-    def answers_only(self) -> bool:
-    @property
     def needs_intervention(self) -> bool:
         """Whether it means something only on a model that wears an intervention."""
         return isinstance(self.displacement, InterventionOff)
 
+    @property
+    def answers_only(self) -> bool:
         """Whether only generated answers depend on it: teacher-forced scores are those of the same point, greedy."""
         return not isinstance(self.decoding, Greedy)
 
@@ -139,6 +141,7 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-relearning" (on what has much, some
     and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without);
     "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
+    "gradient-norm";
     "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file.
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
@@ -220,11 +223,11 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         return [_deterministic(name, "attack", text, Noise(sigma))]
     if name == "adapter-off":
         return [_deterministic(name, "attack", "The adapter taken off again.", AdapterOff())]
-    if name in ("full", "here"):
-        return [_deterministic("full", "full", "The weights as saved.", Here())]
     if name == "intervention-off":
         text = "Interventions round the model taken off: what whoever has the weights has."
         return [_deterministic(name, "attack", text, InterventionOff())]
+    if name in ("full", "here"):
+        return [_deterministic("full", "full", "The weights as saved.", Here())]
     pruning = _PRUNING.fullmatch(name)
     if pruning:
         share = float(pruning[1])
@@ -240,8 +243,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
         expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
-        expected += "remind, blur, blur-relearning, utility, tofu, muse, lm-eval:<task>, "
-        expected += "noise-<sigma>, prune-<share>, adapter-off, a back end"
+        expected += "remind, blur, blur-relearning, utility, tofu, muse, gradient-norm, lm-eval:<task>, "
+        expected += "noise-<sigma>, prune-<share>, adapter-off, intervention-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
     if name.endswith(_ADAPTER):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE = "loss", "zlib", "min-k", "min-k++", "reference"
 STEEPNESS, REMIND = "steepness", "remind"  # of the loss round a text: its slope, and a classifier on all its figures
+GRADIENT = "gradient-norm"  # at its own condition, since it takes a backward pass for each record
 # On scores; sampled answers make one more, "answers".
-ATTACKS = (LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE, STEEPNESS, REMIND)
+ATTACKS = (LOSS, ZLIB, MIN_K, MIN_K_PLUS, REFERENCE, GRADIENT, STEEPNESS, REMIND)
 FITTED = (REMIND,)  # attacks that were fitted to tell the two sets apart: towards 1 is told, on whichever side
 
 # "membership-<attack>": AUC of forget against control. With TPR: true positives at 1% false ones; with BEYOND: the AUC

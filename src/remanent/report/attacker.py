@@ -41,6 +41,7 @@ _NAMES = {
     "min-k": "Min-K%",
     "min-k++": "Min-K%++",
     "reference": "against retrained",
+    "gradient-norm": "gradient norm",
     "steepness": "steepness",
     "remind": "neighbourhood",
 }
