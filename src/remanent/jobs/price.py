@@ -8,8 +8,9 @@ from typing import Any
 
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import CONTROL_PARAPHRASED, FORGET, TEXT
-from remanent.auditing.measure import ATTACKED, TEXT_MEASURED
+from remanent.auditing.measure import TEXT_MEASURED
 from remanent.auditing.prompts import FewShot
+from remanent.auditing.relearning import ATTACKED
 from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method, Objective
