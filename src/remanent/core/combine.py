@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from remanent.core.method import Combine
 from remanent.errors import InputError
+
+Gradients = Mapping[tuple[str, str], Mapping[str, Tensor]]  # (term, point) -> weight's name -> gradient
 
 _NOTHING = 1e-5  # of a gradient's norm: what float32 leaves of 0
 # Of the largest singular value. A direction below it is not known well enough to project on: it turns by the gradient's
@@ -41,22 +43,30 @@ class OffSubspace(Combine):
         if self.rank < 1:
             raise InputError("rank", self.rank, "at least 1 vector")
 
-    def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        sums: dict[str, dict[str, Tensor]] = {}
-        for (term, _), part in gradients.items():
-            total = sums.setdefault(term, {})
-            for name, gradient in part.items():
-                total[name] = total[name] + gradient if name in total else gradient
+    def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
+        sums = by_term(gradients)
         spanning = sums.get(self.off, {})  # a term whose turn it is not at this update is not there
-        found: dict[str, Tensor] = {}
-        for term, part in sums.items():
-            if term == self.off and not self.add:
-                continue
-            for name, gradient in part.items():
-                if term == self.term and gradient.dim() == 2 and name in spanning:
-                    gradient = project_off(gradient, spanning[name], self.rank)
-                found[name] = found[name] + gradient if name in found else gradient
-        return found
+        for name, gradient in sums.get(self.term, {}).items():
+            if gradient.dim() == 2 and name in spanning:
+                sums[self.term][name] = project_off(gradient, spanning[name], self.rank)
+        return added_up(part for term, part in sums.items() if term != self.off or self.add)
+
+
+def by_term(gradients: Gradients) -> dict[str, dict[str, Tensor]]:
+    """Term -> weight's name -> gradient, the points of a term added up."""
+    parts: dict[str, list[Mapping[str, Tensor]]] = {}
+    for (term, _), part in gradients.items():
+        parts.setdefault(term, []).append(part)
+    return {term: added_up(part) for term, part in parts.items()}
+
+
+def added_up(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Weight's name -> the sum of its gradients."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, gradient in part.items():
+            total[name] = total[name] + gradient if name in total else gradient
+    return total
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -40,7 +40,8 @@ class Objective(Protocol):
     paired: ClassVar[Mapping[str, str]] = {}  # role -> the role whose records its own belong to, one to one
 
     def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
-        """What is wanted of the reference model for these micro-batches, by role: it comes back as `batch.live`.
+        """What is wanted of the reference model for these micro-batches, by role: it comes back as `batch.live`. They
+        are those of the roles whose terms the update takes.
 
         Computed without a graph, in eval mode, at the weights as they were before training. An objective that does
         not write this needs no such pass.
@@ -97,6 +98,35 @@ class Combine(Protocol):
 
     def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """(term, point) -> weight's name -> weighted gradient; returns weight's name -> gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class UpdateView:
+    """What a combination may ask of the update that it is part of.
+
+    Args:
+        step: the update, counted from 1.
+        steps: of the run.
+        scales: weight's name -> what the optimizer, as it is before its step, multiplies each entry of a gradient
+            with; without the weights that it multiplies with nothing, all of them before its first step.
+        times_hessian: term -> (weight's name -> vector); returns the sum over those terms of the Hessian of the term,
+            weighted as its gradient is, times the vector. Costs for each term another forward pass and two backward
+            ones, with the same dropout. Only where no point moves the weights.
+    """
+
+    step: int
+    steps: int
+    scales: Callable[[], Mapping[str, Tensor]]
+    times_hessian: Callable[[Mapping[str, Mapping[str, Tensor]]], dict[str, Tensor]]
+
+
+@runtime_checkable
+class AskingCombine(Protocol):
+    """A combination that is another one in each update, by what it asks of it."""
+
+    def within(self, update: UpdateView) -> Combine:
+        """The combination of one update."""
         ...
 
 
@@ -173,7 +203,7 @@ class Method:
     objective: Objective
     points: Sequence[At | Displacement] = (Here(),)
     weights: Mapping[str, float] = field(default_factory=dict)
-    combine: Combine | None = None
+    combine: Combine | AskingCombine | None = None
     pull: Pull | None = None
     select: Selection = EVERYTHING
     recipe: Recipe = Recipe()

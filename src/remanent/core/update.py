@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import Batch
-from remanent.core.displacement.base import Context, Displacement, learning_at
+from remanent.core.curvature import add_hessian_product, twice_differentiable
+from remanent.core.displacement.base import Context, Displacement, Here, learning_at
 from remanent.core.displacement.restored import Restored
 from remanent.core.memory import in_pieces_that_fit
-from remanent.core.method import At, Method, Objective
+from remanent.core.method import AskingCombine, At, Method, Objective, UpdateView
+from remanent.core.optimizer_scales import step_scales
 from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING
 from remanent.core.state import keep_generators
@@ -69,6 +71,7 @@ class Update:
         self.weights = Weights.of(model)
         self.step = 0
         self._found: dict[str, float] = {}  # the losses of the newest gradients
+        self._drawn: dict[str, Callable[[], None]] = {}  # term -> puts the generators back where its gradient began
         if method.select != EVERYTHING:
             _refuse_unselected(self.weights, method, optimizer)
         moved = {identity(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -125,7 +128,7 @@ class Update:
                 self._put_gradients(self._added_up(self._take_gradients()))
             sums = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
         if self.method.combine:
-            self._put_gradients(self._combined(apart))
+            self._put_gradients(self._combined(apart, wanted, totals))
         if self.accelerator is not None:
             self.accelerator.unscale_gradients(self.optimizer)
         if self.method.pull is not None:
@@ -160,6 +163,8 @@ class Update:
             # What a combination needs apart is taken apart: one backward pass per term, at the one point.
             for group in [(name,) for name in names] if self.method.combine else [names]:
                 last = number == len(places) and not here
+                if self.method.combine:
+                    self._drawn[group[0]] = keep_generators(self.weights)
                 sums.update(self._at(place, group, factors, pieces, totals, keep_buffers=last))
                 if self.method.combine:
                     key = (group[0], str(place.displacement))
@@ -267,15 +272,73 @@ class Update:
         }
 
     @torch.no_grad()
-    def _combined(self, apart: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def _combined(
+        self,
+        apart: Mapping[tuple[str, str], Mapping[str, Tensor]],
+        wanted: Mapping[str, Batch],
+        totals: Mapping[str, int],
+    ) -> Mapping[str, Tensor]:
         """One gradient of several; a combination sees them as they are, not as fp16's loss scaling has made them."""
-        assert self.method.combine is not None
+        combine = self.method.combine
+        assert combine is not None
+        # What else takes a gradient does not move, and is no part of a length or of an inner product.
+        apart = {key: {name: part[name] for name in self.moved if name in part} for key, part in apart.items()}
         scaler = None if self.accelerator is None else self.accelerator.scaler
         scale = 1.0 if scaler is None else scaler.get_scale()
+        if isinstance(combine, AskingCombine):
+            combine = combine.within(
+                UpdateView(
+                    self.step,
+                    self.steps,
+                    lambda: step_scales(self.optimizer, self.moved),
+                    lambda vectors: self._times_hessian(vectors, wanted, totals, scale),
+                )
+            )
         if scale == 1.0:
-            return self.method.combine(apart)
+            return combine(apart)
         unscaled = {key: {name: value / scale for name, value in part.items()} for key, part in apart.items()}
-        return {name: value * scale for name, value in self.method.combine(unscaled).items()}
+        return {name: value * scale for name, value in combine(unscaled).items()}
+
+    @torch.enable_grad()
+    def _times_hessian(
+        self,
+        vectors: Mapping[str, Mapping[str, Tensor]],
+        wanted: Mapping[str, Batch],
+        totals: Mapping[str, int],
+        scale: float,
+    ) -> dict[str, Tensor]:
+        """The sum over terms of each one's Hessian times its vector, by all micro-batches, over all processes."""
+        factors = dict.fromkeys(vectors, 0.0)
+        for place in self.method.places:
+            if place.displacement.resolve(self.step).moving(self.weights):
+                raise UnsupportedError(f"the Hessian is of losses where the model is, not of those at {place}")
+            for name in set(place.terms or self.method.objective.terms) & set(vectors):
+                weight = place.weight_at(self.step, self.steps) * self.method.weights.get(name, 1.0)
+                factors[name] += weight / totals[name]
+        trained = self.moved.trainable()
+
+        def attempt(size: int | None) -> dict[str, Tensor]:
+            # Aside from what the update has found so far; buffers and generators are given back too.
+            with Here().at(self.weights), twice_differentiable():
+                pieces = _pieces(dict(wanted), size)
+                if self.reference is not None:
+                    pieces = self._with_reference(pieces, self.reference, set(wanted))
+                for name, vector in vectors.items():
+                    if name in self._drawn and factors[name]:
+                        self._drawn[name]()
+                        for piece in pieces:
+                            for value in self._terms((name,), piece).values():
+                                if value.requires_grad:
+                                    add_hessian_product(scale * factors[name] * value, trained, vector)
+                return self._take_gradients()
+
+        largest = max(len(batch) for batch in wanted.values())
+        found, self.micro_batch = in_pieces_that_fit(
+            attempt, self.micro_batch, largest=largest, again=lambda: None, warn=self.warn
+        )
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            found = self._added_up(found)
+        return {name: value / scale for name, value in found.items()} if scale != 1.0 else found
 
     @torch.no_grad()
     def _clip(self) -> float:

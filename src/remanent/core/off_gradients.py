@@ -1,0 +1,198 @@
+"""One term's gradient off the gradients that another term had, over all weights together, in the optimizer's metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from remanent.core.combine import Gradients, added_up, by_term
+from remanent.core.method import Combine, UpdateView
+from remanent.core.weights import norm
+from remanent.errors import InputError
+
+# Of a direction's length: what is left of it off those before it, below which it is not known well enough to project
+# on. Twice the same batch, added up in other pieces, leaves up to some 1e-3 in float32.
+_NEW = 1e-2
+# Of the length before: what float32 leaves of 0, which Adam, who divides a gradient by its own size, would blow up.
+_NOTHING = 1e-6
+
+
+@dataclass
+class Recent:
+    """The newest gradients of a term, each a direction that is not to change.
+
+    Args:
+        slots: name -> float32, (filled slots, entries of the weight).
+        order: slots, from the newest gradient to the oldest.
+    """
+
+    slots: dict[str, Tensor] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+
+    def add(self, gradient: Mapping[str, Tensor], most: int) -> bool:
+        """Take a gradient in, in the place of the oldest where there are `most`; False where it is 0 or not finite."""
+        if not 0 < float(norm(gradient.values())) < math.inf:
+            return False
+        if len(self.order) < most:
+            place = len(self.order)
+            for name, part in gradient.items():
+                row = part.detach().float().reshape(1, -1)
+                before = self.slots.get(name)
+                self.slots[name] = row.clone() if before is None else torch.cat([before, row])
+        else:
+            place = self.order.pop()
+            for name, part in gradient.items():
+                self.slots[name][place].copy_(part.detach().reshape(-1))
+        self.order.insert(0, place)
+        return True
+
+
+@dataclass(frozen=True)
+class OffGradients:
+    """The sum of the terms' gradients, of which one is taken without its part along another's newest gradients.
+
+    With P the diagonal of what the optimizer multiplies a gradient with, R = [r_1 .. r_k] the newest gradients of
+    `off`, this update's first, and <a, b>_P = a^T P b over all weights together:
+
+        g' = g - R (R^T P R)^-1 R^T P g,    so that R^T P g' = 0
+
+    A step along -P g' then changes the losses that R are gradients of by second order only. The tangent, kept at a
+    strength above 0: c r_1, c = <g, r_1>_P / <r_1, r_1>_P, where c > 0, since a step along it lowers the loss of
+    `off`; of the others of R no part is kept, since this update's gradient of `off` lies along r_1 alone. It is at
+    most `tangent` times as long as g', in the metric.
+
+    Inner products in float32, their k x k system in float64, solved twice: once for what is left of the first. A
+    gradient of R that lies in the span of the newer ones is left out. Memory: k float32 copies of the weights that
+    have a gradient of `off`.
+
+    Args:
+        term: the term that is projected.
+        off: the term whose gradients are not to be stepped along.
+        count: k, how many of them, at least 1.
+        tangent: kappa, at least 0.
+        metric: whether P is the optimizer's; without it P is 1.
+        recent: the gradients kept from update to update: part of a run's state.
+
+    Source: GU, arXiv 2511.17100.
+    """
+
+    term: str = "forget"
+    off: str = "retain"
+    count: int = 8
+    tangent: float = 0.0
+    metric: bool = True
+    recent: Recent = field(default_factory=Recent, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError("count", self.count, "at least 1 gradient")
+        if not 0 <= self.tangent < math.inf:
+            raise InputError("tangent", self.tangent, "a finite number of at least 0")
+
+    def within(self, update: UpdateView) -> Combine:
+        """The combination of one update."""
+        return _Within(self, update.scales)
+
+    def spanning(self) -> Mapping[str, Tensor]:
+        """Name -> (k, entries): the directions that the term is taken off, in the order of the slots."""
+        return self.recent.slots
+
+    def state_dict(self) -> dict[str, Any]:
+        """The gradients of the updates before."""
+        return {"slots": dict(self.recent.slots), "order": list(self.recent.order)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.recent.slots, self.recent.order = dict(state["slots"]), list(state["order"])
+
+
+@dataclass(frozen=True)
+class _Within:
+    off: OffGradients
+    scales: Callable[[], Mapping[str, Tensor]]
+
+    @torch.no_grad()
+    def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
+        sums, off = by_term(gradients), self.off
+        fresh = off.off in sums and off.recent.add(sums[off.off], off.count)
+        if off.term in sums and off.recent.order:
+            sums[off.term] = project(
+                sums[off.term],
+                off.spanning(),
+                off.recent.order,
+                self.scales() if off.metric else {},
+                off.tangent if fresh else 0.0,  # an older gradient is not where the loss is to be lowered
+            )
+        return added_up(sums.values())
+
+
+@torch.no_grad()
+def project(
+    gradient: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    order: Sequence[int],
+    scales: Mapping[str, Tensor],
+    tangent: float = 0.0,
+) -> dict[str, Tensor]:
+    """g - R (R^T P R)^-1 R^T P g, and the tangent along the first of R; exactly 0 where nothing is left of g.
+
+    Args:
+        gradient: name -> g.
+        rows: name -> (k, entries): R transposed.
+        order: of the k rows: one that lies in the span of those before it in the order is left out.
+        scales: name -> the diagonal of P; where a weight of R has none, P is 1 for all.
+        tangent: kappa.
+    """
+    shared = [name for name in rows if name in gradient]
+    scales = scales if all(name in scales for name in rows) else {}
+    scaled = {name: part * scales[name].reshape(-1) if scales else part for name, part in rows.items()}
+    products = _summed(scaled[name] @ part.T for name, part in rows.items())
+    products = (products + products.T) / 2
+    kept, factor = _independent(products, order)
+    left = {name: part.reshape(-1).float() for name, part in gradient.items()}
+    before, along = _length(left, scales), torch.zeros(len(products), dtype=torch.float64)
+    for _ in range(2 if shared else 0):
+        rest = _summed(scaled[name] @ left[name] for name in shared)
+        along += rest
+        taken = torch.zeros_like(rest)
+        taken[kept] = torch.cholesky_solve(rest[kept, None], factor)[:, 0]
+        left |= {name: left[name] - taken.to(rows[name]) @ rows[name] for name in shared}
+    after = _length(left, scales)
+    if after <= _NOTHING * before:
+        left, after = {name: torch.zeros_like(part) for name, part in left.items()}, 0.0
+    first = order[0]
+    if tangent > 0 and along[first] > 0:
+        length = float(products[first, first]) ** 0.5
+        share = min(float(along[first]) / length, tangent * after) / length
+        left |= {name: left[name] + share * rows[name][first] for name in shared}
+    return {name: part.reshape_as(gradient[name]).to(gradient[name].dtype) for name, part in left.items()}
+
+
+def _independent(products: Tensor, order: Sequence[int]) -> tuple[list[int], Tensor]:
+    """Which directions are kept, in order, and the Cholesky factor of their inner products."""
+    lengths = products.diagonal().sqrt()
+    cosines = products / (lengths[:, None] * lengths)
+    kept = [order[0]]
+    for place in order[1:]:
+        factor = torch.linalg.cholesky(cosines[kept][:, kept])
+        part = torch.linalg.solve_triangular(factor, cosines[kept, place][:, None], upper=False)
+        if 1 - float(part.square().sum()) > _NEW**2:
+            kept.append(place)
+    return kept, torch.linalg.cholesky(products[kept][:, kept])
+
+
+def _summed(parts: Iterable[Tensor]) -> Tensor:
+    """The sum in float64 on the CPU, of parts that may lie on several devices."""
+    return torch.stack([part.double().cpu() for part in parts]).sum(dim=0)
+
+
+def _length(parts: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> float:
+    squares = [
+        part.square() @ scales[name].reshape(-1) if name in scales else part @ part for name, part in parts.items()
+    ]
+    return float(_summed(squares).sqrt())
