@@ -8,7 +8,8 @@ from remanent.core.catalogue import systems, unlearners
 def test_methods_with_hyperparameters_and_defaults(call):
     found = {item["name"]: item for item in json.loads(call("methods", "--json").stdout)}
     assert set(found) == set(unlearners())
-    assert found["npo"]["hyperparameters"] == {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
+    npo = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": "nll"}
+    assert found["npo"]["hyperparameters"] == npo
     assert found["npo"]["paper"] == "arXiv:2404.05868"
     shown = call("methods").stdout
     assert all(name in shown for name in found)

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from remanent.core.catalogue import methods
 from remanent.errors import InputError
-from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings, load_yaml, parse
+from remanent.jobs.config import OF_REQUESTS, AuditSettings, DataSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.hyperparameters import typed
 from remanent.jobs.sweep_config import SweepFile, SweepSettings
 
@@ -59,7 +59,7 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_UNLEARN, _AUDIT = _part(UnlearnSettings, (*_SWEPT, "data")), _part(AuditSettings, _FOLLOWS)
+_UNLEARN, _AUDIT = _part(UnlearnSettings, (*_SWEPT, *OF_REQUESTS, "data")), _part(AuditSettings, _FOLLOWS)
 SweepOptions = create_model(
     "SweepOptions",
     __base__=_Options,

@@ -97,6 +97,18 @@ class UnlearnSettings(_Settings):
     keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
 
+# What is said of deletion requests, one after another; a plain run and a sweep have none of it.
+OF_REQUESTS = (
+    "requests",
+    "retrained",
+    "curve_every",
+    "curve_generate",
+    "audit_every",
+    "audit_at",
+    "keep_models",
+)
+
+
 class AuditSettings(_Settings):
     """Ask a saved model what it still knows, at every condition it may meet."""
 
