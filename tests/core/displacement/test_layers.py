@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remanent.core.displacement import AdapterOff, Ascent, Here, Interpolation, Noise, OneOf, Relearning, Rounding, Then
+from remanent.core.displacement import (
+    AdapterOff,
+    Ascent,
+    Here,
+    Interpolation,
+    Noise,
+    OneOf,
+    Pruning,
+    Relearning,
+    Rounding,
+    Then,
+)
 from remanent.core.selection import EVERYTHING
 from remanent.core.weights import Weights
 from remanent.errors import InputError, UnsupportedError
@@ -90,6 +101,23 @@ def test_it_keeps_one_layer_at_a_time(tiny_llama, make_batch, monkeypatch):
         logits(model, batch)
     largest = max(module.weight.nbytes for module in model.modules() if isinstance(module, torch.nn.Linear))
     assert 0 < most <= largest
+
+
+@pytest.mark.parametrize("point", [Rounding("int4"), Pruning(0.3), Then(Noise(0.2), Rounding("int4"))], ids=str)
+def test_a_forward_does_not_go_through_the_model_again_at_each_layer(point, tiny_llama, make_batch, monkeypatch):
+    model, batch, walks = tiny_llama(), make_batch(2), []
+    walk = torch.nn.Module.named_modules
+
+    def counted(module, *arguments, **options):
+        walks.append(module)
+        return walk(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", counted)
+    with point.at(model, layer_by_layer=True):
+        assert any(module is model for module in walks)  # on entry it did
+        walks.clear()
+        logits(model, batch)
+    assert not any(module is model for module in walks)
 
 
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
