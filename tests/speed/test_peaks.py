@@ -39,5 +39,5 @@ def test_a_copy_too_many_is_seen():
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="no_such_job"):
+    with pytest.raises(AttributeError, match="no_such_job"):
         peak("tests.speed.test_peaks:no_such_job")
