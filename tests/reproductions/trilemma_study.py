@@ -195,7 +195,7 @@ def plot(rows: Rows, seeds: int) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, sides = pyplot.subplots(1, 2, figsize=(10, 4.5), sharey=True)
+    figure, sides = pyplot.subplots(1, 2, figsize=(10, 5), sharey=True, layout="constrained")
     for axes, key, title in zip(
         sides, ("gap", "gap_relearnt"), ("worst of five precisions", "after relearning one half"), strict=True
     ):
@@ -214,8 +214,7 @@ def plot(rows: Rows, seeds: int) -> None:
         axes.set_xlabel("forget NLL minus control NLL, nats")
         axes.set_title(title, fontsize=10)
     sides[0].set_ylabel("share kept at the worst precision")
-    sides[1].legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
+    figure.legend(*sides[1].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(RESULTS / "trilemma.png", dpi=120, metadata={"Software": None})
 
 
