@@ -33,6 +33,9 @@ class Asking:
 
         return combined
 
+    def products(self, step, steps):
+        return tuple(self.vectors)
+
 
 WEIGHTS = {"forget": 0.5, "retain": 2.0}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from remanent.core.method import UpdateView
+from remanent.core.passes import learning_passes
 from remanent.errors import InputError
 from remanent.unlearning.ofmu import Rounds, cosine_slopes, method
 
@@ -62,6 +63,12 @@ def test_rounds_end_in_an_update_that_keeps_and_so_does_the_run():
     rounds = Rounds(inner=2, beta=0.0, rho=0.0)
     kept = [bool(torch.equal(combined(rounds, X, step, 8), B @ X)) for step in range(1, 9)]
     assert kept == [False, False, True, False, False, True, False, True]
+
+
+def test_a_budget_counts_a_product_with_a_hessian_as_two_passes():
+    assert learning_passes(method(), 6) == {"forget": 5 * 3 + 3, "retain": 5 * 3 + 1}
+    assert learning_passes(method(beta=0.0, rho=0.0), 6) == {"forget": 6, "retain": 6}
+    assert learning_passes(method(inner=2), 4) == {"forget": 2 * 3 + 3 + 3, "retain": 2 * 3 + 1 + 1}
 
 
 def test_the_slopes_are_the_gradients_of_the_cosine_over_all_weights():

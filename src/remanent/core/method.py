@@ -129,6 +129,10 @@ class AskingCombine(Protocol):
         """The combination of one update."""
         ...
 
+    def products(self, step: int, steps: int) -> tuple[str, ...]:
+        """Terms of whose Hessians it asks a product in an update, of a run of `steps`: what it costs besides."""
+        ...
+
 
 class Pull(Protocol):
     """What draws the weights back, taken once per update and at the point where the model is."""

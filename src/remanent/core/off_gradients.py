@@ -98,6 +98,10 @@ class OffGradients:
         """The combination of one update."""
         return _Within(self, update.scales)
 
+    def products(self, step: int, steps: int) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def spanning(self) -> Mapping[str, Tensor]:
         """Name -> (k, entries): the directions that the term is taken off, in the order of the slots."""
         return self.recent.slots

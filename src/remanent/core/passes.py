@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from remanent.core.method import At, Method, Objective
+from remanent.core.method import AskingCombine, At, Method, Objective
 
 
 def learning_passes(method: Method, steps: int) -> Mapping[str, int]:
     """Role -> how often its batch is passed forward and backward in a run of so many updates.
 
     At every point whose weight is not 0, once for each role of its terms; twice where the point climbs the loss to get
-    there; and a term at a time where gradients are combined.
+    there; and a term at a time where gradients are combined. A product with a Hessian, whose graph is passed backward
+    twice, counts as two.
     """
     found: Counter[str] = Counter()
     for place in method.places:
@@ -20,6 +21,10 @@ def learning_passes(method: Method, steps: int) -> Mapping[str, int]:
         taken = _taken(place, steps) * (1 + ("loss" in place.displacement.needs))
         for group in [(name,) for name in names] if method.combine else [names]:
             found.update(dict.fromkeys(_roles(method, group), taken))
+    if isinstance(method.combine, AskingCombine):
+        for step in range(1, steps + 1):
+            for name in method.combine.products(step, steps):
+                found.update(dict.fromkeys(_roles(method, (name,)), 2))
     return found
 
 

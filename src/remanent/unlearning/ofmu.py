@@ -79,8 +79,7 @@ class Rounds:
 
     def within(self, update: UpdateView) -> Combine:
         """The combination of one update: an inner one, or, last in a round or in the run, an outer one."""
-        number, place = divmod(update.step - 1, self.inner + 1)
-        outer = place == self.inner or update.step == update.steps
+        outer, number = self._outer(update.step, update.steps), (update.step - 1) // (self.inner + 1)
 
         def combined(gradients: Gradients) -> dict[str, Tensor]:
             sums = by_term(gradients)
@@ -90,6 +89,15 @@ class Rounds:
             return added_up([forget, self._apart(forget, retain, update)])
 
         return combined
+
+    def products(self, step: int, steps: int) -> tuple[str, ...]:
+        """Of both terms for the cosine, of the forget term for the penalty."""
+        if self._outer(step, steps):
+            return ("forget",) if self.rho else ()
+        return ("forget", "retain") if self.beta else ()
+
+    def _outer(self, step: int, steps: int) -> bool:
+        return step % (self.inner + 1) == 0 or step == steps
 
     def _penalty(self, forget: Mapping[str, Tensor], rho: float, update: UpdateView) -> dict[str, Tensor]:
         if not rho or not forget:
