@@ -31,7 +31,8 @@ from .world import State, World
 SEEDS = (0, 1, 2)
 PASSES, RATE = 60, 1e-3
 _REINFORCED = 30  # passes of whp's reinforced model: 3 epochs of 160 records
-_T = {3: 4.303, 5: 2.776}  # 0.975 quantile of Student's t with one degree less
+# Number of values -> 0.975 quantile of Student's t with one degree of freedom less.
+_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 # Name -> how it is made, and its batch passes per update.
 WAYS: dict[str, tuple[Callable[[], Method], int]] = {
@@ -95,56 +96,58 @@ def table(seeds: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(world, taught):
-    """Way -> what is measured, per seed; "taught": before."""
-    ways = [*WAYS, *ABLATIONS]
-    after = {name: [measured(world, unlearned(world, taught, name, seed)) for seed in SEEDS] for name in ways}
-    return after | {"taught": [measured(world, taught)] * len(SEEDS)}
+def over(world, taught):
+    """A column of several ways, per seed, each way run once and when it is first asked for; "taught": before."""
+    before = [measured(world, taught)] * len(SEEDS)
+    known = {"taught": before}
 
+    def column(name: str, *ways: str) -> list[tuple[float, ...]]:
+        for way in ways:
+            if way not in known:
+                known[way] = [measured(world, unlearned(world, taught, way, seed)) for seed in SEEDS]
+        return [tuple(known[way][seed][name] for way in ways) for seed in SEEDS]
 
-def over(found: dict[str, list[dict[str, float]]], column: str, *names: str) -> list[tuple[float, ...]]:
-    """A column of several ways, per seed."""
-    return [tuple(found[name][seed][column] for name in names) for seed in SEEDS]
+    return column
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("idk-nll", "whp")])
-def test_it_forgets(found, name):
-    assert all(after > before + 0.5 for after, before in over(found, "forget NLL", name, "taught"))
+def test_it_forgets(over, name):
+    assert all(after > before + 0.5 for after, before in over("forget NLL", name, "taught"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wga", "satimp"])
-def test_weights_on_tokens_bound_what_ascent_does(found, name):
+def test_weights_on_tokens_bound_what_ascent_does(over, name):
     """Falsified if ascent without the weights kept as much, or stopped as early."""
-    assert all(kept < lost - 1.0 for kept, lost in over(found, "retain NLL", name, "grad-diff"))
-    assert all(bounded < unbounded for bounded, unbounded in over(found, "forget NLL", name, "grad-diff"))
+    assert all(kept < lost - 1.0 for kept, lost in over("retain NLL", name, "grad-diff"))
+    assert all(bounded < unbounded for bounded, unbounded in over("forget NLL", name, "grad-diff"))
 
 
 @pytest.mark.slow
-def test_undial_forgets_by_what_it_takes_off(found):
-    assert all(abs(after - before) < 0.1 for after, before in over(found, "forget NLL", "undial, beta 0", "taught"))
+def test_undial_forgets_by_what_it_takes_off(over):
+    assert all(abs(after - before) < 0.1 for after, before in over("forget NLL", "undial, beta 0", "taught"))
 
 
 @pytest.mark.slow
-def test_what_has_no_retain_loss_loses_the_rest_too(found):
+def test_what_has_no_retain_loss_loses_the_rest_too(over):
     """Falsified if the self-limiting gradient of CE-U, or the fixed target of UNDIAL, were enough to keep the rest."""
     for name in ("ce-u", "undial"):
-        assert all(after > before + 1.0 for after, before in over(found, "retain NLL", name, "taught"))
+        assert all(after > before + 1.0 for after, before in over("retain NLL", name, "taught"))
     # Not so the labels of whp, most of which are what the model says anyway.
-    assert all(after < before + 0.3 for after, before in over(found, "retain NLL", "whp", "taught"))
+    assert all(after < before + 0.3 for after, before in over("retain NLL", "whp", "taught"))
 
 
 @pytest.mark.slow
-def test_pdu_keeps_by_its_constraint(found):
-    pairs = over(found, "retain NLL", "pdu", "pdu, no constraint")
+def test_pdu_keeps_by_its_constraint(over):
+    pairs = over("retain NLL", "pdu", "pdu, no constraint")
     assert all(constrained < free - 3.0 for constrained, free in pairs)
 
 
 @pytest.mark.slow
-def test_refusals_alone_leave_the_old_answers_in_place(world, taught, found):
+def test_refusals_alone_leave_the_old_answers_in_place(world, taught, over):
     """Falsified if the old answer became as unlikely as where it is pushed away."""
-    assert all(refused < pushed - 1.0 for refused, pushed in over(found, "forget NLL", "idk-nll", "npo"))
+    assert all(refused < pushed - 1.0 for refused, pushed in over("forget NLL", "idk-nll", "npo"))
     refusing = unlearned(world, taught, "idk-nll", 0)
     assert world.nll(refusing, "refusal") < 0.5 < 3.0 < world.nll(taught, "refusal")
 
@@ -162,9 +165,9 @@ def test_llmu_makes_answers_likelier_that_do_not_belong(world, taught):
 
 
 @pytest.mark.slow
-def test_whp_forgets_by_what_reinforcement_raised(found):
+def test_whp_forgets_by_what_reinforcement_raised(over):
     """Falsified if the model's own labels, which fine-tuning on them keeps, made it forget as much."""
-    triples = over(found, "forget NLL", "whp", "whp, alpha 0", "taught")
+    triples = over("forget NLL", "whp", "whp, alpha 0", "taught")
     assert all(after > before + 0.2 for after, _, before in triples)
     assert all(abs(own - before) < 0.1 for _, own, before in triples)
 
