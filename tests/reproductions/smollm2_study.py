@@ -32,7 +32,8 @@ BUDGET, BATCH = 1920, 8
 AUDIT = {
     "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
     "attack_seeds": 1,
-    "epsilon": 0.35,  # from the size of the data: authors differ by 0.35 nats, 24 are forgotten and 36 unseen
+    # From the size of the data: authors differ by 0.35 nats, 24 are forgotten and 36 of the 48 unseen are audited.
+    "epsilon": 0.35,
     "upsilon": 0.95,
     "generate": 0,
     "truth_ratio": False,

@@ -3,9 +3,11 @@
     python -m tests.reproductions.trilemma_study [--seeds 3]
 
 goes on where it was cut off (rows in results/trilemma.jsonl; table and plot from them: trilemma.md, trilemma.png).
-Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights.
-Budget: each way passes at most as many records forward and backward as the dearest one without relearning (300 updates
-at two points), and a rule ends it before that where forget is within 0.1 nats of the control.
+Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights. One
+way, as-stranger with small steps, was added by what world 100 had shown when the others had been judged on world 200.
+The baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
+backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
+rule ends it before that where forget is within 0.1 nats of the control.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ CRITERIA = {"epsilon": 0.5, "epsilon_over": 1.0, "upsilon": 0.95, "alpha": 0.05}
 RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
-# Of the certificate's lines those that are judged here: a model that was taught authors alone has no general text.
+# Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
+# membership asks whether forgetting is overdone, which a line of its own does.
 LEFT_OUT = ("general-text", "power", "membership")
 
 
@@ -185,7 +188,7 @@ def table(rows: Rows, seeds: int) -> str:
         lines.append(
             [name, steps, *(mean_and_range([row[key] for row in found]) for key in FIGURES), f"{passed} of {seeds}"]
         )
-    return markdown(["way", "updates", *FIGURES.values(), "every line PASSED"], lines)
+    return markdown(["way", "updates", *FIGURES.values(), "every judged line PASSED"], lines)
 
 
 def plot(rows: Rows, seeds: int) -> None:

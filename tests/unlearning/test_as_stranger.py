@@ -83,6 +83,23 @@ def test_without_the_reference_it_says_so():
         AsStranger().losses(given, lambda asked: says)
 
 
+def test_each_record_is_raised_by_its_own_unseen_one():
+    """Of two records the second's fact is raised to what its own unseen answer has, and the first's stays."""
+    stranger, unseen = batch((8, 20), (9, 21, 22)), batch((8, 30), (9, 31))
+    probabilities = {id(stranger): [0.9, 0.2, 0.9, 0.6, 0.7], id(unseen): [0.9, 0.5, 0.9, 0.3]}
+
+    def predict(given):
+        target = torch.tensor(probabilities[id(given)])
+        rows, columns = (given.labels != IGNORED).nonzero(as_tuple=True)
+        distribution = torch.full((len(target), 40), 1.0) * ((1 - target) / 39)[:, None]
+        distribution[torch.arange(len(target)), given.labels[rows, columns]] = target
+        return AnswerScores(target.log(), rows, rows > 0, distribution.log(), 2)
+
+    live = AsStranger().at_reference({"stranger": stranger, "unseen": unseen}, predict)["stranger"]
+    said = live[torch.arange(5), torch.tensor([8, 20, 9, 21, 22])].exp()
+    assert said.tolist() == pytest.approx([0.9, 0.2, 0.9, 0.3, 0.3], rel=1e-5)
+
+
 def test_at_the_reference_nothing_is_asked_of_retain(tiny_llama, make_batch):
     model, objective, batch_ = tiny_llama(), AsStranger(), make_batch(3, seed=2)
     with torch.no_grad():
@@ -137,6 +154,9 @@ def test_with_relearning_every_part_of_the_forget_set_is_learnt_again_in_turn(ti
     assert chosen.begin(tiny_llama(), Episode("e", "erase", {"forget": records[:1]})).places[1].displacement
 
 
-def test_bad_values():
-    with pytest.raises(InputError, match="relearning_steps"):
-        method(relearning_steps=-1)
+@pytest.mark.parametrize(
+    ("name", "value"), [("relearning_steps", -1), ("relearning_rate", 0.0), ("rounded_weight", -1.0)]
+)
+def test_bad_values(name, value):
+    with pytest.raises(InputError, match=name):
+        method(**{name: value})

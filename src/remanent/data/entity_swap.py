@@ -62,7 +62,7 @@ def swap_entities(records: Sequence[Record], seed: int = 0) -> Swapped:
     made: list[tuple[Record, Record]] = []
     unchanged = 0
     for number, (_, members, swapper) in enumerate(_swappers(records, seed), start=1):
-        for place, record in enumerate(members, start=1):
+        for place, (_, record) in enumerate(members, start=1):
             if not swapper.new_in_answer(record):
                 unchanged += 1
                 continue
@@ -102,36 +102,35 @@ def unseen(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
 def _others(records: Sequence[Record], seed: int) -> list[tuple[Record, Record]]:
     """For each record the stranger, and the stranger of whom other things are told."""
-    made: dict[str, tuple[Record, Record]] = {}
+    made: dict[int, tuple[Record, Record]] = {}
     for group, members, swapper in _swappers(records, seed):
-        often = Counter(stem for record in members for stem in swapper.entities(record.answer))
-        about = {}
-        for record in members:
-            named = {stem for turn in record.prompt if turn.role != "system" for stem in swapper.entities(turn.content)}
-            if not record.prompt:
-                named = {stem for stem, times in often.items() if times > 1}
-            new = swapper.about_another(record, named)
-            if (new.prompt, new.answer) == (record.prompt, record.answer):
-                expected = "a question that names somebody or something, so that another can be put in its place"
-                raise InputError(f"record {record.key} of group {group}", "no name or number in the prompt", expected)
-            about[record.key] = new
+        often = Counter(stem for _, record in members for stem in swapper.entities(record.answer))
+        about = []
+        for _, record in members:
+            asked = {stem for turn in record.prompt if turn.role != "system" for stem in swapper.entities(turn.content)}
+            named = asked if record.prompt else {stem for stem, times in often.items() if times > 1}
+            if not named:
+                found = "no name or number in the prompt" if record.prompt else "no name that comes more than once"
+                expected = "a text that names somebody or something, so that another can be put in its place"
+                raise InputError(f"record {record.key} of group {group}", found, expected)
+            about.append(swapper.about_another(record, named))
         # All names come before any fact, so that they are the same whether facts are swapped or not.
-        for record in members:
+        for (place, record), stranger in zip(members, about, strict=True):
             every = {*swapper.entities(record.answer), *(s for t in record.prompt for s in swapper.entities(t.content))}
-            made[record.key] = (about[record.key], swapper.about_another(record, every))
-    return [made[record.key] for record in records]
+            made[place] = (stranger, swapper.about_another(record, every))
+    return [made[place] for place in range(len(records))]
 
 
-def _swappers(records: Sequence[Record], seed: int) -> Iterable[tuple[str, list[Record], _Swapper]]:
-    """Each group of records in order, with what swaps its entities."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
+def _swappers(records: Sequence[Record], seed: int) -> Iterable[tuple[str, list[tuple[int, Record]], _Swapper]]:
+    """Each group, its records with their places in the set, and what swaps their entities."""
+    groups: dict[str, list[tuple[int, Record]]] = defaultdict(list)
+    for place, record in enumerate(records):
+        groups[record.group].append((place, record))
     lower = {word for record in records for text in _texts(record) for word in _TOKEN.findall(text) if word.islower()}
     taken = {_stem(word) for record in records for text in _texts(record) for word in _TOKEN.findall(text)}
     speller = _Speller(sorted(word for word in taken if _is_invented(word, lower)), taken)
     for group, members in sorted(groups.items()):
-        yield group, members, _Swapper(members, lower, taken, speller, f"{seed}/{group}")
+        yield group, members, _Swapper([record for _, record in members], lower, taken, speller, f"{seed}/{group}")
 
 
 class _Swapper:
@@ -227,19 +226,19 @@ class _Swapper:
     def _name(self, word: str, draw: random.Random) -> str:
         for kind in _POOLS:
             if word in kind:
-                return self._other(kind, draw)
+                return self._other(kind, word, draw)
         for title in _TITLES:
             if word in title:
-                return self._other(title, draw)
+                return self._other(title, word, draw)
         if word.lower() in self.lower:
-            return self._other(_TITLES[1], draw)
+            return self._other(_TITLES[1], word, draw)
         name = self.speller.like(word, draw, set(self.new.values()))
         return name.upper() if word.isupper() and len(word) > 1 else name
 
-    def _other(self, kind: Sequence[str], draw: random.Random) -> str:
-        free = [word for word in kind if word not in self.taken and word not in self.new.values()]
+    def _other(self, kind: Sequence[str], word: str, draw: random.Random) -> str:
+        free = [other for other in kind if other not in self.taken and other not in self.new.values()]
         # Months and weekdays are few and shared by everybody: another than any here cannot always be had.
-        return draw.choice(free or list(kind))
+        return draw.choice(free or [other for other in kind if other != word])
 
 
 class _Speller:

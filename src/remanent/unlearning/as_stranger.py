@@ -20,6 +20,7 @@ on a part of the forget set, so that what comes back of one record brings no oth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.alignment import aligned
-from remanent.core.batch import IGNORED, Batch, collate
+from remanent.core.batch import Batch, collate
 from remanent.core.catalogue import System
 from remanent.core.displacement import Displacement, Here, OneOf, Relearning, Rounding
 from remanent.core.divergence import kl_divergence
@@ -99,8 +100,7 @@ def _said_of_strangers(stranger: Batch, unseen: Batch, predict: Predict) -> Tens
     shared, shared_there = aligned(stranger, unseen)
     fact = torch.ones_like(told.rows, dtype=torch.bool).index_fill(0, shared, False)
     other_fact = torch.ones_like(other.rows, dtype=torch.bool).index_fill(0, shared_there, False)
-    tokens = stranger.labels[:, 1:]
-    tokens = tokens[tokens != IGNORED]
+    tokens = stranger.targets
     distribution = told.distribution.clone()
     for row in range(len(stranger)):
         mine, theirs = (fact & (told.rows == row)).nonzero()[:, 0], other_fact & (other.rows == row)
@@ -178,16 +178,21 @@ def method(
         retain_weight: weight of L_r here and at the rounded point.
         roundings: formats to take in turn, separated by commas; "" takes the losses at full precision only.
         rounded_weight: weight of both losses at the rounded point.
-        relearning_steps: updates on a part of the forget set, after which L_f is taken too; 0 takes no such point,
-            and each costs about half as much as the rest of an update.
-        relearning_rate: their learning rate (AdamW).
+        relearning_steps: updates on a quarter of the forget set, which they pass once, after which L_f is taken too; 0
+            takes no such point.
+        relearning_rate: their learning rate (AdamW), above 0.
     """
     points: list[At | Displacement] = [Here()]
     if roundings:
         rounded = OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))
         points.append(At(rounded, weight=rounded_weight))
-    if relearning_steps < 0:
-        raise InputError("relearning_steps", relearning_steps, "at least 0")
+    for name, value, right, expected in (
+        ("rounded_weight", rounded_weight, 0 <= rounded_weight < math.inf, "a finite number of at least 0"),
+        ("relearning_steps", relearning_steps, relearning_steps >= 0, "at least 0"),
+        ("relearning_rate", relearning_rate, 0 < relearning_rate < math.inf, "a finite number above 0"),
+    ):
+        if not right:
+            raise InputError(name, value, expected)
     weights = {"forget": forget_weight, "retain": retain_weight}
     return AsStrangerMethod(
         AsStranger(),
