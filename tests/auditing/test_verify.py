@@ -366,5 +366,5 @@ def test_both_verifiers_refuse_the_broken_golden_files(tmp_path: Path, broken: s
 
 def test_golden_files_hold_no_private_key() -> None:
     names = [name for _, _, files in os.walk(GOLDEN) for name in files]
-    assert sorted(names) == ["certificate.json", "config.json", "model.safetensors", "signer.pub"]
+    assert sorted(names) == ["certificate.json", "config.json", "model.safetensors", "signer.pub", "tofu.json"]
     assert b"PRIVATE" not in b"".join(path.read_bytes() for path in GOLDEN.rglob("*") if path.is_file())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError, checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from remanent.core.packed import is_packed, lora_delta, merged_forward
+from remanent.core.packed import is_packed, keep_as_packed, lora_delta, merged_forward, refuse_repacked
 from remanent.core.quantization import QuantizationFormat, clipped, round_to
 from remanent.errors import UnsupportedError
 
@@ -35,6 +35,7 @@ def packed(inputs: int, outputs: int, double: bool = True, dtype: torch.dtype = 
     layer = bitsandbytes.nn.Linear4bit(
         inputs, outputs, compute_dtype=dtype, quant_type="nf4", compress_statistics=double
     )
+    layer.support_avx512bf16_for_cpu = False  # as `load_nf4` sets it: repacked for inference, it loses its scales
     return layer.to(dtype).to("cpu")
 
 
@@ -303,6 +304,20 @@ def test_the_forward_is_back_whatever_happens() -> None:
     assert torch.equal(first(x), x + 1)
 
 
+@pytest.mark.parametrize("widths", [(128, 64), (32, 48)])
+def test_a_layer_kept_as_packed_answers_alike_in_both_modes_and_passes_the_gradient_on(widths: tuple[int, int]) -> None:
+    """Without, where the CPU has AVX-512 bfloat16, one kind is refused in eval mode, the other loses its gradient."""
+    layer, x = packed(*widths), torch.randn(3, widths[0])
+    keep_as_packed(layer)
+    trained = layer.train()(x)
+    assert torch.equal(layer.eval()(x), trained)
+    x.requires_grad_()
+    layer.train()(x).sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.any())
+    refuse_repacked(layer)
+
+
 def test_disabled_adapters_leave_the_rounded_base() -> None:
     model, x = nf4_net(), torch.randn(2, 64)
     first = layers(model)[0]
@@ -319,6 +334,8 @@ def test_other_bases_are_refused_on_entry() -> None:
     with merged_forward(first, torch.clone), pytest.raises(UnsupportedError, match="adapter_names"):
         first(torch.randn(2, 64), adapter_names=["default", "default"])
     first.get_base_layer().weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(UnsupportedError, match="keep_as_packed"):
+        refuse_repacked(first)
     with pytest.raises(UnsupportedError, match="repacked"), merged_forward(first, torch.round):
         pass
     assert "forward" not in vars(first)
