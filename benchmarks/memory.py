@@ -40,7 +40,7 @@ class Peak:
     found: Any
 
 
-def peak(job: str, **options: Any) -> Peak:
+def peak(job: str, /, **options: Any) -> Peak:
     """The peak of a fresh process, from when a job is prepared until its work is done.
 
     To know what something costs, take off the peak of a process that does everything else.
