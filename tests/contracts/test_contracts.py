@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from remanent.core.batch import collate
-from remanent.core.catalogue import build, methods
+from remanent.core.catalogue import methods
 from remanent.core.episode import Episode
-from remanent.core.loop import Settings, run_episode, with_settings
+from remanent.core.loop import Outcome, Settings, run_episode, with_settings
 from remanent.core.method import At
+from remanent.core.packed import keep_as_packed
 from remanent.core.reference import reference_nll
 from remanent.core.schedule import Ramp
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 
+METHODS = methods()
 STEPS = 4
 VIEWS = [
     "full",
@@ -34,29 +37,44 @@ VIEWS = [
 pytestmark = pytest.mark.parametrize("view", VIEWS)
 
 
-@pytest.fixture(params=sorted(methods()))
-def method(request, view):
-    if view not in methods()[request.param].system.views:
+@pytest.fixture(params=sorted(METHODS))
+def name(request, view):
+    if view not in METHODS[request.param].system.views:
         pytest.skip(f"{request.param} does not run on {view}")
-    chosen = build(request.param, {"layer": 1} if "layer" in methods()[request.param].hyperparameters else None)
+    return request.param
+
+
+@pytest.fixture
+def method(name):
+    chosen = METHODS[name].build(**({"layer": 1} if "layer" in METHODS[name].hyperparameters else {}))
     # Steps few and large, no pause of a ramp, so that all of its points take part and something moves.
     points = [replace(p, weight=p.weight.stop if isinstance(p.weight, Ramp) else p.weight) for p in chosen.places]
     return with_settings(replace(chosen, points=points), steps=STEPS, batch_size=3, learning_rate=1e-2, warmup=0.0)
 
 
+@pytest.fixture(scope="module")
+def made_models():
+    """(view, dropout) -> a model that only its copies are trained of: building one takes longer than a run's step."""
+    return {}
+
+
 @pytest.fixture
-def make_model(view, tiny_llama, lora, tmp_path):
+def make_model(view, tiny_llama, lora, made_models, tmp_path_factory):
     """The same model at each call: the user's own, seen as `view` says."""
 
-    def make(dropout=0.1):
+    def built(dropout):
         if view == "full":
             return tiny_llama(dropout=dropout)
         if view == "lora":
             return lora(tiny_llama(), lora_dropout=dropout)
-        folder = tmp_path / "base"
-        if not folder.exists():
-            tiny_llama().save_pretrained(folder)
+        folder = tmp_path_factory.mktemp("base")
+        tiny_llama().save_pretrained(folder)
         return lora(_packed(folder), lora_dropout=dropout)
+
+    def make(dropout=0.1):
+        if (view, dropout) not in made_models:
+            made_models[view, dropout] = built(dropout)
+        return deepcopy(made_models[view, dropout])
 
     return make
 
@@ -90,6 +108,29 @@ def train(model, method, data, **options):
     return run_episode(model, deepcopy(method), Episode("one", "erase", data), settings, **options)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What became of a model; nothing may change it, since several tests look at it."""
+
+    before: dict[str, Tensor]
+    model: nn.Module
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {}
+
+
+@pytest.fixture
+def run(view, name, method, make_model, data, snapshot, runs):
+    """A method's run to the end, made once."""
+    if (view, name) not in runs:
+        model = make_model()
+        runs[view, name] = Run(snapshot(model), model, train(model, method, data))
+    return runs[view, name]
+
+
 def batches(model, method, data):
     found = {}
     for role, records in data.items():
@@ -103,6 +144,7 @@ def batches(model, method, data):
 
 def begun(method, model, data):
     """The composition that an episode runs, for updates made without one."""
+    keep_as_packed(model)
     return method.begin(model, Episode("one", "erase", data))
 
 
@@ -114,20 +156,19 @@ def trained(model, method):
     return method.select.of(Weights.of(model).trainable())
 
 
-def test_a_run_moves_the_weights_and_is_the_same_each_time(method, make_model, data, snapshot, same_bits):
-    first, second = make_model(), make_model()
-    before = snapshot(first)
-    assert same_bits(before, snapshot(second))
-    outcome = train(first, method, data)
+def test_a_run_moves_the_weights_and_is_the_same_each_time(run, method, make_model, data, snapshot, same_bits):
+    second = make_model()
+    assert same_bits(run.before, snapshot(second))
     torch.manual_seed(4321)
     train(second, method, data)
-    assert outcome.steps == STEPS
-    assert not same_bits(snapshot(first), before)
-    assert same_bits(snapshot(first), snapshot(second))
-    assert all(bool(tensor.isfinite().all()) for tensor in snapshot(first).values() if tensor.is_floating_point())
+    after = snapshot(run.model)
+    assert run.outcome.steps == STEPS
+    assert not same_bits(after, run.before)
+    assert same_bits(after, snapshot(second))
+    assert all(bool(tensor.isfinite().all()) for tensor in after.values() if tensor.is_floating_point())
 
 
-def test_cut_off_and_resumed_it_ends_the_same_bit_for_bit(method, make_model, data, snapshot, same_bits, tmp_path):
+def test_cut_off_and_resumed_it_ends_the_same_bit_for_bit(run, method, make_model, data, snapshot, same_bits, tmp_path):
     class CutOff(Exception):
         pass
 
@@ -135,28 +176,26 @@ def test_cut_off_and_resumed_it_ends_the_same_bit_for_bit(method, make_model, da
         if step == 3:
             raise CutOff
 
-    alone, interrupted, resumed = make_model(), make_model(), make_model()
-    train(alone, method, data)
+    interrupted, resumed = make_model(), make_model()
     with pytest.raises(CutOff):
         train(interrupted, method, data, folder=tmp_path / "run", on_step=cut)
     train(resumed, method, data, folder=tmp_path / "run", on_warning=pytest.fail)
-    assert same_bits(snapshot(resumed), snapshot(alone))
+    assert same_bits(snapshot(resumed), snapshot(run.model))
 
 
-def test_saved_and_loaded_it_answers_the_same(view, method, make_model, data, tmp_path):
+def test_saved_and_loaded_it_answers_the_same(run, view, make_model, data, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = make_model()
-    train(model, method, data)
     ids = collate(next(iter(data.values())), [0, 1], 0).input_ids
-    model.save_pretrained(tmp_path / "saved")
+    run.model.save_pretrained(tmp_path / "saved")
     if view == "full":
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     else:
         loaded = PeftModel.from_pretrained(make_model().unload(), tmp_path / "saved")
+    keep_as_packed(loaded)  # as it is in the model that was trained
     with torch.no_grad():
-        assert torch.equal(loaded.eval()(input_ids=ids).logits, model(input_ids=ids).logits)
+        assert torch.equal(loaded.eval()(input_ids=ids).logits, run.model(input_ids=ids).logits)
 
 
 def test_a_learning_rate_of_0_changes_nothing(method, make_model, data, snapshot, same_bits):
@@ -188,17 +227,22 @@ def test_gradients_are_finite_and_reach_every_weight_that_trains(method, make_mo
         assert bool(weight.grad.any()) != held, name
 
 
-def test_frozen_parameters_stay(view, method, make_model, data, snapshot, same_bits):
+def test_frozen_parameters_stay(request, view, method, make_model, data, snapshot, same_bits):
+    def frozen(model):
+        return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
     model = make_model()
     if view == "full":
         model.model.layers[0].requires_grad_(False)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen
-    before = snapshot(model)
-    train(model, method, data)
+    still, before = frozen(model), snapshot(model)
+    assert still
+    if view == "full":
+        train(model, method, data)
+    else:
+        model = request.getfixturevalue("run").model  # an adapter's base is frozen in every run
     after = snapshot(model)
-    assert same_bits({n: after[n] for n in after if n in frozen}, {n: before[n] for n in before if n in frozen})
-    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == frozen
+    assert same_bits({n: after[n] for n in after if n in still}, {n: before[n] for n in before if n in still})
+    assert frozen(model) == still
 
 
 def test_how_a_batch_is_split_changes_nothing(method, make_model, data):
@@ -224,7 +268,7 @@ def test_the_optimizer_steps_once_per_update_and_after_update_follows_once(metho
     model, seen = make_model(), []
     method = begun(method, model, data)
     given = batches(model, method, data)
-    update = update_of(model, method, micro_batch=1, max_grad_norm=1.0)
+    update = update_of(model, method, micro_batch=3, max_grad_norm=1.0)
     step = update.optimizer.step
     after_update = method.after_update
     monkeypatch.setattr(update.optimizer, "step", lambda: (seen.append("step"), step())[1])

@@ -35,7 +35,7 @@ def packed(inputs: int, outputs: int, double: bool = True, dtype: torch.dtype = 
     layer = bitsandbytes.nn.Linear4bit(
         inputs, outputs, compute_dtype=dtype, quant_type="nf4", compress_statistics=double
     )
-    layer.support_avx512bf16_for_cpu = False  # as `load_nf4` sets it: repacked for inference, it loses its scales
+    keep_as_packed(layer)  # as `load_nf4` does: repacked for inference, it loses its scales
     return layer.to(dtype).to("cpu")
 
 
@@ -308,6 +308,7 @@ def test_the_forward_is_back_whatever_happens() -> None:
 def test_a_layer_kept_as_packed_answers_alike_in_both_modes_and_passes_the_gradient_on(widths: tuple[int, int]) -> None:
     """Without, where the CPU has AVX-512 bfloat16, one kind is refused in eval mode, the other loses its gradient."""
     layer, x = packed(*widths), torch.randn(3, widths[0])
+    layer.support_avx512bf16_for_cpu = bitsandbytes.functional.has_avx512bf16()  # as bitsandbytes makes it
     keep_as_packed(layer)
     trained = layer.train()(x)
     assert torch.equal(layer.eval()(x), trained)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from remanent.core.digest import weights_digest
+from remanent.core.packed import refuse_repacked
 from remanent.errors import InputError, MissingExtraError, UnsupportedError
 from remanent.models import lora
 from remanent.models.load import load
@@ -136,6 +137,7 @@ def test_nf4_base_trains_adapters_saves_them_and_refuses_to_merge(small, tmp_pat
     assert packed.model.dtype == dtype
     assert packed.model.lm_head.weight is packed.model.model.embed_tokens.weight
     torch.testing.assert_close(packed.model(IDS).logits.float(), small.model(IDS).logits, atol=0.2, rtol=0.2)
+    refuse_repacked(packed.model)  # asked in eval mode, it is as it was
     with pytest.raises(UnsupportedError, match="is packed"):
         save(packed.model, packed.tokenizer, tmp_path / "no")
     model = add_lora(packed.model, rank=4, dropout=0.0)

@@ -18,6 +18,7 @@ from remanent.core.files import write_atomic
 from remanent.data.authors import author_sets
 from remanent.data.jsonl import write_records
 from remanent.jobs.config import DataSettings, TeachSettings, UnlearnSettings
+from remanent.jobs.data import fast_precision
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile, SweepSettings
 from remanent.jobs.teach import teach
@@ -77,9 +78,10 @@ def study(authors: int, seeds: Sequence[int], out: Path) -> Path:
             stop_margin=0.1,
             evaluate_every=10,
             evaluate_records=24,
+            precision=fast_precision(),
             threads=1,
         ),
-        audit={**AUDIT, "threads": 1},
+        audit={**AUDIT, "precision": fast_precision(), "threads": 1},
     )
     sweep(settings, folder / "sweep")
     return folder / "sweep" / "sweep.json"

@@ -28,6 +28,7 @@ from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
 from remanent.core.method import Method, Recipe, check_judged, check_paired
+from remanent.core.packed import keep_as_packed
 from remanent.core.processes import agreed
 from remanent.core.reference import reference_nll
 from remanent.core.sampling import Sampler, seed_of
@@ -145,6 +146,7 @@ def run_episode(
     Raises InputError before any work where data is missing or the method must not be judged by a rule, DivergedError
     where a loss is not finite, UnsupportedError where memory does not hold one record.
     """
+    keep_as_packed(model)
     begun = method.begin(model, episode)
     if begun is None:
         return Outcome(0, 0, False, 0, ())

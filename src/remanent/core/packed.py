@@ -38,6 +38,24 @@ def is_packed(target: nn.Module | Tensor) -> bool:
     )
 
 
+def keep_as_packed(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking a model's 4-bit layers, which it does on CPUs with AVX-512 bfloat16.
+
+    It does so where a layer is asked in eval mode, for good: a repacked layer passes no gradient on to what stands
+    before it and has its scales rounded to bfloat16, and a layer whose widths do not suit cannot be asked at all.
+    """
+    for module in model.modules():
+        layer: Any = module
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def refuse_repacked(model: nn.Module) -> None:
+    """Raise UnsupportedError where `keep_as_packed` comes too late."""
+    for module in model.modules():
+        _refuse_repacked(getattr(getattr(module, "weight", None), "quant_state", None))
+
+
 def layers_under_lora(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """Base layer -> the LoRA layer round it."""
     found: dict[nn.Module, nn.Module] = {}
@@ -192,13 +210,17 @@ def _dequantized(layer: nn.Module) -> Tensor:
     state = getattr(base.weight, "quant_state", None) or getattr(base, "quant_state", None)
     if state is None:
         raise UnsupportedError("the base is a Linear4bit that is not quantized yet: move the model to its device first")
-    if getattr(state, "packing_format_for_cpu", False):
-        raise UnsupportedError(
-            "bitsandbytes has repacked the base for bfloat16 inference on this CPU, which loses its scales: load the "
-            "model again and set support_avx512bf16_for_cpu = False on its Linear4bit layers before the first forward"
-        )
+    _refuse_repacked(state)
     from bitsandbytes.functional import dequantize_4bit
 
     with torch.no_grad():
         weight: Tensor = dequantize_4bit(base.weight.data, state)
     return weight.float()
+
+
+def _refuse_repacked(state: Any) -> None:
+    if getattr(state, "packing_format_for_cpu", False):
+        raise UnsupportedError(
+            "bitsandbytes has repacked the base for bfloat16 inference on this CPU, which loses its scales and its "
+            "gradients: load the model again and call remanent.core.packed.keep_as_packed before its first forward"
+        )

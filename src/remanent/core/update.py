@@ -16,6 +16,7 @@ from remanent.core.displacement.restored import Restored
 from remanent.core.memory import in_pieces_that_fit
 from remanent.core.method import AskingCombine, At, Method, Objective, UpdateView
 from remanent.core.optimizer_scales import step_scales
+from remanent.core.packed import keep_as_packed, refuse_repacked
 from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING
 from remanent.core.state import keep_generators
@@ -68,6 +69,8 @@ class Update:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.steps, self.micro_batch, self.max_grad_norm = steps, micro_batch, max_grad_norm
         self.autocast, self.accelerator, self.warn = autocast, accelerator, on_warning
+        refuse_repacked(model)
+        keep_as_packed(model)
         self.weights = Weights.of(model)
         self.step = 0
         self._found: dict[str, float] = {}  # the losses of the newest gradients

@@ -17,6 +17,7 @@ from remanent.core.batch import Encoded, collate
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from remanent.core.episode import Episode
 from remanent.core.method import Method, check_judged, check_paired
+from remanent.core.packed import keep_as_packed
 from remanent.core.reference import data_digest, reference_nll
 from remanent.core.sampling import seed_of
 from remanent.core.update import Update, reference_of
@@ -94,6 +95,7 @@ class MethodTrainer(Trainer):
         Raises RunConflictError where the records are not those of the checkpoint's run, InputError where a callback's
         rule would judge a method that makes its model at the end.
         """
+        keep_as_packed(self.model)
         begun = self.method.begin(self.model, self.episode)
         if begun is None:
             return TrainOutput(0, 0.0, {})

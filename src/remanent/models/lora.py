@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from remanent.core.packed import keep_as_packed
 from remanent.errors import InputError, MissingExtraError, UnsupportedError, did_you_mean
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def load_nf4(
             )
         return load_folder(source.path, dtype, quantization_config=config, device_map={"": device})
 
-    return assemble(name_or_path, adapter, packed)
+    loaded = assemble(name_or_path, adapter, packed)
+    keep_as_packed(loaded.model)
+    return loaded
 
 
 def carries_lora(model: torch.nn.Module) -> bool:
