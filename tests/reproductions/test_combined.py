@@ -1,11 +1,11 @@
-"""Methods that make one gradient of two, GU and OFMU, against the weighted sum at equal passes.
+"""Methods that make one gradient of two, GU and OFMU, against the losses added up, at equal passes.
 
     python -m tests.reproductions.test_combined [seeds]
 
 writes results/combined.md beside this file. GU would be falsified if as many random directions kept as much as the
-retain gradients do, OFMU if a weighted sum, of whatever weight, forgot and kept as well. One learning rate, no weight
-decay, no stopping rule, nothing tuned. A pass is a forward and a backward pass of 16 records; a product with a Hessian,
-which is a forward and two backward passes and their graph, counts as two.
+retain gradients do, OFMU if a weighted sum, of whatever weight, forgot and kept as well. A pass is a forward and a
+backward pass of 16 records; a product with a Hessian, which is a forward and two backward passes, counts as two. Rate
+and forget weight are those at which the plain sum forgets on another world; nothing is chosen for GU or OFMU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from remanent.unlearning import grad_diff, gu, ofmu, simnpo
 from .world import State, World, spread
 
 SEEDS = (0, 1, 2)
-PASSES, RATE = 102, 1e-3  # three rounds of OFMU, 51 updates of two passes
+PASSES = 102  # three rounds of OFMU, 51 updates of two passes
+RATES = (1e-3, 3e-3, 1e-2)
+ELSEWHERE = 1  # seed of the world on which a setting is chosen
 LOOK = 4  # updates between two looks
 LOOKED_AT = 64  # records of each set at a look
 SCOPE = Selection(("*.mlp.down_proj.*",))  # what GU trains in a model of two layers
@@ -46,49 +48,60 @@ class OffRandom(OffGradients):
         return {name: torch.randn_like(rows) for name, rows in self.recent.slots.items()}
 
 
-def _gu(objective: str, forget: float, **changes: object) -> Callable[[], Method]:
-    def make() -> Method:
-        made = gu.method(objective=objective, forget_weight=forget)
-        kind = OffRandom if changes.get("random") else OffGradients
-        options = {name: value for name, value in changes.items() if name != "random"}
-        return replace(made, combine=kind(**options))  # type: ignore[arg-type]
-
-    return make
+# Host -> the forget weights that it is tried with, the paper's first, and its plain sum by forget weight.
+HOSTS: dict[str, tuple[tuple[float, ...], Callable[[float], Method]]] = {
+    "simnpo": ((0.125, 1.0), lambda weight: replace(simnpo.method(forget_weight=weight), select=SCOPE)),
+    "grad-diff": ((1.0,), lambda weight: replace(grad_diff.method(forget_weight=weight), select=SCOPE)),
+    "sum": ((1.0,), lambda weight: grad_diff.method(forget_weight=weight)),  # all weights train, as under OFMU
+}
 
 
-def _sum(forget: float) -> Callable[[], Method]:
-    return lambda: grad_diff.method(forget_weight=forget)
+def _gu(objective: str, combine: OffGradients) -> Callable[[float], Method]:
+    # With directions of its own, since a way is made anew for each run.
+    return lambda weight: replace(gu.method(objective=objective, forget_weight=weight), combine=combine)
 
 
-# Name -> how it is made, and its passes per round of so many updates.
-WAYS: dict[str, tuple[Callable[[], Method], int, int]] = {
-    "simnpo": (lambda: replace(simnpo.method(), select=SCOPE), 2, 1),
-    "gu, simnpo": (_gu("simnpo", 0.125), 2, 1),
-    "gu, simnpo, random directions": (_gu("simnpo", 0.125, random=True), 2, 1),
-    "gu, simnpo, plain metric": (_gu("simnpo", 0.125, metric=False), 2, 1),
-    "grad-diff": (lambda: replace(grad_diff.method(), select=SCOPE), 2, 1),
-    "gu, grad-diff": (_gu("grad-diff", 1.0), 2, 1),
-    "gu, grad-diff, random directions": (_gu("grad-diff", 1.0, random=True), 2, 1),
-    "gu, grad-diff, plain metric": (_gu("grad-diff", 1.0, metric=False), 2, 1),
-    "weighted sum, forget 1": (_sum(1.0), 2, 1),
-    "weighted sum, forget 0.3": (_sum(0.3), 2, 1),
-    "weighted sum, forget 0.1": (_sum(0.1), 2, 1),
-    "ofmu": (ofmu.method, 34, 6),
-    "ofmu, no cosine": (lambda: ofmu.method(beta=0.0), 14, 6),
-    "ofmu, no cosine, no penalty": (lambda: ofmu.method(beta=0.0, rho=0.0), 12, 6),
+# Name -> its host, how it is made of the host's forget weight, and its passes per round of so many updates.
+WAYS: dict[str, tuple[str, Callable[[float], Method], int, int]] = {}
+for host in ("simnpo", "grad-diff"):
+    WAYS[host] = (host, HOSTS[host][1], 2, 1)
+    WAYS[f"gu, {host}"] = (host, _gu(host, OffGradients()), 2, 1)
+    WAYS[f"gu, {host}, random directions"] = (host, _gu(host, OffRandom()), 2, 1)
+    WAYS[f"gu, {host}, plain metric"] = (host, _gu(host, OffGradients(metric=False)), 2, 1)
+    WAYS[f"gu, {host}, one direction"] = (host, _gu(host, OffGradients(count=1)), 2, 1)
+WAYS |= {
+    "weighted sum, forget 1": ("sum", HOSTS["sum"][1], 2, 1),
+    "weighted sum, forget 0.3": ("sum", lambda weight: grad_diff.method(forget_weight=0.3 * weight), 2, 1),
+    "weighted sum, forget 0.1": ("sum", lambda weight: grad_diff.method(forget_weight=0.1 * weight), 2, 1),
+    "ofmu": ("sum", lambda weight: ofmu.method(forget_weight=weight), 34, 6),
+    "ofmu, no cosine": ("sum", lambda weight: ofmu.method(beta=0.0, forget_weight=weight), 14, 6),
+    "ofmu, no cosine, no penalty": ("sum", lambda weight: ofmu.method(beta=0.0, rho=0.0, forget_weight=weight), 12, 6),
 }
 COLUMNS = ("forget NLL", "retain NLL", "retain NLL at control's", "reached")
 
 
-def run(world: World, taught: State, name: str, seed: int) -> dict[str, float]:
+def taught_in(world: World) -> State:
+    """A model that knows the authors to be forgotten and those to be kept."""
+    return world.teach(world.base(), "taught")
+
+
+def chosen(world: World, taught: State, host: str) -> tuple[float, float]:
+    """Forget weight and rate: the first at which the plain sum forgets up to control's level, else the last."""
+    weights, make = HOSTS[host]
+    tried = [(weight, rate) for weight in weights for rate in RATES]
+    for weight, rate in tried:
+        if run(world, taught, make(weight), PASSES // 2, rate, 0)["reached"]:
+            return weight, rate
+    return tried[-1]
+
+
+def run(world: World, taught: State, made: Method, steps: int, rate: float, seed: int) -> dict[str, float]:
     """NLL in nats per token at the end, and retain's where forget first was as unlikely as control is.
 
     Retain are records that no method received. Between two looks a straight line; NaN where it was not reached.
     """
-    build, passes, updates = WAYS[name]
-    steps = PASSES * updates // passes
     method = with_settings(
-        build(), steps=steps, learning_rate=RATE, batch_size=16, schedule="constant", warmup=0.0, weight_decay=0.0
+        made, steps=steps, learning_rate=rate, batch_size=16, schedule="constant", warmup=0.0, weight_decay=0.0
     )
     level = world.nll(taught, "control-audit")
     world.put(taught)
@@ -98,7 +111,6 @@ def run(world: World, taught: State, name: str, seed: int) -> dict[str, float]:
         if step % LOOK == 0 or step == steps:
             seen.append(looked(world))
 
-    torch.manual_seed(seed)
     state, _ = world.run(taught, method, {"forget": "forget", "retain": "retain-train"}, seed=seed, on_step=look)
     at = crossed(seen, level)
     found = world.nll(state, "forget"), world.nll(state, "retain-audit"), at, float(not math.isnan(at))
@@ -127,18 +139,31 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean(values):.2f} ± {_T[len(values)] * stdev(values) / math.sqrt(len(values)):.2f}"
 
 
+def way(
+    world: World, taught: State, name: str, settings: Mapping[str, tuple[float, float]], seed: int
+) -> dict[str, float]:
+    """What is measured of a way, at its host's forget weight and rate."""
+    host, make, passes, updates = WAYS[name]
+    weight, rate = settings[host]
+    return run(world, taught, make(weight), PASSES * updates // passes, rate, seed)
+
+
 def table(seeds: int) -> str:
     """Every way as Markdown."""
+    world = World(seed=ELSEWHERE)
+    taught = taught_in(world)
+    settings = {host: chosen(world, taught, host) for host in HOSTS}
     world = World()
-    taught = world.teach(world.base(), "taught")
+    taught = taught_in(world)
     nll = {name: world.nll(taught, name) for name in ("forget", "retain-audit", "control-audit")}
-    lines = [f"| {' | '.join(['way', *COLUMNS[:3], COLUMNS[3]])} |", "|" + " --- |" * (len(COLUMNS) + 1)]
-    lines.append(f"| taught | {nll['forget']:.2f} | {nll['retain-audit']:.2f} | | |")
+    lines = [f"| {' | '.join(['way', 'forget weight, rate', *COLUMNS])} |", "|" + " --- |" * (len(COLUMNS) + 2)]
+    lines.append(f"| taught | | {nll['forget']:.2f} | {nll['retain-audit']:.2f} | | |")
     for name in WAYS:
-        found = [run(world, taught, name, seed) for seed in range(seeds)]
+        found = [way(world, taught, name, settings, seed) for seed in range(seeds)]
         cells = [interval([item[column] for item in found]) for column in COLUMNS[:3]]
         reached = sum(item["reached"] for item in found)
-        lines.append(f"| {name} | {' | '.join(cells)} | {reached:.0f} of {seeds} |")
+        setting = "{:g}, {:g}".format(*settings[WAYS[name][0]])
+        lines.append(f"| {name} | {setting} | {' | '.join(cells)} | {reached:.0f} of {seeds} |")
         print(lines[-1], flush=True)
     return "\n".join(lines) + f"\n\nControl, of the taught model: {nll['control-audit']:.2f}."
 
@@ -150,10 +175,11 @@ if __name__ == "__main__":
     text = f"""# One gradient of two, at equal passes
 
 Made by `python -m tests.reproductions.test_combined {count}` on one thread: the tiny world of the reproductions,
-{PASSES} passes of 16 records, a Hessian product counted as two, learning rate {RATE:g} for all, no weight decay, no
-stopping rule, nothing tuned. NLL in nats per token, teacher forced; retain are records that no method received. "At
-control's": where forget first was as unlikely as the control records are, looked at every {LOOK} updates on {LOOKED_AT}
-records of each set. Mean over {count} seeds (of the order of records) and its 95% interval by Student's t.
+{PASSES} passes of 16 records, a Hessian product counted as two, no weight decay, no stopping rule. Forget weight and
+rate are the first at which the plain sum reached control's level on another world; a weighted sum of 0.3 has 0.3 times
+that weight. NLL in nats per token, teacher forced; retain are records that no method received. "At control's": where
+forget first was as unlikely as the control records are, looked at every {LOOK} updates on {LOOKED_AT} records of each
+set. Mean over {count} seeds (of the order of records) and its 95% interval by Student's t.
 
 {made}
 """
