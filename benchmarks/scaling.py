@@ -111,9 +111,9 @@ def _introduction(runs: int) -> str:
         "that does not count. An update is one of the named method on a batch of each of its two roles, gradient and "
         "AdamW together, its reference scores at hand; an audit is the scores of one batch at each displacement, "
         f"without generation. Where nothing else is said: {Shape().parameters / 1e6:.1f} M parameters, "
-        f"{Shape().records} records of {TOKENS} tokens, an update at its method's own points, an audit at 3. With "
-        "displacements a durable update is taken here and at that many roundings. Memory is the peak beyond that of "
-        f"the same job on a model of {NEXT_TO_NOTHING.parameters:,} parameters and one record, each from a process "
+        f"{Shape().records} records of {TOKENS} tokens, an update at its method's own points, an audit at 3. Against "
+        "displacements a durable update is taken here and at that many roundings, so that it starts at two points. "
+        f"Memory is the peak beyond that of the same job on a model of {NEXT_TO_NOTHING.parameters:,} parameters and one record, each from a process "
         f"of its own. {load()}"
     )
 

@@ -99,7 +99,7 @@ def plot(lines: Sequence[Line], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     axes = list(dict.fromkeys(line.axis for line in lines))
     jobs = list(dict.fromkeys(line.job for line in lines))
@@ -116,6 +116,10 @@ def plot(lines: Sequence[Line], file: Path) -> None:
         for column, axis in enumerate(axes):
             panel = panels[row][column]
             panel.set(xscale="log", yscale="log")
+            if axis != "parameters":  # too few decades for powers of ten
+                panel.set_xticks(sorted({cell.at for line in lines if line.axis == axis for cell in line.cells}))
+                panel.xaxis.set_major_formatter(ticker.ScalarFormatter())
+                panel.xaxis.set_minor_locator(ticker.NullLocator())
             panel.grid(True, which="major", alpha=0.3)
             panel.legend(title="exponent", fontsize=8, title_fontsize=8)
             if row == 1:

@@ -29,7 +29,6 @@ def test_a_peak_is_of_the_work_alone_and_of_all_of_it():
     assert more.memory - nothing.memory == pytest.approx(100 * MEBI, abs=4 * MEBI)
 
 
-@pytest.mark.slow
 def test_a_copy_too_many_is_seen():
     moves, _ = sizes(model(tiny=True))
     kinds = ({}, {"look": "whole"}, {"look": "whole", "copies": 1})
