@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
+import pytest
 import torch
 
 from remanent.core.files import write_atomic
@@ -166,6 +167,39 @@ def table(seeds: int) -> str:
         lines.append(f"| {name} | {setting} | {' | '.join(cells)} | {reached:.0f} of {seeds} |")
         print(lines[-1], flush=True)
     return "\n".join(lines) + f"\n\nControl, of the taught model: {nll['control-audit']:.2f}."
+
+
+# What `chosen` found on another world.
+SETTINGS = {"grad-diff": (1.0, 3e-3), "sum": (1.0, 1e-3)}
+
+
+@pytest.fixture(scope="module")
+def kept(world, taught):
+    """Retain NLL where forget is as unlikely as control, of a way, per seed."""
+    found: dict[str, list[float]] = {}
+
+    def at_controls(name):
+        if name not in found:
+            runs = [way(world, taught, name, SETTINGS, seed) for seed in SEEDS]
+            found[name] = [item["retain NLL at control's"] for item in runs]
+        return found[name]
+
+    return at_controls
+
+
+@pytest.mark.slow
+def test_gu_keeps_more_than_the_plain_sum_and_random_directions_do_not(kept):
+    ours, plain, random = (kept(name) for name in ("gu, grad-diff", "grad-diff", "gu, grad-diff, random directions"))
+    assert all(own < other - 0.05 for own, other in zip(ours, plain, strict=True))
+    assert all(own < other - 0.05 for own, other in zip(ours, random, strict=True))
+    assert all(abs(other - same) < 0.05 for other, same in zip(random, plain, strict=True))
+
+
+@pytest.mark.slow
+def test_ofmus_cosine_keeps_more_than_its_rounds_alone_but_not_more_than_a_weighted_sum(kept):
+    ours, alone, summed = (kept(name) for name in ("ofmu", "ofmu, no cosine, no penalty", "weighted sum, forget 0.3"))
+    assert mean(ours) < mean(alone) - 0.05
+    assert mean(ours) > mean(summed)
 
 
 if __name__ == "__main__":
