@@ -113,8 +113,8 @@ def _introduction(runs: int) -> str:
         f"without generation. Where nothing else is said: {Shape().parameters / 1e6:.1f} M parameters, "
         f"{Shape().records} records of {TOKENS} tokens, an update at its method's own points, an audit at 3. Against "
         "displacements a durable update is taken here and at that many roundings, so that it starts at two points. "
-        f"Memory is the peak beyond that of the same job on a model of {NEXT_TO_NOTHING.parameters:,} parameters and one record, each from a process "
-        f"of its own. {load()}"
+        f"Memory is the peak beyond that of the same job on a model of {NEXT_TO_NOTHING.parameters:,} parameters and "
+        f"one record, each from a process of its own. {load()}"
     )
 
 
