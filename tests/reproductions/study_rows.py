@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import t
 
 from remanent.core.files import write_atomic
 
@@ -42,6 +46,12 @@ def mean_and_range(values: list[float], form: str = ".2f") -> str:
         return ""
     middle = sum(values) / len(values)
     return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def mean_and_interval(values: Sequence[float], form: str = ".2f") -> str:
+    """Of two seeds or more: their mean and its 95% interval by Student's t."""
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return f"{fmean(values):{form}} ± {half:{form}}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from remanent.core.scores import score_records
 from remanent.core.selection import Selection
 from remanent.unlearning import grad_diff, gu, ofmu, simnpo
 
+from .study_rows import mean_and_interval
 from .world import State, World, spread
 
 SEEDS = (0, 1, 2)
@@ -38,7 +39,6 @@ ELSEWHERE = 1  # seed of the world on which a setting is chosen
 LOOK = 4  # updates between two looks
 LOOKED_AT = 64  # records of each set at a look
 SCOPE = Selection(("*.mlp.down_proj.*",))  # what GU trains in a model of two layers
-_T = {3: 4.303, 5: 2.776}  # 0.975 quantile of Student's t with one degree less
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def interval(values: Sequence[float]) -> str:
     """Mean and 95% interval over seeds, by Student's t; of those that reached it, which must be all."""
     if any(math.isnan(value) for value in values):
         return "not reached by all"
-    return f"{mean(values):.2f} ± {_T[len(values)] * stdev(values) / math.sqrt(len(values)):.2f}"
+    return mean_and_interval(values)
 
 
 def way(

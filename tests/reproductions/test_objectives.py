@@ -9,12 +9,10 @@ tuned.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 
 import pytest
 import torch
@@ -26,13 +24,12 @@ from remanent.data.encode import encode_all
 from remanent.data.refusals import refusals
 from remanent.unlearning import ce_u, grad_diff, idk_nll, llmu, npo, pdu, satimp, undial, wga, whp
 
+from .study_rows import mean_and_interval
 from .world import State, World
 
 SEEDS = (0, 1, 2)
 PASSES, RATE = 60, 1e-3
 _REINFORCED = 30  # passes of whp's reinforced model: 3 epochs of 160 records
-# Number of values -> 0.975 quantile of Student's t with one degree of freedom less.
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 # Name -> how it is made, and its batch passes per update.
 WAYS: dict[str, tuple[Callable[[], Method], int]] = {
@@ -75,12 +72,6 @@ def measured(world: World, state: State) -> dict[str, float]:
     return nll | {f"{name} accuracy": world.accuracy(state, records) for name, records in sets.items()}
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean and 95% interval over seeds, by Student's t."""
-    half = _T[len(values)] * stdev(values) / math.sqrt(len(values))
-    return f"{mean(values):.2f} ± {half:.2f}"
-
-
 def table(seeds: int) -> str:
     """Every way and ablation as Markdown."""
     world = World()
@@ -90,7 +81,9 @@ def table(seeds: int) -> str:
     lines.append(f"| taught | {' | '.join(f'{value:.2f}' for value in before.values())} |")
     for name in [*WAYS, *ABLATIONS]:
         found = [measured(world, unlearned(world, taught, name, seed)) for seed in range(seeds)]
-        lines.append(f"| {name} | {' | '.join(interval([item[column] for item in found]) for column in before)} |")
+        lines.append(
+            f"| {name} | {' | '.join(mean_and_interval([item[column] for item in found]) for column in before)} |"
+        )
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
