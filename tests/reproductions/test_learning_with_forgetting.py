@@ -1,5 +1,8 @@
 """Learning with forgetting on two rules that stand against each other: what confidence ranks, what unlearning gives.
 
+    python -m tests.reproductions.test_learning_with_forgetting [seeds]
+
+writes results/learning-with-forgetting.md beside this file, and goes on where it was cut off.
 A small Llama learns (a + b) mod 10 for some pairs behind the sign A, and (3a + 7b + 1) mod 10 for all pairs behind the
 sign B. Then it is fine-tuned on few further pairs of A, while its own answers to B, or to A, are unlearned. Asked are
 pairs of A that it never saw. Whatever comes out is what the page says: the effect in the paper is small.
@@ -7,6 +10,7 @@ pairs of A that it never saw. Whatever comes out is what the page says: the effe
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -16,11 +20,15 @@ import torch
 from remanent.continual.learning_with_forgetting import LearningWithForgetting, method
 from remanent.core.batch import IGNORED, Encoded
 from remanent.core.episode import Episode
+from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.scores import score_records
 from remanent.core.task import teach
 
+from .study_rows import RESULTS, Rows, markdown, mean_and_interval
+
 SEEDS = range(5)
+WAYS = ("plain", "top", "random", "bottom")
 _DIGIT, _A, _B, _IS = 8, 3, 4, 5
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the fixture trains 35 times
 
@@ -82,54 +90,78 @@ def accuracy(model, records):
     return 100 * float(found.hits.sum() / found.tokens.sum())
 
 
+def of_seed(seed):
+    """way -> accuracy in percent on A that was never seen and on B; "auc": of confidence, B against A."""
+    pairs = [(one, two) for one in range(10) for two in range(10)]
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(seed)).tolist()
+    known, new, unseen = ([pairs[i] for i in part] for part in (order[:40], order[40:65], order[65:]))
+    of = {sign: {pair: record(sign, *pair, rule(sign, *pair)) for pair in pairs} for sign in (_A, _B)}
+    model = make(seed)
+    lesson = with_settings(teach(), learning_rate=2e-3, steps=600, batch_size=32, schedule="constant")
+    data = {"task": [of[_A][pair] for pair in known] + list(of[_B].values())}
+    run_episode(model, lesson, Episode("before", "teach", data), Settings(0, seed))
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    task = [of[_A][pair] for pair in new]
+    mine = [own_answer(model, item) for sign in (_B, _A) for item in (of[sign][pair] for pair in known)]
+    asked = {"A": [of[_A][pair] for pair in unseen], "B": list(of[_B].values())}
+    settings = {"learning_rate": 5e-4, "steps": 200, "batch_size": 8}
+    top = with_settings(method(), **settings)
+    scores = top.confidences(model, task, mine)
+    above = (scores[:40, None] > scores[None, 40:]).double() + (scores[:40, None] == scores[None, 40:]).double() / 2
+    found = {"auc": float(above.mean()), "before": {sign: accuracy(model, part) for sign, part in asked.items()}}
+    options = {"points": top.points, "weights": top.weights, "recipe": top.recipe}
+    ways = {
+        "plain": with_settings(teach(), **settings),
+        "top": top,
+        "random": Other(top.objective, choice="random", **options),
+        "bottom": Other(top.objective, choice="bottom", **options),
+    }
+    for way, chosen in ways.items():
+        model.load_state_dict(start)
+        run_episode(model, chosen, Episode(way, "teach", {"task": task, "forget": mine}), Settings(0, seed))
+        found[way] = {sign: accuracy(model, part) for sign, part in asked.items()}
+    return found
+
+
+def as_markdown(seeds):
+    """Every way as Markdown: means and intervals, and the difference from plain fine-tuning."""
+    lines = []
+    for way in ("before", *WAYS):
+        cells = [mean_and_interval([found[way][sign] for found in seeds], ".1f") for sign in ("A", "B")]
+        gain = [found[way]["A"] - found["plain"]["A"] for found in seeds]
+        lines.append([way, *cells, mean_and_interval(gain, ".1f") if way in WAYS[1:] else ""])
+    auc = mean_and_interval([found["auc"] for found in seeds])
+    made = markdown(["way", "unseen A, %", "B, %", "A, beyond plain"], lines)
+    return f"{made}\n\nAUC of confidence, B against A: {auc}."
+
+
 @pytest.fixture(scope="module")
 def table():
-    """way -> [(accuracy on A that was never seen, on B) of each seed] in percent, and the AUC of confidence."""
-    found, aucs = {}, []
-    for seed in SEEDS:
-        pairs = [(one, two) for one in range(10) for two in range(10)]
-        order = torch.randperm(100, generator=torch.Generator().manual_seed(seed)).tolist()
-        known, new, unseen = ([pairs[i] for i in part] for part in (order[:40], order[40:65], order[65:]))
-        of = {sign: {pair: record(sign, *pair, rule(sign, *pair)) for pair in pairs} for sign in (_A, _B)}
-        model = make(seed)
-        lesson = with_settings(teach(), learning_rate=2e-3, steps=600, batch_size=32, schedule="constant")
-        data = {"task": [of[_A][pair] for pair in known] + list(of[_B].values())}
-        run_episode(model, lesson, Episode("before", "teach", data), Settings(0, seed))
-        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        task = [of[_A][pair] for pair in new]
-        mine = [
-            own_answer(model, item) for item in [*(of[_B][pair] for pair in known), *(of[_A][pair] for pair in known)]
-        ]
-        asked = [of[_A][pair] for pair in unseen]
-        settings = {"learning_rate": 5e-4, "steps": 200, "batch_size": 8}
-        top = with_settings(method(), **settings)
-        found.setdefault("before", []).append((accuracy(model, asked), accuracy(model, list(of[_B].values()))))
-        scores = top.confidences(model, task, mine)
-        above = (scores[:40, None] > scores[None, 40:]).double() + (scores[:40, None] == scores[None, 40:]).double() / 2
-        aucs.append(float(above.mean()))
-        options = {"points": top.points, "weights": top.weights, "recipe": top.recipe}
-        ways = {
-            "plain": with_settings(teach(), **settings),
-            "top": top,
-            "random": Other(top.objective, choice="random", **options),
-            "bottom": Other(top.objective, choice="bottom", **options),
-        }
-        for way, chosen in ways.items():
-            model.load_state_dict(start)
-            run_episode(model, chosen, Episode(way, "teach", {"task": task, "forget": mine}), Settings(0, seed))
-            found.setdefault(way, []).append((accuracy(model, asked), accuracy(model, list(of[_B].values()))))
-    for way, rows in found.items():
-        print(
-            way,
-            [tuple(round(v, 1) for v in row) for row in rows],
-            [round(fmean(c), 1) for c in zip(*rows, strict=True)],
-        )
-    print("auc", [round(value, 3) for value in aucs])
-    return found, aucs
+    """For each seed, way -> accuracies."""
+    found = [of_seed(seed) for seed in SEEDS]
+    print(as_markdown(found))
+    return found
 
 
 def test_what_stands_against_the_task_is_unlearned(table):
-    found, _ = table
-    known = {way: fmean(other for _, other in rows) for way, rows in found.items()}
+    known = {way: fmean(found[way]["B"] for found in table) for way in ("before", *WAYS)}
     assert known["before"] > 95
     assert known["top"] < known["plain"]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else len(SEEDS)
+    rows = Rows(RESULTS / "learning-with-forgetting.jsonl")
+    made = as_markdown([rows.get(str(seed), lambda seed=seed: of_seed(seed)) for seed in range(count)])
+    text = f"""# Learning with forgetting against plain fine-tuning
+
+Made by `python -m tests.reproductions.test_learning_with_forgetting {count}` on one thread: a Llama of two layers and
+width 64 knows 40 pairs of rule A and all 100 of rule B, which contradicts it, and is fine-tuned on 25 further pairs of
+A (200 updates of 8 records at rate 5e-4); every tenth update unlearns its own answers to B and A: those of highest
+confidence ("top"), random ones, or those of lowest ("bottom"). Asked are the 35 pairs of A that it never saw, and B.
+Mean over {count} seeds and its 95% interval by Student's t.
+
+{made}
+"""
+    write_atomic(RESULTS / "learning-with-forgetting.md", text)
