@@ -30,16 +30,16 @@ def test_sigma_zero_moves_nothing_bit_for_bit(tiny_llama, snapshot, same_bits):
 def test_relative_noise_is_in_units_of_each_tensors_size(tiny_llama, snapshot):
     model = tiny_llama()
     here = snapshot(model)
-    for relative in (True, False):
-        there = point(model, Noise(0.5, relative=relative), snapshot)
+    for scale in ("tensor", "none"):
+        there = point(model, Noise(0.5, scale=scale), snapshot)
         for name in ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"):
-            size = here[name].square().mean().sqrt() if relative else 1.0
+            size = here[name].square().mean().sqrt() if scale == "tensor" else 1.0
             assert float((there[name] - here[name]).std() / size) == pytest.approx(0.5, rel=0.1)
 
 
 def test_tensors_of_one_shape_get_noise_of_their_own(tiny_llama, snapshot):
     model = tiny_llama()
-    here, there = snapshot(model), point(model, Noise(1.0, relative=False), snapshot)
+    here, there = snapshot(model), point(model, Noise(1.0, scale="none"), snapshot)
     first, second = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in (0, 1))
     assert not torch.allclose(there[first] - here[first], there[second] - here[second], atol=0.1)
 

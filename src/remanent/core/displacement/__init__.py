@@ -2,6 +2,7 @@
 
 from remanent.core.displacement.adapter_off import AdapterOff
 from remanent.core.displacement.ascent import Ascent
+from remanent.core.displacement.auto_pgd import AutoPGD
 from remanent.core.displacement.base import Context, Displacement, Here, PointGradient, Undo, gradient_at
 from remanent.core.displacement.combined import OneOf, Then
 from remanent.core.displacement.dampening import Dampening
@@ -18,6 +19,7 @@ from remanent.core.displacement.rounding import Rounding
 __all__ = [
     "AdapterOff",
     "Ascent",
+    "AutoPGD",
     "Context",
     "Dampening",
     "Displacement",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.displacement.gradients import loss_and_gradients
 from remanent.core.weights import Weights, norm
 from remanent.errors import InputError
 
@@ -52,17 +53,7 @@ class Ascent(Displacement):
     def move(self, weights: Weights, context: Context) -> None:
         if self.rho == 0:
             return
-        aside = {name: tensor.grad for name, tensor in weights.items()}
-        for tensor in weights.values():
-            tensor.grad = None
-        try:
-            with torch.enable_grad():
-                for loss in context.losses(self.of):
-                    loss().backward()  # type: ignore[no-untyped-call]
-            gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
-        finally:
-            for name, tensor in weights.items():
-                tensor.grad = aside[name]
+        _, gradients = loss_and_gradients(weights, context.losses(self.of))
         climb(weights, gradients, dict.fromkeys(gradients, self))
 
     def scale(self, weight: Tensor, gradient: Tensor) -> Tensor:

@@ -8,27 +8,31 @@ from dataclasses import dataclass
 import torch
 
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.displacement.scale import Scale, check_scale, scale_of
 from remanent.core.weights import Weights, local
 from remanent.errors import InputError, UnsupportedError
 
 
 @dataclass(frozen=True)
 class Noise(Displacement):
-    """w + sigma * n, n standard normal; seeded per tensor name: one point, not a new one at each call.
+    """w + sigma * c * n, n standard normal; seeded per tensor name: one point, not a new one at each call.
 
     Args:
-        sigma: standard deviation, at least 0; in units of each tensor's own root mean square when `relative`.
+        sigma: standard deviation, at least 0, in units of c; where `uniform`, the bound.
         seed: which point.
-        relative: scale by each tensor's root mean square.
+        scale: c, see `Scale`; by default each tensor's own root mean square.
+        uniform: n uniform between -1 and 1.
     """
 
     sigma: float
     seed: int = 0
-    relative: bool = True
+    scale: Scale = "tensor"
+    uniform: bool = False
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
+        if not self.sigma >= 0:
             raise InputError("sigma", self.sigma, "a standard deviation of at least 0")
+        check_scale(self.scale)
 
     @property
     def local(self) -> bool:
@@ -41,9 +45,12 @@ class Noise(Displacement):
                 raise UnsupportedError(f"{name} is sharded, and each process would draw other noise for it")
             digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-            scale = weight.float().square().mean().sqrt() if self.relative else 1.0
-            weight.copy_(weight.float() + self.sigma * scale * noise)
+            drawn = torch.rand if self.uniform else torch.randn
+            noise = drawn(weight.shape, generator=generator).to(weight.device)
+            noise = 2 * noise - 1 if self.uniform else noise
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            weight.copy_(weight.to(wide) + self.sigma * scale_of(weight, self.scale) * noise)
 
     def __str__(self) -> str:
-        return f"noise-{self.sigma:g}" + (f"-seed{self.seed}" if self.seed else "") + ("" if self.relative else "-abs")
+        of = {"tensor": "", "none": "-abs"}.get(self.scale, f"-{self.scale}")
+        return f"noise-{self.sigma:g}" + (f"-seed{self.seed}" if self.seed else "") + of + "-uniform" * self.uniform
