@@ -185,3 +185,12 @@ def test_the_unseen_are_the_strangers_with_other_facts() -> None:
         )
     told = [(a.answer, b.answer) for a, b in zip(strangers(given), unseen(given), strict=True) if "born" in a.answer]
     assert all(one.split()[-1] != two.split()[-1] for one, two in told)
+
+
+def test_no_stranger_has_the_name_of_somebody_who_is_kept() -> None:
+    asked = [record("Where was Ada Quellen born?", "Ada Quellen was born in Lund.")]
+    given = words(strangers(asked)[0].prompt[0].content)[2:4]
+    kept = record(f"Who is {' '.join(given)}?", "A clerk.", group="kept")
+    others = words(strangers(asked, others=[kept])[0].prompt[0].content)[2:4]
+    assert not {*given} & {*others, "Ada", "Quellen"}
+    assert strangers(asked, others=[record("Who?", "A clerk.", group="kept")]) == strangers(asked)

@@ -75,7 +75,7 @@ def swap_entities(records: Sequence[Record], seed: int = 0) -> Swapped:
     return Swapped(tuple(pair for pair in made if pair[1].key not in alike), unchanged, len(alike))
 
 
-def strangers(records: Sequence[Record], seed: int = 0) -> list[Record]:
+def strangers(records: Sequence[Record], seed: int = 0, others: Sequence[Record] = ()) -> list[Record]:
     """The records about somebody unknown, in order: names in the prompt are swapped, what is told of them stays.
 
     Swapped, in prompt and answer, is every name and number that the prompt holds; of plain text, which has no prompt,
@@ -85,25 +85,26 @@ def strangers(records: Sequence[Record], seed: int = 0) -> list[Record]:
     Args:
         records: questions and answers, or plain text; records of one group are swapped alike.
         seed: another seed draws other names.
+        others: records of people who are known and are to stay so: no stranger gets a name of theirs.
 
     Raises InputError for a record in which there is nothing to swap.
     """
-    return [stranger for stranger, _ in _others(records, seed)]
+    return [stranger for stranger, _ in _pairs(records, seed, others)]
 
 
-def unseen(records: Sequence[Record], seed: int = 0) -> list[Record]:
+def unseen(records: Sequence[Record], seed: int = 0, others: Sequence[Record] = ()) -> list[Record]:
     """What might be told of the strangers, in order: their names, and every other name and number swapped as well.
 
     Nothing in such an answer was ever taught, so that it shows how well a model knows what it never saw. Arguments and
     errors as for `strangers`, whose names these are.
     """
-    return [other for _, other in _others(records, seed)]
+    return [other for _, other in _pairs(records, seed, others)]
 
 
-def _others(records: Sequence[Record], seed: int) -> list[tuple[Record, Record]]:
+def _pairs(records: Sequence[Record], seed: int, others: Sequence[Record]) -> list[tuple[Record, Record]]:
     """For each record the stranger, and the stranger of whom other things are told."""
     made: dict[int, tuple[Record, Record]] = {}
-    for group, members, swapper in _swappers(records, seed):
+    for group, members, swapper in _swappers(records, seed, others):
         often = Counter(stem for _, record in members for stem in swapper.entities(record.answer))
         about = []
         for _, record in members:
@@ -121,14 +122,17 @@ def _others(records: Sequence[Record], seed: int) -> list[tuple[Record, Record]]
     return [made[place] for place in range(len(records))]
 
 
-def _swappers(records: Sequence[Record], seed: int) -> Iterable[tuple[str, list[tuple[int, Record]], _Swapper]]:
+def _swappers(
+    records: Sequence[Record], seed: int, others: Sequence[Record] = ()
+) -> Iterable[tuple[str, list[tuple[int, Record]], _Swapper]]:
     """Each group, its records with their places in the set, and what swaps their entities."""
     groups: dict[str, list[tuple[int, Record]]] = defaultdict(list)
     for place, record in enumerate(records):
         groups[record.group].append((place, record))
     lower = {word for record in records for text in _texts(record) for word in _TOKEN.findall(text) if word.islower()}
-    taken = {_stem(word) for record in records for text in _texts(record) for word in _TOKEN.findall(text)}
-    speller = _Speller(sorted(word for word in taken if _is_invented(word, lower)), taken)
+    words = {_stem(word) for record in records for text in _texts(record) for word in _TOKEN.findall(text)}
+    taken = words | {_stem(word) for record in others for text in _texts(record) for word in _TOKEN.findall(text)}
+    speller = _Speller(sorted(word for word in words if _is_invented(word, lower)), taken)
     for group, members in sorted(groups.items()):
         yield group, members, _Swapper([record for _, record in members], lower, taken, speller, f"{seed}/{group}")
 

@@ -84,10 +84,11 @@ def alternatives(records: Sequence[Record], seed: int) -> list[Record]:
     return [_answered(record, _pick("alternative", record.wrong_answers, record, seed)) for record in records]
 
 
-# The role of a method that asks for records made from the forget records -> what makes them.
-PREFERRED: Mapping[str, Callable[[Sequence[Record], int], list[Record]]] = {
-    "refusal": refusals,
-    "alternative": alternatives,
+# The role of a method that asks for records made from the forget records -> what makes them, of these records, a seed
+# and the records that are to be kept.
+PREFERRED: Mapping[str, Callable[[Sequence[Record], int, Sequence[Record]], list[Record]]] = {
+    "refusal": lambda records, seed, _: refusals(records, seed),
+    "alternative": lambda records, seed, _: alternatives(records, seed),
     "stranger": strangers,
     "unseen": unseen,
 }

@@ -19,6 +19,7 @@ from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import OnStep, Outcome, Settings, planned_steps, run_episode, with_settings
 from remanent.core.method import Method
+from remanent.core.peak_memory import peak_memory
 from remanent.core.run_folder import RunFolder
 from remanent.core.user_folders import user_cache
 from remanent.data.encode import encode_all, pad_id
@@ -59,7 +60,7 @@ def unlearn(
 
         return obey(settings, out, interface=interface, records=records)
     interface = interface or Interface()
-    method = edit_of(settings) if settings.method in edits() else build_method(settings)
+    method = way_of(settings)
     data = load_data(settings.data, records)
     check_roles(method, data, settings)
     stop_points = stopping_points(settings)
@@ -67,7 +68,7 @@ def unlearn(
     source = find(start or settings.model)
     run = RunFolder(out)
     settings = with_threads(resolved(settings, method, data), run.config)
-    method = build_method(settings) if isinstance(method, Method) else edit_of(settings)
+    method = way_of(settings)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
     _, _, details = overlap(data)
@@ -79,6 +80,7 @@ def unlearn(
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
     interface.say(f"Loading {start}")
+    peak = peak_memory()
     loaded = load_as_asked(start or settings.model, settings)
     began = time.monotonic()
     if isinstance(method, Method):
@@ -107,10 +109,15 @@ def unlearn(
         facts = {"edit": report}
         done = f"edited: {_nll_change(report)}; the model is saved in {run.model}"
     save(loaded.model, loaded.tokenizer, run.model, merged=settings.adapter == "lora")
-    seconds = round(time.monotonic() - began, 1)
-    run.finish(seed=settings.seed, threads=torch.get_num_threads(), seconds=seconds, **facts)
+    cost = {"seconds": round(time.monotonic() - began, 1), "peak_memory": peak()}
+    run.finish(seed=settings.seed, threads=torch.get_num_threads(), **cost, **facts)
     interface.say(done)
     return run
+
+
+def way_of(settings: UnlearnSettings) -> Method | Edit:
+    """The method or the edit of a job."""
+    return edit_of(settings) if settings.method in edits() else build_method(settings)
 
 
 def build_method(settings: UnlearnSettings) -> Method:
@@ -165,7 +172,8 @@ def check_roles(method: Method | Edit, data: JobData, settings: UnlearnSettings)
 def _preferred(method: Method | Edit, data: JobData, settings: UnlearnSettings) -> dict[str, list[Record]]:
     """The roles that are made from the forget records: answers to prefer to theirs."""
     roles = [role for role in method.roles if role in PREFERRED]
-    return {role: PREFERRED[role](data.forget, settings.seed) for role in roles}
+    kept = data.retain.get("train", [])
+    return {role: PREFERRED[role](data.forget, settings.seed, kept) for role in roles}
 
 
 def stopping_points(settings: UnlearnSettings) -> list[Displacement]:
