@@ -167,7 +167,7 @@ def main() -> None:
 Made by `python -m tests.reproductions.smollm2_study`, and with `--world tofu`. Mean answer NLL in nats, mean over seeds
 of unlearning with the smallest and largest; gaps are forget's NLL minus the control's; "before" is retain's NLL before
 unlearning; kept is the share of what was known of the retain set beyond the control. Authors: 24 to forget, 192 to
-keep, of whom the methods get half and the audit others, 48 never seen. TOFU: forget01 (2 authors, 40 records), 12 authors to
+keep, of whom the methods get half and the audit others, 48 never seen. TOFU: forget01 (2 authors, 40 records), 12 to
 keep, 8 never seen. Every method passes {BUDGET} records at most, and a rule ends it where forget is within 0.1 nats of
 the control, at full precision and at int4-row.
 
