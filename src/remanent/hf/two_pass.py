@@ -11,7 +11,7 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from remanent.errors import InputError, UnsupportedError
-from remanent.optim import SAM
+from remanent.optim.two_pass import TwoPass
 
 
 class TwoPassTrainer(Trainer):
@@ -30,10 +30,10 @@ class TwoPassTrainer(Trainer):
     """
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
-        """Trainer's, and it is a SAM."""
+        """Trainer's, and it takes two passes."""
         optimizer = super().create_optimizer(*arguments, **options)
-        if not isinstance(getattr(optimizer, "optimizer", optimizer), SAM):
-            raise InputError("optimizers", type(optimizer).__name__, "a remanent.optim.SAM")
+        if not isinstance(getattr(optimizer, "optimizer", optimizer), TwoPass):
+            raise InputError("optimizers", type(optimizer).__name__, "one of remanent.optim, such as SAM")
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise UnsupportedError("DeepSpeed's engine steps at every backward pass; use plain data parallelism (DDP)")
         return optimizer
@@ -55,7 +55,7 @@ class TwoPassTrainer(Trainer):
             return torch.zeros((), device=self.args.device)
         (*before, last), self._waiting = self._waiting, []
         optimizer = getattr(self.optimizer, "optimizer", None)
-        assert isinstance(optimizer, SAM)  # create_optimizer has seen to it
+        assert isinstance(optimizer, TwoPass)  # create_optimizer has seen to it
         if optimizer.model is None:
             optimizer.model = model
         one_batch = super().training_step
