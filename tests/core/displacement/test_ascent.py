@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from remanent.core.displacement import Ascent, Context
+from remanent.core.displacement.ascent import climb
 from remanent.core.displacement.base import learning_at
 from remanent.core.weights import Weights
 from remanent.errors import InputError
@@ -89,6 +92,15 @@ def test_the_climb_leaves_the_gradient_that_was_there():
     # here (1, 4), there (1 + e_x, 4 (1 + e_y)): added up.
     assert model.w.grad.tolist() == pytest.approx([2.12127, 9.94029], abs=1e-4)
     assert model.w.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_an_overflow_does_not_reach_weights_that_stay(adaptive):
+    weights = {"a": torch.ones(2), "b": torch.ones(2)}
+    gradients = {name: torch.tensor([math.inf, 1.0]) for name in weights}
+    length = climb(weights, gradients, {"a": Ascent(0.1, adaptive=adaptive), "b": Ascent(0.0, adaptive=adaptive)})
+    assert length == math.inf
+    assert weights["b"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

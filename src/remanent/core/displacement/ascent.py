@@ -68,12 +68,14 @@ class Ascent(Displacement):
 def climb(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], ascents: Mapping[str, Ascent]) -> float:
     """Move weights up gradients that are there already, each by its own Ascent; the norm is one over all of them.
 
-    Returns the norm. Where it is not finite neither are the weights afterwards.
+    Returns the norm. Where it is not finite neither are the weights afterwards; those with a rho of 0 are not touched.
     """
     length = float(norm(ascents[name].scale(weights[name], gradient) for name, gradient in gradients.items()))
     if length == 0:
         return length
     for ascent in dict.fromkeys(ascents[name] for name in gradients):
+        if ascent.rho == 0:  # 0 times an infinite gradient would be no number
+            continue
         names = [name for name in gradients if ascents[name] == ascent]
         moved, up, factor = [weights[n] for n in names], [gradients[n] for n in names], ascent.rho / (length + _TINY)
         if not ascent.adaptive:
