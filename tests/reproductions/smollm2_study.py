@@ -38,7 +38,7 @@ RATES: Mapping[str, float] = {"npo": 5e-5, "durable": 5e-5, "as-stranger": 1e-4}
 AUDIT: Mapping[str, Any] = {
     "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
     "attack_seeds": 1,
-    # From the size of the data: invented authors differ by 0.35 nats, 24 are forgotten and 36 of the 48 unseen audited.
+    # From the size of the data: invented authors differ by 0.35 nats, 20 are forgotten and 30 of the 40 unseen audited.
     "epsilon": 0.35,
     "upsilon": 0.95,
     "generate": 0,
@@ -54,7 +54,7 @@ def records(world: str) -> dict[str, list[Record]]:
     authors, so that each record is a group of its own there: intervals speak of these authors' records.
     """
     if world != "tofu":
-        sets = author_sets(int(world.removeprefix("authors-")), 24, 192, 48, 4)
+        sets = author_sets(int(world.removeprefix("authors-")), 20, 120, 40, 4)
         return {"forget": list(sets.forget), "retain": list(sets.retain), "control": list(sets.control)}
     rows = tofu("full", TOFU)
     kept, unseen = 12 * QUESTIONS_PER_AUTHOR, 20 * QUESTIONS_PER_AUTHOR
@@ -62,16 +62,20 @@ def records(world: str) -> dict[str, list[Record]]:
     return {"forget": forget, "retain": rows[:kept], "control": rows[kept:unseen]}
 
 
-def study(world: str, seeds: Sequence[int], out: Path) -> Path:
-    """Teach, unlearn and audit; returns the sweep's file of rows."""
-    folder = out / world
-    folder.mkdir(parents=True, exist_ok=True)
+def written(world: str, folder: Path) -> dict[str, Path]:
+    """Files of what is forgotten, kept, never seen, and of what is taught."""
     named = records(world)
     files = {name: folder / f"{name}.jsonl" for name in (*named, "taught")}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, part in {**named, "taught": [*named["forget"], *named["retain"]]}.items():
         if not files[name].is_file():
             write_records(files[name], part)
-    taught = teach(
+    return files
+
+
+def taught(files: Mapping[str, Path], folder: Path) -> Path:
+    """The folder of the model that knows it all."""
+    return teach(
         TeachSettings(
             model=MODEL,
             records=str(files["taught"]),
@@ -84,7 +88,14 @@ def study(world: str, seeds: Sequence[int], out: Path) -> Path:
             threads=1,
         ),
         folder / "taught",
-    )
+    ).model
+
+
+def study(world: str, seeds: Sequence[int], out: Path) -> Path:
+    """Teach, unlearn and audit; returns the sweep's file of rows."""
+    folder = out / world
+    files = written(world, folder)
+    model = taught(files, folder)
     settings = SweepFile(
         sweep=SweepSettings(
             method=tuple(RATES),
@@ -94,8 +105,8 @@ def study(world: str, seeds: Sequence[int], out: Path) -> Path:
             budget=BUDGET,
         ),
         unlearn=UnlearnSettings(
-            model=str(taught.model),
-            data=DataSettings(**{name: str(files[name]) for name in named}, system=SYSTEM),
+            model=str(model),
+            data=DataSettings(**{name: str(file) for name, file in files.items() if name != "taught"}, system=SYSTEM),
             select=UPPER_HALF,
             batch_size=BATCH,
             schedule="linear",
@@ -166,8 +177,8 @@ def main() -> None:
 
 Made by `python -m tests.reproductions.smollm2_study`, and with `--world tofu`. Mean answer NLL in nats, mean over seeds
 of unlearning with the smallest and largest; gaps are forget's NLL minus the control's; "before" is retain's NLL before
-unlearning; kept is the share of what was known of the retain set beyond the control. Authors: 24 to forget, 192 to
-keep, of whom the methods get half and the audit others, 48 never seen. TOFU: forget01 (2 authors, 40 records), 12 to
+unlearning; kept is the share of what was known of the retain set beyond the control. Authors: 20 to forget, 120 to
+keep, of whom the methods get half and the audit others, 40 never seen. TOFU: forget01 (2 authors, 40 records), 12 to
 keep, 8 never seen. Every method passes {BUDGET} records at most, and a rule ends it where forget is within 0.1 nats of
 the control, at full precision and at int4-row.
 
