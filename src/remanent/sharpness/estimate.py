@@ -1,0 +1,78 @@
+"""A figure and its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Array = NDArray[np.float64]
+ALPHA = 0.05  # one-sided error of each end
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with two ends, each a one-sided bound at 5 %; an end is None where the data do not bound it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain data; what is not finite is None."""
+        return {name: _finite(getattr(self, name)) for name in ("value", "low", "high")}
+
+
+def over_batches(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
+    """The mean of what batches add up, sum / count over all, with Student's interval over batches.
+
+    Batches of unlike sizes: the standard error is the ratio estimator's. One batch has no interval.
+
+    Args:
+        sums: of each batch.
+        counts: how many values each sum has.
+    """
+    added, sizes = np.asarray(sums, dtype=float), np.asarray(counts, dtype=float)
+    mean = float(added.sum() / sizes.sum())
+    if len(added) < 2 or not np.isfinite(added).all():
+        return Estimate(mean)
+    rest = added - mean * sizes
+    error = math.sqrt(len(added) / (len(added) - 1) * float(rest @ rest)) / float(sizes.sum())
+    reach = float(student.ppf(1 - ALPHA, len(added) - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def mean_over(values: Sequence[float]) -> Estimate:
+    """Mean with Student's interval over values: batches of one size, probes, seeds."""
+    return over_batches(values, [1.0] * len(values))
+
+
+def bootstrapped(
+    statistic: Callable[[Array], float], samples: Array, *, seed: int = 0, resamples: int = 1000
+) -> Estimate:
+    """A statistic of samples with the percentiles of a bootstrap over them; draws that are not finite are left out.
+
+    Args:
+        statistic: of an array of samples.
+        samples: (samples, ...), drawn along the first dimension.
+        seed: of the draws.
+        resamples: how many.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = np.array(
+        [statistic(samples[generator.integers(len(samples), size=len(samples))]) for _ in range(resamples)]
+    )
+    drawn = drawn[np.isfinite(drawn)]
+    value = statistic(samples)
+    if len(samples) < 2 or not len(drawn):
+        return Estimate(value)
+    low, high = np.quantile(drawn, [ALPHA, 1 - ALPHA])
+    return Estimate(value, float(low), float(high))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,64 @@
+"""The length of the loss's gradient: whether the weights are at a minimum at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.sharpness.hessian import flat_gradient
+from remanent.sharpness.surface import LossSurface
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """The gradient's L2 norm.
+
+    Args:
+        norm: of the mean loss over all samples, with Student's interval over batches of the slope along it.
+        batches: norm of each batch's own gradient, which sampling makes larger.
+    """
+
+    norm: Estimate
+    batches: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"measure": "gradient-norm", "norm": self.norm.to_dict(), "batches": list(self.batches)}
+
+
+def gradient_norm(surface: LossSurface, *, on_batch: Callable[[], None] = lambda: None) -> GradientNorm:
+    """L2 norm of the gradient of the mean loss over the selected weights together.
+
+    Two passes over the batches, the second for the interval.
+
+    Args:
+        surface: model, batches, loss, weights and point.
+        on_batch: called after each batch of the first pass.
+    """
+    norms, count = [], 0
+    with surface.entered() as weights:
+        total: torch.Tensor | None = None
+        for batch in surface.batches:
+            losses = surface.loss(surface.model, batch)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            gradient = flat_gradient(weights)
+            norms.append(float(gradient.norm()) / losses.numel())
+            total = gradient if total is None else total.add_(gradient)
+            count += losses.numel()
+            on_batch()
+        assert total is not None
+        length = float(total.norm()) / count
+        if length == 0 or len(norms) < 2:
+            return GradientNorm(Estimate(length), tuple(norms))
+        direction = total / total.norm()
+        sums, counts = [], []
+        for batch in surface.batches:
+            losses = surface.loss(surface.model, batch)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            sums.append(float(direction @ flat_gradient(weights)))
+            counts.append(losses.numel())
+    return GradientNorm(over_batches(sums, counts), tuple(norms))

@@ -1,0 +1,112 @@
+"""The loss of data as a function of a model's weights: what every measure of sharpness looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from remanent.core.displacement import Displacement, Here
+from remanent.core.importance.losses import SampleLoss, class_nll
+from remanent.core.selection import EVERYTHING, Selection
+from remanent.core.state import State
+from remanent.core.weights import Weights, identity
+from remanent.errors import InputError, UnsupportedError
+
+
+@dataclass(frozen=True, eq=False)
+class LossSurface:
+    """The mean loss of batches over those weights that a selection names, at a point.
+
+    Inside a measure the model is in eval mode; afterwards it is as it was, bit for bit.
+
+    Args:
+        model: any module.
+        batches: what `loss` takes, on the model's device. Measures that are "m-sharpness" look at each by itself, so
+            that their size is part of the definition.
+        loss: (model, batch) -> one loss for each sample or token: `class_nll`, `token_nll`, or a function of your own.
+        wrong: (model, batch) -> 1 where a sample is answered wrongly, else 0; None where errors are not asked for.
+        select: the weights that are perturbed or differentiated, frozen ones too. `ADAPTERS` is a LoRA alone.
+        at: the point: `Rounding("int4-row")` looks around the rounded model.
+
+    Raises:
+        InputError: where there is no batch.
+    """
+
+    model: nn.Module
+    batches: Sequence[Any]
+    loss: SampleLoss = class_nll
+    wrong: SampleLoss | None = None
+    select: Selection = EVERYTHING
+    at: Displacement = Here()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        if len(self.batches) == 0:
+            raise InputError("batches", "none", "at least one batch")
+
+    def of(self, select: Selection) -> LossSurface:
+        """The same loss over other weights."""
+        return replace(self, select=select)
+
+    @contextmanager
+    def entered(self) -> Iterator[Weights]:
+        """Inside, the model is at the point and in eval mode, and exactly the selected weights take a gradient.
+
+        Raises InputError where nothing is selected, UnsupportedError for weights of 16 bits.
+        """
+        everything = Weights.of(self.model)
+        weights = self.select.of(everything)
+        for name, weight in weights.items():
+            if weight.dtype in (torch.bfloat16, torch.float16):
+                raise UnsupportedError(
+                    f"{name} is of 16 bits, which swallow perturbations as small as those of a sharpness; "
+                    "load the model in float32"
+                )
+        loss = self.closures()
+        with (
+            State.of(everything, moved=everything.only(()), gradients_aside=True),
+            self.at.at(self.model, loss),
+            torch.enable_grad(),
+        ):
+            self.model.eval()
+            wanted = {identity(weight) for weight in weights.values()}
+            for parameter in self.model.parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(identity(parameter) in wanted)
+            yield weights
+
+    def closures(self) -> list[Callable[[], Tensor]]:
+        """One loss per batch, which add up to the mean over all batches, each counting alike."""
+
+        def of(batch: Any) -> Callable[[], Tensor]:
+            return lambda: self.loss(self.model, batch).mean() / len(self.batches)
+
+        return [of(batch) for batch in self.batches]
+
+    def mean_loss(self, batch: Any) -> Tensor:
+        """The mean loss of a batch, with its graph."""
+        return self.loss(self.model, batch).mean()
+
+    @torch.no_grad()
+    def losses(self, batch: Any) -> Tensor:
+        """The losses of a batch: float64, on the CPU."""
+        return self.loss(self.model, batch).double().cpu()
+
+    @torch.no_grad()
+    def error(self, batch: Any) -> float:
+        """The share of a batch that is answered wrongly; NaN where errors are not asked for."""
+        return float("nan") if self.wrong is None else float(self.wrong(self.model, batch).double().mean())
+
+
+ADAPTERS = Selection(kinds=("adapter",))
+
+
+def class_wrong(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """1 for each sample whose most likely class is not its label: (samples,). `batch`: inputs and int64 labels."""
+    inputs, labels = batch
+    wrong: Tensor = model(inputs).argmax(dim=-1) != labels
+    return wrong.float()
