@@ -175,8 +175,8 @@ if __name__ == "__main__":
     text = f"""# PGA against random directions
 
 Made by `python -m tests.reproductions.test_pga {count}` on one thread: a Llama of two layers and width 64 that knows
-the codes of {KEYS} projects by heart and guesses those of {KEYS} others, which are the retain set. Two forms: hooks that
-project states, and training (200 updates at rate 3e-4), each with the probes' directions, with random ones, and
+the codes of {KEYS} projects by heart and guesses those of {KEYS} others, the retain set. Two forms: hooks that project
+states, and training (200 updates at rate 3e-4), each with the probes' directions, with random ones, and
 training with no alignment at all. "half": the eraser saw half of the projects. Accuracy of a linear probe at the last
 depth on a held-out project, balanced, among those that the eraser saw and among those that it did not ("taught" and
 "all": it saw all). NLL of a digit of the code in nats; 2.30 is a guess. Mean over {count} seeds (names, codes, weights)

@@ -108,7 +108,7 @@ def _list(model: nn.Module) -> list[tuple[Intervention, Callable[[], None]]]:
 
 def begins(named: Mapping[str, Any]) -> bool:
     """Whether a call of a model, by its arguments, begins a text: it is none of `generate`'s later tokens."""
-    past = named.get("past_key_values")
+    past = named.get("cache", named.get("past_key_values"))  # the older name of transformers
     length = getattr(past, "get_seq_length", None)
     return past is None or (length is not None and int(length()) == 0)
 

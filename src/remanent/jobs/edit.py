@@ -16,7 +16,7 @@ from remanent.jobs.data import JobData, spread
 from remanent.jobs.progress import Interface
 from remanent.models.load import Loaded
 
-_OF_A_LOOP = (
+OF_A_LOOP = (
     *("steps", "epochs", "learning_rate", "batch_size", "micro_batch", "schedule", "warmup"),
     *("weight_decay", "max_grad_norm"),
 )
@@ -24,16 +24,16 @@ _OF_A_LOOP = (
 
 def edit_of(settings: UnlearnSettings) -> Edit:
     """The edit of a job. Raises InputError for settings that only a training takes."""
-    for field in _OF_A_LOOP:
+    for field in OF_A_LOOP:
         if getattr(settings, field) is not None:
             known = ", ".join(edits()[settings.method].hyperparameters)
-            expected = f"nothing, since {settings.method} edits once and trains nothing; --set takes {known}"
+            expected = f"nothing, since {settings.method} is an edit and has no run of its own; --set takes {known}"
             raise InputError(field, getattr(settings, field), expected)
     if settings.adapter not in edits()[settings.method].system.views:
         expected = f"full, since {settings.method} changes the weights that are there"
         raise InputError("adapter", settings.adapter, expected)
     if settings.precision != "fp32":
-        raise InputError("precision", settings.precision, f"fp32, since {settings.method} squares small gradients")
+        raise InputError("precision", settings.precision, f"fp32, in which edits such as {settings.method} are made")
     if settings.select != "*":
         raise InputError("select", settings.select, f"'*', since {settings.method} chooses its weights itself")
     return build_edit(settings.method, settings.hyperparameters)
