@@ -131,6 +131,8 @@ def sharded_on(tensor: Tensor) -> tuple[int, ...]:
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """The L2 norm over all tensors together, in at least float32, over all shards where they are sharded."""
+    if isinstance(tensors, list) and tensors and all(type(t) is Tensor and t.dtype == torch.float32 for t in tensors):
+        return torch.linalg.vector_norm(_beside(torch._foreach_norm(tensors)))  # a few kernels, not one for each
     lengths = []
     for tensor in tensors:
         dtype = torch.promote_types(tensor.dtype, torch.float32)
@@ -139,8 +141,22 @@ def norm(tensors: Iterable[Tensor]) -> Tensor:
         lengths.append(length if full is None else full())
     if not lengths:
         return torch.zeros(())
-    whole: Tensor = torch.linalg.vector_norm(torch.stack([length.to(lengths[0].device) for length in lengths]))
+    whole: Tensor = torch.linalg.vector_norm(_beside(lengths))
     return whole
+
+
+def inner(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The inner product over all pairs together, in at least float32, over all shards where they are sharded."""
+    products = []
+    for one, other in pairs:
+        product = (one.detach() * other.detach()).sum(dtype=torch.promote_types(one.dtype, torch.float32))
+        full = getattr(product, "full_tensor", None)
+        products.append(product if full is None else full())
+    return _beside(products).sum() if products else torch.zeros(())
+
+
+def _beside(numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack([number.to(numbers[0].device) for number in numbers])
 
 
 def _head(model: nn.Module) -> nn.Module | None:

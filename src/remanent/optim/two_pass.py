@@ -88,17 +88,14 @@ class TwoPass(Optimizer):
                 break
 
     def step(  # type: ignore[override]
-        self, closure: Closure | None = None, scaler: GradScaler | None = None, *, ascent: Closure | None = None
+        self, closure: Closure | None = None, scaler: GradScaler | None = None, **passes: Any
     ) -> Tensor | None:
         """Make one update. Returns the loss at w, as the closure gave it.
 
         Args:
-            closure: runs forward and backward on one batch, or on several micro-batches whose gradients add up, and
-                returns the loss; called once for each pass, with gradients cleared before. Under `scaler` it scales
-                the loss before backward. None only after `gradients` or `first_step`: the same as `second_step`.
+            closure: as `gradients` calls it. None only after `gradients` or `first_step`: the same as `second_step`.
             scaler: unscales; an overflow in either pass skips the step. Call its `update` once afterwards.
-            ascent: in place of `closure` in the first pass of a step that takes two: on a part of the batch, e costs
-                less. The loss that is returned is then that of the part.
+            passes: further arguments of `gradients`.
 
         Raises InputError where there is no closure.
         """
@@ -106,14 +103,22 @@ class TwoPass(Optimizer):
             expected = "a function that runs forward and backward on one batch and returns the loss; "
             expected += "in transformers.Trainer use remanent.hf.two_pass.TwoPassTrainer"
             raise InputError("closure", None, expected)
-        loss = None if closure is None else self.gradients(closure, scaler, ascent=ascent)
+        loss = None if closure is None else self.gradients(closure, scaler, **passes)
         self.second_step(scaler)
         return loss
 
     def gradients(self, closure: Closure, scaler: GradScaler | None = None, *, ascent: Closure | None = None) -> Tensor:
         """Everything of a step but the base optimizer's: leaves its gradient in `.grad`, the weights at w.
 
-        Arguments and result are those of `step`; the gradient that is left is still scaled.
+        Args:
+            closure: runs forward and backward on one batch, or on several micro-batches whose gradients add up, and
+                returns the loss; called once for each pass, with gradients cleared before. Under `scaler` it scales
+                the loss before backward, and the gradient that is left is still scaled.
+            scaler: that of `step`.
+            ascent: in place of `closure` in the first pass of a step that takes two: on a part of the batch, e costs
+                less. The loss that is returned is then that of the part.
+
+        Returns the loss at w; of a step with a single pass, the loss where that was.
         """
         self._refuse_displaced()
         self.zero_grad()
@@ -230,7 +235,7 @@ class TwoPass(Optimizer):
     # What a subclass may do otherwise
 
     def _plan(self) -> Passes:
-        return "here" if all(group["rho"] == 0 for group in self.param_groups) else "both"
+        return "here" if all(ascent.rho == 0 for ascent in self._ascents()) else "both"
 
     def _ascents(self) -> list[Ascent]:
         """One for each group."""

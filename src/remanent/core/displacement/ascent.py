@@ -70,7 +70,10 @@ def climb(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], ascent
 
     Returns the norm. Where it is not finite neither are the weights afterwards; those with a rho of 0 are not touched.
     """
-    length = float(norm(ascents[name].scale(weights[name], gradient) for name, gradient in gradients.items()))
+    if any(ascents[name].adaptive for name in gradients):  # one tensor at a time: T g would be a copy of them all
+        length = float(norm(ascents[name].scale(weights[name], gradient) for name, gradient in gradients.items()))
+    else:
+        length = float(norm(list(gradients.values())))
     if length == 0:
         return length
     for ascent in dict.fromkeys(ascents[name] for name in gradients):
