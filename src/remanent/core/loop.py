@@ -317,6 +317,7 @@ class _Run:
         # One process that stopped where others go on would leave them waiting, whatever rule it is.
         evaluation = Evaluation.from_dict(agreed(self.rule(self.model, step).to_dict()))
         self.rows.append(evaluation.to_dict())
+        self._write_metrics()  # whoever watches a long run sees it at each evaluation
         # Step 0 is the model that still knows everything: it is measured, never chosen.
         if step > 0 and all(evaluation.score > other.score for other in self.evaluations if other.step > 0):
             self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}
