@@ -30,7 +30,7 @@ def flat_size(weights: Weights) -> int:
 
 def split(weights: Weights, vector: Tensor) -> dict[str, Tensor]:
     """A flat vector as tensors of the weights' shapes."""
-    parts = torch.split(vector, [weight.numel() for weight in weights.values()])  # type: ignore[no-untyped-call]
+    parts = torch.split(vector, [weight.numel() for weight in weights.values()])
     return {name: part.view_as(weight) for part, (name, weight) in zip(parts, weights.items(), strict=True)}
 
 
