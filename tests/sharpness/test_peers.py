@@ -1,4 +1,4 @@
-"""The paper's code, curvlinops and PyHessian on the same weights and data; golden/sharpness.json names their versions."""
+"""The paper's code, curvlinops and PyHessian on the same weights and data: golden/sharpness.json has versions."""
 
 from __future__ import annotations
 

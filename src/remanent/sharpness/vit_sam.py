@@ -1,0 +1,125 @@
+"""The loss geometry that vision transformers and mixers converge to, with and without sharpness-aware training.
+
+One report of a model: the largest eigenvalue of the Hessian, as a whole and of each layer, the loss under Gaussian
+noise, the share of active neurons, the weights' norm, and the condition number of the tangent kernel at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remanent.core.catalogue import System
+from remanent.core.displacement import Noise
+from remanent.core.displacement.scale import Scale
+from remanent.core.selection import Selection
+from remanent.core.weights import norm
+from remanent.errors import InputError
+from remanent.sharpness.active_neurons import ActiveNeurons, active_neurons
+from remanent.sharpness.eigenvalues import Eigenvalues, eigenvalues
+from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.surface import LossSurface
+
+SYSTEM = System(
+    name="vit-sam",
+    title="When vision transformers outperform ResNets: the loss geometry that SAM converges to",
+    year=2021,
+    arxiv="2106.01548",
+    card="vit-sam",
+    family="sharpness",
+    reproduction="tests/reproductions/test_vit_sam.py",
+    needs=("data",),
+    views=("full", "lora"),
+    notes="The training recipe is `SAM` with one rho for each model; the analysis code was never published, so solver, "
+    "noise and the share of active neurons are as the card remembers them.",
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the loss looks like where a model is.
+
+    Args:
+        whole: largest eigenvalue over all weights, and the loss there.
+        layers: of each layer's own block of the Hessian.
+        noisy: mean loss at w + sigma n, with Student's interval over draws.
+        sigma: standard deviation of the noise, in units of `noise_scale`.
+        noise_scale: "none" is absolute, as in the paper: larger weights feel it less.
+        active: share of active neurons.
+        weight_norm: L2 norm of the selected weights.
+    """
+
+    whole: Eigenvalues
+    layers: Mapping[str, Eigenvalues]
+    noisy: Estimate
+    sigma: float
+    noise_scale: Scale
+    active: ActiveNeurons
+    weight_norm: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "measure": "geometry",
+            "whole": self.whole.to_dict(),
+            "layers": {name: item.to_dict() for name, item in self.layers.items()},
+            "noisy": self.noisy.to_dict(),
+            "sigma": self.sigma,
+            "noise_scale": self.noise_scale,
+            "active": self.active.to_dict(),
+            "weight_norm": self.weight_norm,
+        }
+
+
+def geometry(
+    surface: LossSurface,
+    *,
+    layers: Mapping[str, Selection] | None = None,
+    sigma: float = 0.02,
+    noise_scale: Scale = "none",
+    draws: int = 10,
+    steps: int = 30,
+    before: str | None = None,
+    seed: int = 0,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Geometry:
+    """The report of one model.
+
+    Args:
+        surface: model, batches, loss, weights and point.
+        layers: name -> weights whose own block of the Hessian is looked at; none by default.
+        sigma: of the Gaussian noise.
+        noise_scale: its unit.
+        draws: of the noise, at least 2.
+        steps: of Lanczos.
+        before: see `active_neurons`.
+        seed: of the noise and of Lanczos' start.
+        on_batch: called after each batch of each product and draw.
+
+    Source: arXiv 2106.01548, section 4.
+    """
+    if draws < 2:
+        raise InputError("draws", draws, "at least 2")
+    with surface.entered() as weights:
+        length = float(norm(weights.values()))
+        found = []
+        for draw in range(draws):
+            with Noise(sigma, (seed << 32) + draw, noise_scale).at(weights):
+                losses = []
+                for batch in surface.batches:
+                    losses.append(surface.losses(batch))
+                    on_batch()
+            found.append(sum(float(item.sum()) for item in losses) / sum(len(item) for item in losses))
+    return Geometry(
+        eigenvalues(surface, steps=steps, seed=seed, on_batch=on_batch),
+        {
+            name: eigenvalues(surface.of(select), steps=steps, seed=seed, on_batch=on_batch)
+            for name, select in (layers or {}).items()
+        },
+        mean_over(found),
+        sigma,
+        noise_scale,
+        active_neurons(surface, before, on_batch=on_batch),
+        length,
+    )
