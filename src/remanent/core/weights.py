@@ -132,8 +132,10 @@ def sharded_on(tensor: Tensor) -> tuple[int, ...]:
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """The L2 norm over all tensors together, in at least float32, over all shards where they are sharded."""
     if isinstance(tensors, list) and tensors and all(type(t) is Tensor and t.dtype == torch.float32 for t in tensors):
-        return torch.linalg.vector_norm(_beside(torch._foreach_norm(tensors)))  # a few kernels, not one for each
-    lengths = []
+        lengths = list(torch._foreach_norm(tensors))  # a few kernels, not one for each
+        tensors = []
+    else:
+        lengths = []
     for tensor in tensors:
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         length = torch.linalg.vector_norm(tensor.detach(), dtype=dtype)  # one pass, no copy

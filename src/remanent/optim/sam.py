@@ -6,14 +6,18 @@ e = rho * T^2 g / ||T g||, T = |w| + eta elementwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from remanent.core.catalogue import System
-from remanent.optim.two_pass import Perturbation, TwoPass
+from remanent.core.weights import Weights
+from remanent.errors import InputError
+from remanent.optim.two_pass import Passes, Perturbation, TwoPass, group_of
 
 SYSTEM = System(
     name="sam",
@@ -45,6 +49,11 @@ class SAM(TwoPass):
         rho: radius, at least 0.
         adaptive: measure the radius relative to the weights (ASAM).
         eta: added to |w| when adaptive, at least 0.
+        every: a step climbs, and takes two passes, once in so many; at least 1.
+        between: what the other steps do, in one pass each. "base": the base optimizer's step, with the gradient at w.
+            "reuse": climb the last direction again, at the cost of one more copy of what moves; the loss returned is
+            then that at w + e. Under "replica" each process keeps a direction of its own, which a checkpoint that one
+            process writes does not hold for the others.
         model: the model. With it, batch norm's running statistics are those of the first pass alone. Under
             DistributedDataParallel, the wrapped model.
         perturbation: "replica": under DistributedDataParallel each process climbs the loss of its own records, without
@@ -66,12 +75,19 @@ class SAM(TwoPass):
         rho: float = 0.05,
         adaptive: bool = False,
         eta: float = 0.0,
+        every: int = 1,
+        between: Literal["base", "reuse"] = "base",
         model: nn.Module | None = None,
         perturbation: Perturbation = "replica",
         same_masks: bool = True,
         max_grad_norm: float | None = None,
         **options: Any,
     ) -> None:
+        if every < 1:
+            raise InputError("every", every, "at least 1")
+        if between not in ("base", "reuse"):
+            raise InputError("between", between, "'base' or 'reuse'")
+        self.every, self.between = every, between
         super().__init__(
             params,
             base,
@@ -82,3 +98,32 @@ class SAM(TwoPass):
             max_grad_norm=max_grad_norm,
             options=options,
         )
+
+    def _plan(self) -> Passes:
+        plan = super()._plan()
+        if plan == "here" or self.updates % self.every == 0:
+            return plan
+        if self.between == "base":
+            return "here"
+        return "there" if self.kept else "both"
+
+    def _moving(self, weights: Weights, gradients: Mapping[str, Tensor]) -> list[str]:
+        return super()._moving(weights, self.kept if self._plan() == "there" else gradients)
+
+    def _displace(self, weights: Weights, gradients: Mapping[str, Tensor]) -> float:
+        ascents = self._ascents()
+        if self._plan() == "there":
+            for number, ascent in enumerate(ascents):
+                names = [name for name in self._moving(weights, gradients) if group_of(name) == number]
+                if names:
+                    directions = [self.kept[name] for name in names]
+                    torch._foreach_add_([weights[name] for name in names], directions, alpha=ascent.rho)
+            return 0.0
+        length = super()._displace(weights, gradients)
+        if self.every > 1 and self.between == "reuse" and 0 < length < math.inf:
+            assert self._displaced is not None  # first_step has seen to it
+            self.kept = {}
+            for name, gradient in gradients.items():
+                here, scale = self._displaced.weight(name), ascents[group_of(name)].scale
+                self.kept[name] = scale(here, scale(here, gradient)) / length
+        return length

@@ -157,7 +157,7 @@ class TwoPass(Optimizer):
         weights = self._weights()
         if plan == "there":
             self.zero_grad()
-        gradients = _gradients(weights)
+        gradients = gradients_of(weights)
         if scaler is not None and gradients:
             torch._foreach_mul_(list(gradients.values()), 1.0 / scaler.get_scale())
         moved = weights.only(self._moving(weights, gradients))
@@ -192,7 +192,7 @@ class TwoPass(Optimizer):
         self.updates += 1
         if scaler is not None:
             scaler.unscale_(self.base)
-        gradients = list(_gradients(self._weights()).values())
+        gradients = list(gradients_of(self._weights()).values())
         length = float(norm(gradients))
         if not math.isfinite(length):
             self.skipped += 1
@@ -244,12 +244,12 @@ class TwoPass(Optimizer):
     def _moving(self, weights: Weights, gradients: Mapping[str, Tensor]) -> list[str]:
         """The names of what `_displace` will move, and of nothing else: each is copied before."""
         radii = [ascent.rho for ascent in self._ascents()]
-        return [name for name in gradients if radii[_group(name)] > 0]
+        return [name for name in gradients if radii[group_of(name)] > 0]
 
     def _displace(self, weights: Weights, gradients: Mapping[str, Tensor]) -> float:
         """Move to w + e. Returns a number that is not finite where the gradient is not."""
         ascents = self._ascents()
-        return climb(weights, gradients, {name: ascents[_group(name)] for name in gradients})
+        return climb(weights, gradients, {name: ascents[group_of(name)] for name in gradients})
 
     def _combine(self, first: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor]) -> None:
         """Change, in place, the gradient that the base optimizer will see.
@@ -268,7 +268,7 @@ class TwoPass(Optimizer):
             return
         self._to_combine = False
         first, self._first = self._first, None
-        gradients = _gradients(self._weights())
+        gradients = gradients_of(self._weights())
         with torch.no_grad():
             if first is not None and scaler is not None:
                 torch._foreach_mul_(list(first.values()), scaler.get_scale())
@@ -322,10 +322,11 @@ class TwoPass(Optimizer):
             tensor.div_(torch.distributed.get_world_size(group))
 
 
-def _gradients(weights: Weights) -> dict[str, Tensor]:
+def gradients_of(weights: Weights) -> dict[str, Tensor]:
+    """`.grad` of the weights that have one."""
     return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
 
 
-def _group(name: str) -> int:
+def group_of(name: str) -> int:
     """The number of the param group of a weight of `Weights.of(param_groups)`."""
     return int(name.partition(".")[0])
