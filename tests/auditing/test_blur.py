@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from remanent.auditing.blur import Combined, RelearnedLikeness, Together
+from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, TEXT
 from remanent.auditing.judgement import Criteria
@@ -59,6 +59,26 @@ def test_partners_are_drawn_by_the_key_from_all_and_never_of_one_group():
         Combined("forget").given({FORGET: [record("f", "A")], RETAIN: [record("r", "A")]})
     with pytest.raises(InputError, match="forget and retain"):
         Combined("retain").given({FORGET: NAMED[FORGET]})
+
+
+def test_the_words_that_a_record_is_known_by_stand_before_its_partners_question():
+    named = {
+        FORGET: [record("Where does Ada Lane live", "F", "in Ard")],
+        RETAIN: [record("Where does Bo Finch live", "R", "in Bly"), record("Where does he work, Bo Finch", "R")],
+    }
+    prompts = Keyword().given(named)
+    assert prompts.of(named[FORGET][0]) == "Ada Lane"
+    assert prompts.of(named[RETAIN][1]) == "he work Bo"  # of no other group, in order, at most three
+    (kept, _), (forgotten,) = prompts(named[RETAIN]), prompts(named[FORGET])
+    assert kept.question == "Ada Lane: Where does Bo Finch live?"
+    assert kept.answer == "in Bly"
+    assert forgotten.question.endswith(": Where does Ada Lane live?")
+    own, other = named[FORGET][0], named[RETAIN][0]
+    assert prompts.both(own, other).question == "Ada Lane: Where does Bo Finch live?"
+    assert prompts.alone(own, other) == other  # what is said of the forgotten one without its name
+    unseen = record("Where does Cy Dunn live", "C")
+    assert prompts.of(unseen) == "Cy Dunn"  # whose words stand in no question of the sets
+    assert repr(prompts) == "Keyword()"
 
 
 def test_similarity_is_that_of_scikit_learn():
@@ -156,28 +176,32 @@ def test_names_of_conditions():
     assert not any(item.texts_only for item in found.values())  # all are scored, and judged as every condition
     (_, one) = parse_conditions("blur-relearning-hi-10+int4-row")
     assert (one.info.name, one.attack.steps) == ("blur-relearning-hi-10+int4-row", 10)
+    (_, keyword) = parse_conditions("blur-keyword+int4-row")
+    assert (keyword.prompts, keyword.displacement) == (Keyword(), Rounding("int4-row"))
     for name in ("blur-forget", "blur-relearning-x", "blur-relearning-hi-0", "blur+relearning", "blur+remind"):
         with pytest.raises(InputError, match="at"):
             parse_conditions(name)
 
 
-def test_both_parts_of_an_answer_are_scored(monkeypatch):
+@pytest.mark.parametrize(("name", "prompts"), [("forget-first", Combined("forget")), ("keyword", Keyword())])
+def test_both_parts_of_an_answer_are_scored(name, prompts, monkeypatch):
     """A model that says the forgotten answer only beside a retained question, and serves no retained one there."""
     named = {FORGET: [record("f", "F", "red green blue")], RETAIN: [record("r", "R", "one two three four")]}
     made = tiny([*named[FORGET], *named[RETAIN]], hidden=32)
     parts = {name: AuditSet.of(part, made.tokenizer, str) for name, part in named.items()}
     measurer = Measurer(AUDITED, made.model, made.tokenizer, parts)
-    said = {"f? r?": "It is red and green.", "f?": "I do not know.", "r?": "One two, then four."}
+    together = {"forget-first": "f? r?", "keyword": "f: r?"}[name]
+    said = {together: "It is red and green.", "f?": "I do not know.", "r?": "One two, then four."}
     monkeypatch.setattr(Measurer, "answers", lambda self, model, asked, parts: [said[item.question] for item in asked])
-    (_, condition) = parse_conditions("blur-forget-first")
+    (_, condition) = parse_conditions(f"blur-{name}")
     condition = SimpleNamespace(
         **{
             **{name: getattr(condition, name) for name in ("displacement", "backend", "needs_lora")},
-            "prompts": Combined("forget").given(named),
+            "prompts": prompts.given(named),
         }
     )
     monkeypatch.setattr(Measurer, "_here", lambda self, condition: condition)
-    (score,) = Together("forget")(measurer, condition, 5)[FORGET]
+    (score,) = Together()(measurer, condition, 5)[FORGET]
     assert score.values == {"leaked": pytest.approx(2 / 3), "leaked-alone": 0, "served": 0, "served-alone": 0.75}
     found = measures({(AUDITED, "blur", FORGET): [score, score]}, Criteria(bootstrap_resamples=300))
     made = {item.name: item.value for item in found}

@@ -1,4 +1,4 @@
-"""REMIND: neighbours and landscapes by hand, what may not be replaced, the classifier against scikit-learn."""
+"""REMIND: neighbours and landscapes by hand, what may not be replaced, and the classifier that saw no group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from remanent.auditing.classifier import fitted_scores, logistic
+from remanent.auditing.classifier import fitted_scores
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET
 from remanent.auditing.judgement import Criteria
@@ -29,6 +29,7 @@ from remanent.auditing.remind import (
 from remanent.auditing.text_score import TextScore
 from remanent.core.batch import IGNORED, Encoded
 from remanent.core.displacement import Rounding
+from remanent.core.probe import fit_probe
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all
 from remanent.errors import InputError
@@ -137,17 +138,6 @@ def test_a_model_is_asked_once_and_once_for_each_neighbour(monkeypatch):
     assert [item["steepness"] for item in once] == pytest.approx([item["steepness"] for item in found], abs=1e-4)
 
 
-def test_logistic_regression_is_that_of_scikit_learn():
-    linear = pytest.importorskip("sklearn.linear_model")
-    generator = np.random.default_rng(0)
-    figures = generator.normal(size=(80, 5))
-    labels = (figures[:, 0] + generator.normal(size=80) > 0.4).astype(float)
-    peer = linear.LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(figures, labels)
-    assert logistic(figures, labels) == pytest.approx([*peer.coef_[0], *peer.intercept_], abs=1e-5)
-    apart = logistic(np.array([[1.0], [-1.0]]), np.array([1.0, 0.0]))  # separable: held by the shrinking alone
-    assert np.isfinite(apart).all()
-
-
 def test_no_group_is_scored_by_what_was_fitted_on_it():
     """Each group has a figure of its own, the same for all its records: of no use for groups that were not seen."""
     generator = np.random.default_rng(1)
@@ -157,10 +147,9 @@ def test_no_group_is_scored_by_what_was_fitted_on_it():
     first, second = fitted_scores(np.hstack([own, noise])[:80], np.hstack([own, noise])[80:], groups[:80], groups[80:])
     auc = (first[:, None] > second[None, :]).mean()
     assert 0.2 < auc < 0.8
-    labels = np.repeat([1.0, 0.0], 80)
-    weights = logistic(np.hstack([own, noise]), labels)
-    seen = np.hstack([own, noise]) @ weights[:-1]
-    assert (seen[:80, None] > seen[None, 80:]).mean() > 0.99  # without the folds it would be found
+    rows = torch.from_numpy(np.hstack([own, noise]))
+    seen = fit_probe(rows, torch.arange(160) < 80).scores(rows)
+    assert (seen[:80, None] > seen[None, 80:]).double().mean() > 0.99  # without the folds it would be found
     assert fitted_scores(own[:8], own[8:], ["a"] * 8, groups[8:]) is None
     with pytest.raises(InputError, match="finite"):
         fitted_scores(own * np.nan, own, groups, groups)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from remanent.core.probe import Scaler, fit_probe
+from remanent.core.probe import Scaler, fit_network, fit_probe
 from remanent.errors import InputError
 
 
@@ -56,6 +56,34 @@ def test_a_coordinate_that_never_changes_is_no_division_by_0():
     states[:, 1] = 4.0
     assert Scaler.of(states).scale[1] == 1
     assert fit_probe(states, positive).weights[1] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_coordinate_that_changes_by_a_rounding_error_tells_nothing():
+    states, positive = rows(20, 3)
+    states[:, 1] = torch.where(positive, 1e6, 1e6 * (1 + 1e-15))
+    assert Scaler.of(states).scale[1] == 1
+    assert abs(float(fit_probe(states, positive).weights[1])) < 1e-6
+
+
+def test_a_network_sees_what_no_line_divides():
+    """Both of one sign against one of each: a linear probe has nothing, on rows that neither was fitted on."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(400, 2, generator=generator)
+    positive = (states[:, 0] > 0) == (states[:, 1] > 0)
+    for fit, low, high in ((fit_probe, 0.35, 0.65), (fit_network, 0.9, 1.0)):
+        right = (fit(states[:200], positive[:200]).scores(states[200:]) > 0) == positive[200:]
+        assert low <= float(right.double().mean()) <= high
+
+
+def test_a_network_is_the_same_each_time_and_by_its_seed():
+    states, positive = rows(20, 3)
+    torch.manual_seed(1)
+    first = fit_network(states, positive, (4, 3)).scores(states)
+    torch.manual_seed(2)
+    assert torch.equal(fit_network(states, positive, (4, 3)).scores(states), first)
+    assert not torch.equal(fit_network(states, positive, (4, 3), seed=1).scores(states), first)
+    with pytest.raises(InputError, match="hidden"):
+        fit_network(states, positive, ())
 
 
 def test_what_is_wrong_is_named():

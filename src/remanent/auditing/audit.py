@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from remanent.auditing.backends.gguf_file import GivenGGUF
-from remanent.auditing.blur import Combined
+from remanent.auditing.blur import Pairs
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import (
     AUDITED,
@@ -227,7 +227,7 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
             ready = condition
             if isinstance(condition.prompts, FewShot):
                 ready = replace(ready, prompts=condition.prompts.given(named.get(RETAIN, ())))
-            if isinstance(condition.prompts, Combined):
+            if isinstance(condition.prompts, Pairs):
                 ready = replace(ready, prompts=condition.prompts.given(named))
             if condition.look is not None:
                 ready = replace(ready, look=condition.look.given(named))

@@ -8,9 +8,10 @@ paper its abstract, reviews of it and the authors' scoring scripts could be read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -40,27 +41,28 @@ SYSTEM = System(
     notes="How pairs and relearning sets are made is ours: of the paper, abstract and scoring scripts could be read.",
 )
 
+KEYWORDS = 3  # most words that a record is known by
+_WORD = re.compile(r"\w+")
 
-@dataclass(frozen=True, slots=True)
-class Combined:
-    """Each question in one prompt with one of the other kind: a forgotten or unseen one with a retained one.
+
+@dataclass(frozen=True)
+class Pairs:
+    """Each record with one of the other kind: a forgotten or unseen one with a retained one, a retained one with a
+    forgotten one.
 
     Args:
-        first: which kind of question stands first.
         forget, retain: whom the partners are taken from. Left out of the repr, which is written down: what is asked is
             part of the measurements' key anyway.
     """
 
-    first: Literal["forget", "retain"]
-    forget: tuple[Record, ...] = field(default=(), repr=False)
-    retain: tuple[Record, ...] = field(default=(), repr=False)
+    forget: tuple[Record, ...] = field(default=(), repr=False, kw_only=True)
+    retain: tuple[Record, ...] = field(default=(), repr=False, kw_only=True)
 
-    def given(self, named: Mapping[str, Sequence[Record]]) -> Combined:
+    def given(self, named: Mapping[str, Sequence[Record]]) -> Self:
         """With partners. Raises InputError where forget or retain asks no question, or both are of one group."""
         forget, retain = (tuple(record for record in named.get(name, ()) if record.prompt) for name in (FORGET, RETAIN))
         if not forget or not retain or len({record.group for record in (*forget, *retain)}) < 2:
-            expected = "forget and retain records with questions, of different groups"
-            raise InputError("at", f"blur-{self.first}-first", expected)
+            raise InputError("at", str(self), "forget and retain records with questions, of different groups")
         return replace(self, forget=forget, retain=retain)
 
     def partner(self, record: Record) -> Record | None:
@@ -72,29 +74,98 @@ class Combined:
         return others[seed_of("blur", record.key) % len(others)]
 
     def __call__(self, records: Sequence[Record]) -> list[Record]:
-        """The records, each asked in one prompt with its partner; the answer is its own."""
-        return [self._beside(record) for record in records]
+        """The records as they are asked beside their partners; the answer is the record's own."""
+        return [record if (other := self.partner(record)) is None else self.beside(record, other) for record in records]
 
-    def _beside(self, record: Record) -> Record:
-        partner = self.partner(record)
-        if partner is None:
-            return record
+    def beside(self, record: Record, partner: Record) -> Record:
+        """A record as it is asked beside a partner."""
+        raise NotImplementedError
+
+    def both(self, record: Record, partner: Record) -> Record:
+        """What is answered freely to see both: the one prompt that a forgotten record and a retained partner make."""
+        return self.beside(record, partner)
+
+    def alone(self, record: Record, partner: Record) -> Record:
+        """What is answered freely to see how much of the forgotten record is said without its partner's company."""
+        return record
+
+
+@dataclass(frozen=True)
+class Combined(Pairs):
+    """Each question in one prompt with its partner's.
+
+    Args:
+        first: which kind of question stands first.
+    """
+
+    first: Literal["forget", "retain"]
+
+    def beside(self, record: Record, partner: Record) -> Record:
         is_retained = partner in self.forget
         comes_first = (self.first == "retain") == is_retained
         questions = [record.question, partner.question]
-        text = " ".join(questions if comes_first else questions[::-1])
-        return replace(record, prompt=(*record.prompt[:-1], Message("user", text)))
+        return _asking(record, " ".join(questions if comes_first else questions[::-1]))
+
+    def __str__(self) -> str:
+        return f"blur-{self.first}-first"
+
+
+@dataclass(frozen=True)
+class Keyword(Pairs):
+    """Each question behind the words that its partner is known by: a retained question about nothing forgotten, in
+    which a forgotten name stands.
+
+    Args:
+        held: word -> the groups in whose questions it stands.
+    """
+
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def given(self, named: Mapping[str, Sequence[Record]]) -> Self:
+        """With partners, and the words of all questions."""
+        found = super().given(named)
+        held: dict[str, set[str]] = {}
+        for record in (*found.forget, *found.retain):
+            for word in _words(record):
+                held.setdefault(word.casefold(), set()).add(record.group)
+        return replace(found, held={word: frozenset(groups) for word, groups in held.items()})
+
+    def of(self, record: Record) -> str:
+        """The words of its question that stand in the questions of the fewest other groups, at most 3, in order."""
+        words = list(dict.fromkeys(_words(record)))
+        others = {word: len(self.held.get(word.casefold(), frozenset()) - {record.group}) for word in words}
+        least = min(others.values(), default=0)
+        return " ".join([word for word in words if others[word] == least][:KEYWORDS])
+
+    def beside(self, record: Record, partner: Record) -> Record:
+        return _asking(record, f"{self.of(partner)}: {record.question}")
+
+    def both(self, record: Record, partner: Record) -> Record:
+        return self.beside(partner, record)
+
+    def alone(self, record: Record, partner: Record) -> Record:
+        return partner
+
+    def __str__(self) -> str:
+        return "blur-keyword"
+
+
+def _asking(record: Record, text: str) -> Record:
+    return replace(record, prompt=(*record.prompt[:-1], Message("user", text)))
+
+
+def _words(record: Record) -> list[str]:
+    return _WORD.findall(record.question)
 
 
 @dataclass(frozen=True)
 class Together:
-    """Answers both questions of a pair freely, in one prompt and each alone: is the one kept back, the other served?"""
+    """Answers the prompt of a pair freely, and the retained question alone: is the one kept back, the other served?"""
 
-    first: Literal["forget", "retain"]
     alone = False
 
     def given(self, named: Mapping[str, Sequence[Record]]) -> Together:
-        """Nothing of its own; `Combined` checks the records."""
+        """Nothing of its own; `Pairs` checks the records."""
         return self
 
     def passes(self, named: Mapping[str, Sequence[Record]]) -> int:
@@ -107,7 +178,7 @@ class Together:
         One generation is scored against both true answers, so that recall is right where precision is not.
         """
         prompts = condition.prompts
-        if not isinstance(prompts, Combined) or not hasattr(measurer.model, "generate"):
+        if not isinstance(prompts, Pairs) or not hasattr(measurer.model, "generate"):
             return {}
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -120,23 +191,29 @@ class Together:
                 if name not in measurer.sets:
                     continue
                 part = measurer.sets[name]
-                rows = [(row, beside) for row, record in enumerate(part.records) if (beside := prompts.partner(record))]
+                rows = [(row, other) for row, record in enumerate(part.records) if (other := prompts.partner(record))]
                 rows = rows[:most]
-                own, others = [part.records[row] for row, _ in rows], [beside for _, beside in rows]
+                pairs = [(part.records[row], other) for row, other in rows]
+                everything = [record for pair in pairs for record in pair]
                 # Room for two answers half as long again as the longest true ones.
-                longest = max((item.scored for item in encode_all([*own, *others], measurer.tokenizer)), default=0)
-                answers = [measurer.answers(model, asked, 3 * longest + 4) for asked in (prompts(own), own, others)]
+                longest = max((item.scored for item in encode_all(everything, measurer.tokenizer)), default=0)
+                asked = (
+                    [prompts.both(*pair) for pair in pairs],
+                    [prompts.alone(*pair) for pair in pairs],
+                    [partner for _, partner in pairs],
+                )
+                answers = [measurer.answers(model, records, 3 * longest + 4) for records in asked]
                 found[name] = [
                     TextScore(
                         *part.hashes[row],
                         {
                             LEAKED: recall(record.answer, both),
                             LEAKED_ALONE: recall(record.answer, alone),
-                            SERVED: recall(beside.answer, both),
-                            SERVED_ALONE: recall(beside.answer, served),
+                            SERVED: recall(partner.answer, both),
+                            SERVED_ALONE: recall(partner.answer, served),
                         },
                     )
-                    for (row, beside), record, both, alone, served in zip(rows, own, *answers, strict=True)
+                    for (row, _), (record, partner), both, alone, served in zip(rows, pairs, *answers, strict=True)
                 ]
         return found
 

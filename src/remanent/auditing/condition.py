@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from remanent.auditing.anamnesis import Anamnesis
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
-from remanent.auditing.blur import Combined, RelearnedLikeness, Together
+from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
 from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.exposure import Exposure
+from remanent.auditing.extraction_likelihood import ExtractionLikelihood
+from remanent.auditing.fluency import Fluency
 from remanent.auditing.gradient_norm import GradientNorm
 from remanent.auditing.lm_eval import PREFIX, Benchmark
 from remanent.auditing.look import Look
 from remanent.auditing.muse import Muse
 from remanent.auditing.prompts import FewShot, Prompts
+from remanent.auditing.reference_distance import PREFIX as DIVERGENCE
+from remanent.auditing.reference_distance import ReferenceDistance
 from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
 from remanent.auditing.tofu import Utility
@@ -30,6 +36,11 @@ _LOOKS: dict[str, tuple[Look, str]] = {
     "utility": (Utility(), "TOFU's three numbers and their harmonic mean, of the retain set."),
     "tofu": (Utility(tofu=True), "TOFU's model utility: retain set, real authors and world facts."),
     "gradient-norm": (GradientNorm(), "The gradient of each record's loss, by its norm."),
+    "exposure": (Exposure(), "Each answer's rank among its wrong ones."),
+    "extraction": (ExtractionLikelihood(), "Texts continued from several of their beginnings."),
+    "fluency": (Fluency(), "True answers' perplexity; entropy and repetition of the model's own."),
+    "anamnesis": (Anamnesis(), "The forget set, and for itself the control, relearned and asked after some updates."),
+    "zrf": (ReferenceDistance(), "Predictions against those of the same form with fresh random weights."),
     "muse": (Muse(), "MUSE's memorization: texts continued, questions answered after solved ones."),
 }
 ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
@@ -47,7 +58,10 @@ _FEW_SHOT = re.compile(r"few-shot-(\d+)")
 _SAMPLED = re.compile(r"sampled-(\d*\.?\d+)(?:-(\d+))?")
 _REMIND = re.compile(r"remind(-random)?(?:-(\d+))?")
 _BLUR = re.compile(r"blur(?:-(forget|retain)-first)?")
+_KEYWORD = "blur-keyword"
 _BLUR_RELEARNING = re.compile(r"blur-relearning(?:-(hi|mid|lo))?(?:-(\d+))?")
+_EXTRACTION = re.compile(r"extraction-(\d+)")
+_ANAMNESIS = re.compile(r"anamnesis-(\d*\.?\d+(?:e-\d+)?)")
 _NOISE = re.compile(r"noise-(\d*\.?\d+)")
 
 
@@ -138,10 +152,12 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
     the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16";
     "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control); "blur" (forgotten
-    beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-relearning" (on what has much, some
+    beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-keyword" (a forgotten question's own
+    words before a retained one), "blur-relearning" (on what has much, some
     and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without);
     "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
-    "gradient-norm";
+    "gradient-norm"; "exposure", "extraction" or "extraction-10" (runs of so many tokens), "fluency", "anamnesis" or
+    "anamnesis-0.001" (learning rate), "zrf", "divergence:FOLDER" (from the model in that folder);
     "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file.
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
@@ -198,7 +214,9 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     blur = _BLUR.fullmatch(first)
     if blur:
         after = _parse(second or "full", seeds)[0]
-        return [_blur(order, after) for order in ORDERS if blur[1] in (None, order)]
+        return [_blur(Combined(order), after) for order in ORDERS if blur[1] in (None, order)]
+    if first == _KEYWORD:
+        return [_blur(Keyword(), _parse(second or "full", seeds)[0])]
     if remind:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
         return [_remind(name, look, _parse(second or "full", seeds)[0])]
@@ -208,9 +226,9 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
             raise InputError("at", name, f"a task of lm-eval, as in {PREFIX}wmdp_bio")
         text = f"The task {task} of lm-evaluation-harness."
         return [_looked(name, Benchmark(task), text, _parse(second or "full", seeds)[0])]
-    if first in _LOOKS:
-        look, text = _LOOKS[first]
-        return [_looked(name, look, text, _parse(second or "full", seeds)[0])]
+    found = _look_of(first)
+    if found is not None:
+        return [_looked(name, *found, _parse(second or "full", seeds)[0])]
     if second:
         expected = "'+' after relearning, few-shot, sampled and looks only, as in 'relearning-overlap+int4-row'"
         raise InputError("at", name, expected)
@@ -243,7 +261,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
         expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
-        expected += "remind, blur, blur-relearning, utility, tofu, muse, gradient-norm, lm-eval:<task>, "
+        expected += f"remind, blur, blur-keyword, blur-relearning, {', '.join(_LOOKS)}, lm-eval:<task>, "
+        expected += f"{DIVERGENCE}<folder>, "
         expected += "noise-<sigma>, prune-<share>, adapter-off, intervention-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
         raise InputError("at", name, expected) from None
@@ -267,13 +286,17 @@ def _relearning(kind: Source, steps: int, after: Condition | None, seeds: Sequen
     return Condition(info, after.displacement, attack, tuple(seeds), prompts=after.prompts, look=look)
 
 
-def _blur(order: Literal["forget", "retain"], after: Condition) -> Condition:
-    name = f"blur-{order}-first" + ("" if after.info.kind == "full" else f"+{after.info.name}")
+def _blur(prompts: Combined | Keyword, after: Condition) -> Condition:
+    name = str(prompts) + ("" if after.info.kind == "full" else f"+{after.info.name}")
     if not after.plain:
         raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
-    kinds = ("the forgotten", "a retained") if order == "forget" else ("a retained", "the forgotten")
-    text = f"{kinds[0].capitalize()} question and {kinds[1]} one in one prompt.{_before(after)}"
-    return replace(after, info=ConditionInfo(name, "attack", text), prompts=Combined(order), look=Together(order))
+    if isinstance(prompts, Keyword):
+        text = "A forgotten question's own words before a retained one, and the other way round."
+    else:
+        kinds = ("The forgotten", "a retained") if prompts.first == "forget" else ("A retained", "the forgotten")
+        text = f"{kinds[0]} question and {kinds[1]} one in one prompt."
+    info = ConditionInfo(name, "attack", text + _before(after))
+    return replace(after, info=info, prompts=prompts, look=Together())
 
 
 def _few_shot(name: str, count: int, after: Condition) -> Condition:
@@ -301,8 +324,21 @@ def _remind(name: str, look: Remind, after: Condition) -> Condition:
     return replace(after, info=ConditionInfo(name, "attack", text), look=look)
 
 
+def _look_of(name: str) -> tuple[Look, str] | None:
+    """A look by its name, with what it measures in words; None for another name."""
+    extraction, anamnesis = _EXTRACTION.fullmatch(name), _ANAMNESIS.fullmatch(name)
+    if extraction:
+        return ExtractionLikelihood(int(extraction[1])), _LOOKS["extraction"][1]
+    if anamnesis:
+        return Anamnesis(float(anamnesis[1])), _LOOKS["anamnesis"][1]
+    if name.startswith(DIVERGENCE):
+        text = "Predictions against those of another model, beside this one in memory."
+        return ReferenceDistance(name.removeprefix(DIVERGENCE)), text
+    return _LOOKS.get(name)
+
+
 def _looked(name: str, look: Look, text: str, after: Condition) -> Condition:
-    if not after.plain:
+    if not after.plain or (isinstance(look, Anamnesis) and after.backend is not None):
         raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
     return replace(after, info=ConditionInfo(name, "other", f"{text}{_before(after)}"), look=look)
 

@@ -7,15 +7,16 @@ any two sets differ by. The gap between both is what is special about having bee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from remanent.core.activations import decoder_layers, states_of
+from remanent.core.probe import Fit, fit_network, fit_probe
 from remanent.core.separation import Separation, paired, separation
 from remanent.data.encode import encode_all
 from remanent.data.record import Record
@@ -31,6 +32,16 @@ CONTEXTS = (
     "Somebody wrote: ",
     "Next in the list: ",
 )
+
+
+# The paper's battery of attackers. It lists six, of which two differ by the seed of a convex fit: one and the same.
+BATTERY: Mapping[str, Fit] = {
+    "linear": partial(fit_probe, strength=1.0),
+    "linear, C 0.1": partial(fit_probe, strength=0.1),
+    "linear, C 10": partial(fit_probe, strength=10.0),
+    "network, 16": partial(fit_network, hidden=(16,), seed=42),
+    "network, 32 and 16": partial(fit_network, hidden=(32, 16), seed=7),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def cross_sequence(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Gap]:
-    """The gap at each depth.
+    """The gap at each depth, by a linear probe.
 
     Whole groups are held out: the n-th forget group together with the n-th of the unseen ones.
 
@@ -90,33 +101,90 @@ def cross_sequence(
     Source: arXiv 2605.01699; the distance from one half in the place of its accuracy, whole groups held out, and the
     null by relabelling pairs are ours.
     """
-    if not contexts:
-        raise InputError("contexts", "none", "at least one; '' puts nothing before a record")
-    names = list(dict.fromkeys(record.group for record in control))
-    if len(names) < 6:
-        raise InputError("control", f"{len(names)} groups", "unseen records of at least 6 groups")
-    first = set(names[: len(names) // 2])
-    sets = [
-        list(forget),
-        [record for record in control if record.group in first],
-        [record for record in control if record.group not in first],
-    ]
-    count = min(len(dict.fromkeys(record.group for record in part)) for part in sets)
-    sets = [_of_groups(part, count) for part in sets]
-    chosen = tuple(range(len(decoder_layers(model)) + 1)) if depths is None else tuple(depths)
-    states = [_states(model, tokenizer, part, contexts, chosen) for part in sets]
-    groups = [[record.group for record in part for _ in contexts] for part in sets]
+    compared = _Compared.of(model, tokenizer, forget, control, contexts, depths)
     found = []
-    options: dict[str, Any] = {"strength": strength, "permutations": permutations, "seed": seed}
-    for done, depth in enumerate(chosen, start=1):
+    for done, depth in enumerate(compared.states, start=1):
+        found.append(compared.gap(depth, partial(fit_probe, strength=strength), permutations, seed))
+        on_progress(done, len(compared.states))
+    return found
+
+
+def probe_battery(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    forget: Sequence[Record],
+    control: Sequence[Record],
+    *,
+    contexts: Sequence[str] = CONTEXTS,
+    depths: Sequence[int] | None = None,
+    probes: Mapping[str, Fit] = BATTERY,
+    permutations: int = 0,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[Gap]]:
+    """The gap at each depth by each of several attackers: name -> gaps. What was erased against one may be seen by
+    another, so that the largest counts; of many attackers the largest of pure noise is not 0 either.
+
+    Args:
+        probes: name -> how it is fitted.
+        on_progress: called with fits done and all.
+
+    The other arguments, what is raised and the source are those of `cross_sequence`.
+    """
+    compared = _Compared.of(model, tokenizer, forget, control, contexts, depths)
+    found: dict[str, list[Gap]] = {name: [] for name in probes}
+    total = len(probes) * len(compared.states)
+    for name, fit in probes.items():
+        for depth in compared.states:
+            found[name].append(compared.gap(depth, fit, permutations, seed))
+            on_progress(sum(map(len, found.values())), total)
+    return found
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """States of forget records and of two halves of the unseen ones: depth -> one tensor each, and their groups."""
+
+    states: Mapping[int, list[Tensor]]
+    groups: list[list[str]]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        forget: Sequence[Record],
+        control: Sequence[Record],
+        contexts: Sequence[str],
+        depths: Sequence[int] | None,
+    ) -> _Compared:
+        if not contexts:
+            raise InputError("contexts", "none", "at least one; '' puts nothing before a record")
+        names = list(dict.fromkeys(record.group for record in control))
+        if len(names) < 6:
+            raise InputError("control", f"{len(names)} groups", "unseen records of at least 6 groups")
+        first = set(names[: len(names) // 2])
+        sets = [
+            list(forget),
+            [record for record in control if record.group in first],
+            [record for record in control if record.group not in first],
+        ]
+        count = min(len(dict.fromkeys(record.group for record in part)) for part in sets)
+        sets = [_of_groups(part, count) for part in sets]
+        chosen = tuple(range(len(decoder_layers(model)) + 1)) if depths is None else tuple(depths)
+        each = [_states(model, tokenizer, part, contexts, chosen) for part in sets]
+        states = {depth: [part[depth] for part in each] for depth in chosen}
+        return cls(states, [[record.group for record in part for _ in contexts] for part in sets])
+
+    def gap(self, depth: int, fit: Fit, permutations: int, seed: int) -> Gap:
         sides = []
         for one, two in ((0, 1), (1, 2)):
-            rows = torch.cat([states[one][depth], states[two][depth]])
-            positive = torch.arange(len(rows)) < len(states[one][depth])
-            sides.append(separation(rows, positive, paired(groups[one], groups[two]), **options))
-        found.append(_gap(depth, *sides, seed))
-        on_progress(done, len(chosen))
-    return found
+            states, groups = self.states[depth], self.groups
+            rows = torch.cat([states[one], states[two]])
+            positive = torch.arange(len(rows)) < len(states[one])
+            pairs = paired(groups[one], groups[two])
+            sides.append(separation(rows, positive, pairs, fit=fit, permutations=permutations, seed=seed))
+        return _gap(depth, *sides, seed)
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:

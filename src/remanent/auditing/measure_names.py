@@ -26,6 +26,14 @@ PROBABILITY, RECALL, TRUE_BETTER, UTILITY = "probability", "recall", "true-bette
 VERBATIM, KNOWLEDGE = "verbatim", "knowledge"
 BENCHMARK = "benchmark"  # share of a public benchmark's questions that were answered rightly
 
+# Of the survey's: runs of tokens that are written by heart, tokens known by heart, the rank of an answer; how language
+# reads; how far from another model; how soon it is known again, as time and against a model that never knew.
+LIKELIHOOD, MEMORIZATION, EXPOSURE = "extraction-likelihood", "memorization-accuracy", "exposure"
+PERPLEXITY, ENTROPY, REPETITION = "perplexity", "entropy", "repetition"
+JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN = "js-divergence", "kl-divergence", "zero-retrain-forgetting"
+RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN = "relearn-time", "anamnesis-index", "anamnesis-against-unseen"
+RELEARNT = "relearnt-after-"  # one record's accuracy after so many updates, of which no measure is made alone
+
 NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of which no measure is made alone
 # The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full
 # classifier's lies from one half.

@@ -13,6 +13,10 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
   what either is worse for standing together; "relearned-likeness": mean similarity of relearned records.
 - "probability", "recall", "true-better": TOFU's numbers of each set; "model-utility", on the retain set, their harmonic
   mean over retain and further sets. "verbatim", "knowledge": MUSE's memorization, on each set.
+- "extraction-likelihood", "memorization-accuracy", "exposure" (bits), "perplexity", "entropy" (bits), "repetition",
+  "js-divergence" (bits), "kl-divergence" (nats), "zero-retrain-forgetting": means, on the control too.
+- "relearn-time": updates until the forget set, or the control, is known as the original knew the forget set;
+  "anamnesis-index": its ratio to the retrained model's, "anamnesis-against-unseen" to the same model's on the control.
 - "membership-remind": AUC of a classifier on the loss round each text, scored on groups it was not fitted on;
   "remind-around": the same without the figures that hold the loss itself; "remind-gain": how much further than the
   loss's AUC the first lies from one half.
@@ -27,6 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from remanent.auditing.anamnesis import curves, relearn_time
 from remanent.auditing.classifier import fitted_scores
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Measure
 from remanent.auditing.intervals import (
@@ -40,29 +45,40 @@ from remanent.auditing.intervals import (
 )
 from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure_names import (
+    ANAMNESIS,
+    ANAMNESIS_UNSEEN,
     ANSWERS,
     ATTACKS,
     BENCHMARK,
     BEYOND,
     DISTANCE,
+    ENTROPY,
     EXACT,
+    EXPOSURE,
     FITTED,
+    JENSEN_SHANNON,
     KNOWLEDGE,
+    KULLBACK_LEIBLER,
     LEAK_GAP,
     LEAKED,
     LEAKED_ALONE,
+    LIKELIHOOD,
     LOSS,
     MEMBERSHIP,
+    MEMORIZATION,
     MIN_K,
+    PERPLEXITY,
     PRIV_LEAK,
     PROBABILITY,
     QUALITY,
     RECALL,
     REFERENCE,
+    RELEARN_TIME,
     RELEARNED,
     REMIND,
     REMIND_AROUND,
     REMIND_GAIN,
+    REPETITION,
     SERVED,
     SERVED_ALONE,
     SERVED_GAP,
@@ -73,6 +89,7 @@ from remanent.auditing.measure_names import (
     TRUTH,
     UTILITY,
     VERBATIM,
+    ZERO_RETRAIN,
 )
 from remanent.auditing.membership import calibrated, priv_leak
 from remanent.auditing.remind import Choose, around, figures_of
@@ -83,6 +100,8 @@ from remanent.auditing.truth_ratio import cannot_tell, forget_quality
 # Measures that are the mean of a figure in [0, 1].
 MEANS = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
 MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
+MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN)
+UNBOUNDED = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)  # means of other figures; of perplexity, of its logarithm
 
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
 
@@ -99,6 +118,7 @@ def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
         for subject in (AUDITED, ORIGINAL, RETRAINED):
             place = _Place(found, criteria, subject, condition)
             made += [*place.means(), *place.gaps(), *place.utility(), *place.membership(), *place.neighbourhood()]
+            made += place.relearning()
             if subject != RETRAINED:
                 made += place.against_retrained()
     return tuple(made)
@@ -111,6 +131,7 @@ class _Place:
         self.criteria, self.subject, self.condition = criteria, subject, condition
         self.ours = {records: found.get((subject, condition, records), ()) for records in _sets(found)}
         self.retrained = {records: found.get((RETRAINED, condition, records), ()) for records in _sets(found)}
+        self.original = found.get((ORIGINAL, condition, FORGET), ())
         self._fits: dict[tuple[bool, bool], tuple[Sample, Sample] | None] = {}
 
     def means(self) -> list[Measure]:
@@ -125,7 +146,35 @@ class _Place:
                 sample = _sample(shown, rows)
                 bounds = share_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
                 made.append(self._measure(records, name, bounds, len(rows)))
+            for name in UNBOUNDED:
+                rows = [score for score in scores if name in score.values]
+                if rows:
+                    sample = _sample([score.values[name] for score in rows], rows)
+                    found = mean_interval(sample, *self._draws(f"{name}/{records}")) if sample else None
+                    if found and name == PERPLEXITY:
+                        with np.errstate(over="ignore"):
+                            found = Interval(*np.exp([found.value, found.low, found.high]).tolist())
+                    made.append(self._measure(records, name, found, len(rows)))
         return made
+
+    def relearning(self) -> list[Measure]:
+        """How soon it is known again, and against the retrained model and what was never seen."""
+        sets = {name: _curve(self.ours.get(name, ())) for name in (FORGET, CONTROL)}
+        original, retrained = _curve(self.original), _curve(self.retrained.get(FORGET, ()))
+        forget = sets[FORGET]
+        if original is None or forget is None:
+            return []
+        asked = [(name, RELEARN_TIME, own, None) for name, own in sets.items() if own]
+        if retrained and self.subject != RETRAINED:
+            asked.append((FORGET, ANAMNESIS, forget, retrained))
+        if sets[CONTROL]:
+            asked.append((FORGET, ANAMNESIS_UNSEEN, forget, sets[CONTROL]))
+        return [
+            self._measure(
+                records, name, relearn_time(own, original, *self._draws(f"{name}/{records}"), against), len(own[1])
+            )
+            for records, name, own, against in asked
+        ]
 
     def utility(self) -> list[Measure]:
         """TOFU's model utility, of the retain set and whatever further sets were asked."""
@@ -260,6 +309,11 @@ class _Place:
 def _further(auc: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much further from one half, where the second may tell with its sign turned."""
     return auc - np.maximum(other, 1 - other)
+
+
+def _curve(scores: Sequence[TextScore]) -> tuple[NDArray[np.float64], list[str]] | None:
+    found = curves(scores)
+    return None if found is None else (found, [score.group for score in scores])
 
 
 def _sets(found: Scored) -> list[str]:

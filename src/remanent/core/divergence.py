@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +20,16 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     nothing = log_p.isneginf()
     gap = (log_p - log_q).masked_fill(nothing, 0.0) if bool(nothing.any()) else log_p - log_q
     return (log_p.exp() * gap).sum(dim=-1)
+
+
+def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """JS(p, q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2, at each position, in bits: from 0 to 1.
+
+    Args:
+        log_p, log_q: float32, (positions, vocabulary): log-probabilities.
+    """
+    middle = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (kl_divergence(log_p, middle) + kl_divergence(log_q, middle)) / (2 * math.log(2))
 
 
 def mean_divergence(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from remanent.core.probe import fit_probe
+from remanent.core.probe import Fit, fit_probe
 from remanent.errors import InputError
 
 # The group that is held out -> the states of all rows, as an eraser that never saw that group leaves them.
@@ -50,6 +51,7 @@ def separation(
     groups: Sequence[str],
     *,
     strength: float = 1.0,
+    fit: Fit | None = None,
     permutations: int = 199,
     resamples: int = 2000,
     seed: int = 0,
@@ -61,6 +63,7 @@ def separation(
         positive: bool, (rows,).
         groups: of each row: what one knows of a row, one knows of its group.
         strength: C of the logistic regression.
+        fit: another probe in its place.
         permutations: relabellings under the null that a group's two kinds could be exchanged. Each fits every fold.
         resamples: of the interval.
         seed: of both.
@@ -76,8 +79,9 @@ def separation(
     for name, place in places.items():
         if not bool(positive[place].any()) or bool(positive[place].all()):
             raise InputError(f"group {name}", "rows of one kind", "rows of both kinds")
+    fit = fit or partial(fit_probe, strength=strength)
     folds = {name: states if isinstance(states, Tensor) else states(name) for name in names}
-    accuracy, auc = _round(folds, positive, places, strength)
+    accuracy, auc = _round(folds, positive, places, fit)
     values = torch.tensor([accuracy[name] for name in names], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     drawn = values[torch.randint(len(names), (resamples, len(names)), generator=generator)].mean(dim=1)
@@ -89,7 +93,7 @@ def separation(
         for name in names:
             if bool(torch.rand((), generator=generator) < 0.5):
                 turned[places[name]] = ~turned[places[name]]
-        other, _ = _round(folds, turned, places, strength)
+        other, _ = _round(folds, turned, places, fit)
         as_far += abs(2 * sum(other.values()) / len(other) - 1) >= distance - 1e-12
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     p = as_far / (permutations + 1) if permutations else None
@@ -97,13 +101,13 @@ def separation(
 
 
 def _round(
-    folds: Mapping[str, Tensor], positive: Tensor, places: Mapping[str, Tensor], strength: float
+    folds: Mapping[str, Tensor], positive: Tensor, places: Mapping[str, Tensor], fit: Fit
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Accuracy and AUC of each group, by the probe of all others."""
     accuracy, auc = {}, {}
     for name, rows in folds.items():
         out = places[name]
-        probe = fit_probe(rows[~out], positive[~out], strength)
+        probe = fit(rows[~out], positive[~out])
         scores, truth = probe.scores(rows[out]), positive[out]
         right = ((scores > 0) == truth).double()
         accuracy[name] = float(right[truth].mean() + right[~truth].mean()) / 2

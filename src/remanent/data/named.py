@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from remanent.data import blur, muse, pch, tofu
 from remanent.data.authors import author_sets
+from remanent.data.canaries import SETS as CANARY_SETS
+from remanent.data.canaries import canaries
 from remanent.data.hub import hub_rows
 from remanent.data.jsonl import read_records
 from remanent.data.record import Record
@@ -18,14 +21,15 @@ from remanent.errors import InputError, did_you_mean
 AUTHOR_SETS = ("forget", "retain", "control")
 NAMES = (
     *(f"authors:{part}" for part in AUTHOR_SETS),
+    *(f"canaries:{part}" for part in CANARY_SETS),
     *(f"tofu:{name}" for name in tofu.NAMES),
     *(f"muse:{name}" for name in muse.NAMES),
     *(f"blur:{name}" for name in blur.NAMES),
     *(f"pch:{name}" for name in pch.NAMES),
 )
 FORMS = (
-    "a path to a .jsonl file, or authors:<set>[:seed], tofu:<set>, muse:<set>, blur:<set>, pch:<set>, "
-    "hub:<owner>/<name>[:config][:split]"
+    "a path to a .jsonl file, or authors:<set>[:seed], canaries:<set>[:seed], tofu:<set>, muse:<set>, blur:<set>, "
+    "pch:<set>, hub:<owner>/<name>[:config][:split]"
 )
 
 
@@ -36,7 +40,7 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
         name: one of
             a path to a JSON Lines file (`read_records`), or to a folder of requests (`read_requests`), all of them;
             "authors:forget", "authors:retain" or "authors:control", the embedded authors of seed 0, or of another
-            seed: "authors:forget:3";
+            seed: "authors:forget:3"; "canaries:forget" and "canaries:control" likewise;
             "tofu:forget01" and so on (`tofu.NAMES`); "muse:books/forget_qa" and so on (`muse.NAMES`);
             "blur:rwku/D_hi" and so on (`blur.NAMES`);
             "pch:forget" and so on (`pch.NAMES`);
@@ -56,7 +60,9 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
     folder = folder or os.environ.get("REMANENT_DATA") or None
     match scheme if rest else "":
         case "authors":
-            return _authors(rest, text, role)
+            return _drawn(author_sets, AUTHOR_SETS, rest, text, role)
+        case "canaries":
+            return _drawn(canaries, CANARY_SETS, rest, text, role)
         case "tofu":
             return tofu.tofu(rest, Path(folder, "tofu") if folder else None, role)
         case "muse":
@@ -75,13 +81,15 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
     raise InputError(role, text, FORMS + (near.group() if near else ""))
 
 
-def _authors(rest: str, text: str, role: str) -> list[Record]:
+def _drawn(draw: Callable[[int], object], sets: Sequence[str], rest: str, text: str, role: str) -> list[Record]:
+    """A set of what is drawn by a seed."""
+    scheme = text.partition(":")[0]
     part, _, seed = rest.partition(":")
-    if part not in AUTHOR_SETS:
-        raise InputError(role, text, "authors:<set>[:seed] with " + did_you_mean(part, AUTHOR_SETS))
+    if part not in sets:
+        raise InputError(role, text, f"{scheme}:<set>[:seed] with {did_you_mean(part, sets)}")
     if seed and not re.fullmatch(r"[0-9]+", seed):
-        raise InputError(role, text, "authors:<set>[:seed] with a whole number from 0 as the seed")
-    return list(getattr(author_sets(int(seed or 0)), part))
+        raise InputError(role, text, f"{scheme}:<set>[:seed] with a whole number from 0 as the seed")
+    return list(getattr(draw(int(seed or 0)), part))
 
 
 def _hub(rest: str, text: str, role: str) -> list[Record]:

@@ -7,23 +7,34 @@ from dataclasses import dataclass
 
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Evidence, Measure
 from remanent.auditing.measure_names import (
+    ANAMNESIS,
+    ANAMNESIS_UNSEEN,
     ANSWERS,
     ATTACKS,
     BENCHMARK,
     DISTANCE,
+    ENTROPY,
     EXACT,
+    EXPOSURE,
+    JENSEN_SHANNON,
     KNOWLEDGE,
+    KULLBACK_LEIBLER,
     LEAK_GAP,
     LEAKED,
     LEAKED_ALONE,
+    LIKELIHOOD,
     MEMBERSHIP,
+    MEMORIZATION,
+    PERPLEXITY,
     PRIV_LEAK,
     PROBABILITY,
     QUALITY,
     RECALL,
+    RELEARN_TIME,
     RELEARNED,
     REMIND_AROUND,
     REMIND_GAIN,
+    REPETITION,
     SERVED,
     SERVED_ALONE,
     SERVED_GAP,
@@ -32,6 +43,7 @@ from remanent.auditing.measure_names import (
     TRUTH,
     UTILITY,
     VERBATIM,
+    ZERO_RETRAIN,
 )
 from remanent.report.estimate import Estimate
 
@@ -71,6 +83,18 @@ _LABELS = {
     KNOWLEDGE: "Answer after examples, ROUGE-L",
     UTILITY: "Model utility",
     BENCHMARK: "Benchmark, share right",
+    LIKELIHOOD: "Extraction likelihood",
+    MEMORIZATION: "Memorization accuracy",
+    EXPOSURE: "Exposure, bits",
+    PERPLEXITY: "Perplexity of the answer",
+    ENTROPY: "Entropy of its own answers, bits",
+    REPETITION: "Repetition in its own answers",
+    JENSEN_SHANNON: "Divergence from the reference, bits",
+    KULLBACK_LEIBLER: "KL from the reference, nats",
+    ZERO_RETRAIN: "Zero retrain forgetting",
+    RELEARN_TIME: "Updates until known again",
+    ANAMNESIS: "Anamnesis index",
+    ANAMNESIS_UNSEEN: "Known again, against unseen",
 }
 _KEPT = (UTILITY, BENCHMARK)  # measures of what is to stay
 IDEALS = {
@@ -84,6 +108,11 @@ IDEALS = {
     **dict.fromkeys((PROBABILITY, RECALL, VERBATIM, KNOWLEDGE), "as unseen"),
     **dict.fromkeys((UTILITY, BENCHMARK), "as original"),
     RELEARNED: "–",
+    **dict.fromkeys((LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, RELEARN_TIME), "as unseen"),
+    **dict.fromkeys((ENTROPY, REPETITION), "as original"),
+    **dict.fromkeys((JENSEN_SHANNON, KULLBACK_LEIBLER), "0"),
+    ZERO_RETRAIN: "as retrained",
+    **dict.fromkeys((ANAMNESIS, ANAMNESIS_UNSEEN), "1"),
 }
 
 

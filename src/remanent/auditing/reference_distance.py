@@ -1,0 +1,118 @@
+"""How far a model's predictions lie from another's: a retrained model beside it, or one that knows nothing.
+
+Zero retrain forgetting (Chundawat et al., arXiv 2205.08096) is 1 minus the divergence from a model of the same form
+with fresh random weights. A model that answers at random has 1, and so has a destroyed one: it says nothing of what is
+kept, and the aim is a retrained model's figure, not the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from remanent.auditing.cross_sequence import untrained
+from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
+from remanent.auditing.measure_names import JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN
+from remanent.auditing.text_score import TextScore
+from remanent.core.batch import Encoded, collate
+from remanent.core.divergence import js_divergence, kl_divergence
+from remanent.core.files import sha256_file
+from remanent.core.intervention import inner
+from remanent.core.scores import answer_scores
+from remanent.data.encode import pad_id
+from remanent.data.record import Record
+from remanent.errors import InputError
+
+if TYPE_CHECKING:
+    from remanent.auditing.condition import Condition
+    from remanent.auditing.measure import Measurer
+
+PREFIX = "divergence:"
+
+
+@dataclass(frozen=True)
+class ReferenceDistance:
+    """Compares predictions at each scored token, both models in memory.
+
+    Args:
+        folder: of the reference model; None takes one with fresh random weights (seed 0).
+        digest: of the reference's weights; set by `given`, so that stored figures are of these weights.
+    """
+
+    folder: str | None = None
+    digest: str = field(default="")
+    alone = True
+
+    def given(self, named: Mapping[str, Sequence[Record]]) -> ReferenceDistance:
+        """With the reference's digest. Raises InputError where the folder holds no weights."""
+        if self.folder is None:
+            return self
+        files = sorted(Path(self.folder).glob("*.safetensors"))
+        if not files:
+            raise InputError("at", f"{PREFIX}{self.folder}", "the folder of a saved model")
+        return replace(self, digest=" ".join(sha256_file(file) for file in files))
+
+    def passes(self, named: Mapping[str, Sequence[Record]]) -> int:
+        """Records passed through both models."""
+        return 2 * sum(len(named.get(name, ())) for name in (FORGET, RETAIN, CONTROL))
+
+    def __call__(self, measurer: Measurer, condition: Condition, most: int) -> dict[str, list[TextScore]]:
+        """Of every record of forget, retain and control."""
+        found: dict[str, list[TextScore]] = {}
+        with measurer.at(condition) as model:
+            other = self._reference(model)
+            for name in (FORGET, RETAIN, CONTROL):
+                if name not in measurer.sets:
+                    continue
+                part = measurer.sets[name].asked(condition.prompts, measurer.tokenizer)
+                rows = distances(model, other, part.encoded, measurer)
+                found[name] = [
+                    TextScore(*names, self._values(*row)) for names, row in zip(part.hashes, rows, strict=True)
+                ]
+        return found
+
+    def _values(self, bits: float, nats: float) -> dict[str, float]:
+        return {ZERO_RETRAIN: 1 - bits} if self.folder is None else {JENSEN_SHANNON: bits, KULLBACK_LEIBLER: nats}
+
+    def _reference(self, model: nn.Module) -> nn.Module:
+        if self.folder is None:
+            return untrained(inner(model))
+        from remanent.models.load import load
+
+        parameter = next(model.parameters())
+        found: nn.Module = load(self.folder, device=parameter.device).model
+        theirs, ours = (part.get_input_embeddings().num_embeddings for part in (found, model))  # type: ignore[operator]
+        if theirs != ours:
+            raise InputError("at", f"{PREFIX}{self.folder}", f"a model of the same vocabulary, {ours} tokens")
+        return found.eval()
+
+
+@torch.no_grad()
+def distances(
+    model: nn.Module, other: nn.Module, encoded: Sequence[Encoded], measurer: Measurer
+) -> list[tuple[float, float]]:
+    """Of each record the means over scored tokens, float32: JS(other, model) in bits, KL(other || model) in nats."""
+    device = next(model.parameters()).device
+    found = []
+    for start in range(0, len(encoded), measurer.batch_size):
+        indices = range(start, min(start + measurer.batch_size, len(encoded)))
+        batch = collate(encoded, indices, pad_id(measurer.tokenizer)).to(device)
+        dtype = measurer.autocast
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            ours, theirs = answer_scores(model, batch), answer_scores(other, batch)
+        pairs = [
+            ours.per_record(values) / ours.counts
+            for values in (
+                js_divergence(theirs.distribution, ours.distribution),
+                kl_divergence(theirs.distribution, ours.distribution),
+            )
+        ]
+        found += list(zip(*(pair.tolist() for pair in pairs), strict=True))
+        if measurer.on_batch is not None:
+            measurer.on_batch(2 * len(indices))
+    return found
