@@ -1,0 +1,228 @@
+"""Does sharpness go with generalization? Kendall's tau over many small models, for every definition of the paper.
+
+`python -m tests.reproductions.sharpness_correlation` goes on where it was cut off (rows in
+results/sharpness_correlation.jsonl) and writes results/sharpness_correlation.md and .png. Two pools of MLPs 64-64-10:
+digits of scikit-learn (600 to train on, the rest to test on; out of distribution: noise 0.35) and, where the local copy
+is, Fashion-MNIST (14 x 14, 700 and 200; noise 0.2). Each pool: learning rate x weight decay x input noise x SAM, and a
+seed of weights and order for each. Models that do not fit their training data within 1 % are left out, as in the paper.
+Radii were fixed beforehand, by size alone; no figure was looked at to choose them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from remanent.core.importance.losses import class_nll
+from remanent.optim import SAM
+from remanent.sharpness import LossSurface
+from remanent.sharpness.correlation import Correlation, correlation
+from remanent.sharpness.eigenvalues import eigenvalues
+from remanent.sharpness.fisher_trace import fisher_trace
+from remanent.sharpness.gradient_norm import gradient_norm
+from remanent.sharpness.logits import normalized_class_nll
+from remanent.sharpness.modern_sharpness import Definition, sharpness
+from remanent.sharpness.trace import trace
+
+from .study_rows import RESULTS, Row, Rows, markdown
+from .vision_world import Split, accuracy, digits, fashion, mean_loss, mlp, noisy, trained
+
+BATCH, POINTS, STEPS = 128, 512, 20
+RADII = {
+    ("average", "l2", "none"): 0.05,
+    ("average", "l2", "element"): 0.3,
+    ("average", "linf", "none"): 0.1,
+    ("average", "linf", "element"): 0.5,
+    ("worst", "l2", "none"): 0.25,
+    ("worst", "l2", "element"): 1.0,
+    ("worst", "linf", "none"): 0.002,
+    ("worst", "linf", "element"): 0.01,
+}
+OTHERS = ("top eigenvalue", "trace", "Fisher trace", "gradient norm", "training loss")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Real images, how out of distribution is made, and for how long models train."""
+
+    split: Split
+    noise: float
+    epochs: int
+
+
+def pools() -> dict[str, Pool]:
+    """The pools that this machine has data for."""
+    found = {"digits": Pool(digits(0, 600), 0.35, 60)}
+    clothes = fashion()
+    if clothes is not None:
+        found["fashion"] = Pool(clothes, 0.2, 150)
+    return found
+
+
+def grid() -> list[dict[str, float]]:
+    """Hyper-parameters of a pool's models."""
+    names = ("rate", "decay", "noise", "rho")
+    values = ((0.02, 0.05, 0.1, 0.2), (0.0, 1e-3), (0.0, 0.15, 0.3), (0.0, 0.05))
+    return [dict(zip(names, item, strict=True)) for item in itertools.product(*values)]
+
+
+def definitions() -> dict[str, tuple[Definition, bool]]:
+    """Name -> (definition, whether logits are normalized); only adaptive ones are, as in the paper."""
+    found = {}
+    for (case, norm, scale), rho in RADII.items():
+        definition = Definition(rho, case, norm, scale, STEPS)  # type: ignore[arg-type]
+        adaptive = ", adaptive" if scale == "element" else ""
+        found[f"{case} {norm}{adaptive}"] = (definition, False)
+        if adaptive:
+            found[f"{case} {norm}{adaptive}, normalized"] = (definition, True)
+    return found
+
+
+def made(pool: Pool, setting: dict[str, float], seed: int) -> nn.Module:
+    """A model of a pool."""
+    model = mlp(pool.split.train[0].shape[1], seed=seed)
+    optimizer = SAM(
+        model.parameters(),
+        torch.optim.SGD,
+        model=model,
+        rho=setting["rho"],
+        lr=setting["rate"],
+        momentum=0.9,
+        weight_decay=setting["decay"],
+    )
+    return trained(model, optimizer, pool.split.train, pool.epochs, seed=seed, noise=setting["noise"])
+
+
+def measured(pool: Pool, setting: dict[str, float], seed: int) -> Row:
+    """Train a model and measure it by every definition."""
+    model = made(pool, setting, seed)
+    images, labels = (part[:POINTS] for part in pool.split.train)
+    batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    plain, scaled = LossSurface(model, batches), LossSurface(model, batches, normalized_class_nll())
+    found: dict[str, float] = {
+        name: sharpness(scaled if normalized else plain, definition).loss.value
+        for name, (definition, normalized) in definitions().items()
+    }
+    found["top eigenvalue"] = eigenvalues(plain, tolerance=1e-2).top[0].value
+    found["trace"] = trace(plain, 8).trace.value
+    found["Fisher trace"] = fisher_trace(plain, class_nll).trace.value
+    found["gradient norm"] = gradient_norm(plain).norm.value
+    found["training loss"] = mean_loss(model, pool.split.train)
+    return {
+        **setting,
+        "seed": seed,
+        "train error": 100 - accuracy(model, pool.split.train),
+        "test error": 100 - accuracy(model, pool.split.test),
+        "ood error": 100 - accuracy(model, noisy(pool.split.test, pool.noise)),
+        "found": found,
+    }
+
+
+def correlations(rows: list[Row], name: str) -> dict[str, Correlation]:
+    """Tau of a measure with both errors and with the learning rate; groups are of input noise."""
+    values = [row["found"][name] for row in rows]
+    groups = [f"noise {row['noise']:g}" for row in rows]
+    return {
+        other: correlation(values, [row[other] for row in rows], groups)
+        for other in ("test error", "ood error", "rate")
+    }
+
+
+def spelled(item: Any) -> str:
+    """A tau with its interval."""
+    return f"{item.value:+.2f} [{item.low:+.2f}, {item.high:+.2f}]"
+
+
+def table(rows: list[Row]) -> str:
+    """Every measure's tau with test error, error out of distribution, and learning rate."""
+    lines = []
+    for name in rows[0]["found"]:
+        found = correlations(rows, name)
+        within = found["ood error"].groups
+        lines.append(
+            [
+                name,
+                *(spelled(found[other].tau) for other in ("test error", "ood error", "rate")),
+                ", ".join(f"{item.value:+.2f}" for item in within.values()),
+            ]
+        )
+    return markdown(["measure", "tau, test error", "tau, OOD error", "tau, learning rate", "OOD within noise"], lines)
+
+
+def plot(found: dict[str, list[Row]]) -> None:
+    """Scatter plots: two definitions of each case against both errors; colours are learning rates."""
+    from matplotlib.figure import Figure
+
+    names = ("average l2", "average l2, adaptive, normalized", "worst l2", "worst linf, adaptive, normalized")
+    figure = Figure(figsize=(12, 2.6 * 2 * len(found)), layout="constrained")
+    axes = figure.subplots(2 * len(found), len(names), squeeze=False)
+    rates = sorted({row["rate"] for rows in found.values() for row in rows})
+    for line, (pool, error) in enumerate(itertools.product(found, ("test error", "ood error"))):
+        rows = found[pool]
+        for column, name in enumerate(names):
+            place = axes[line][column]
+            for number, rate in enumerate(rates):
+                of = [row for row in rows if row["rate"] == rate]
+                place.scatter(
+                    [row["found"][name] for row in of],
+                    [row[error] for row in of],
+                    s=16,
+                    color=f"C{number}",
+                    marker="osD^"[number % 4],
+                    label=f"rate {rate:g}",
+                )
+            tau = correlations(rows, name)[error].tau
+            place.set_title(f"{name}\ntau {spelled(tau)}", fontsize=8)
+            place.set_xscale("symlog", linthresh=1e-3) if name.startswith("average") else place.set_xscale("log")
+            place.set_xlabel(f"sharpness, {pool}", fontsize=8)
+            place.set_ylabel(f"{error}, %", fontsize=8)
+            place.tick_params(labelsize=7)
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(RESULTS / "sharpness_correlation.png", dpi=110, metadata={"Software": None})
+
+
+def kept(rows: list[Row]) -> list[Row]:
+    """Models that fit their training data within 1 %."""
+    return [row for row in rows if row["train error"] <= 1]
+
+
+def main() -> None:
+    """Find the rows that are missing, and write table and plot."""
+    torch.set_num_threads(1)
+    rows = Rows(RESULTS / "sharpness_correlation.jsonl")
+    found: dict[str, list[Row]] = {}
+    dropped = {}
+    for name, pool in pools().items():
+        every = [
+            rows.get(f"{name} {seed:02d}", lambda pool=pool, setting=setting, seed=seed: measured(pool, setting, seed))
+            for seed, setting in enumerate(grid())
+        ]
+        found[name], dropped[name] = kept(every), len(every) - len(kept(every))
+    plot(found)
+    parts = [
+        f"## {name}: {len(rows)} models, {dropped[name]} left out\n\n"
+        f"Test error {min(row['test error'] for row in rows):.1f} to {max(row['test error'] for row in rows):.1f} %, "
+        f"out of distribution {min(row['ood error'] for row in rows):.1f} to "
+        f"{max(row['ood error'] for row in rows):.1f} %.\n\n{table(rows)}"
+        for name, rows in found.items()
+    ]
+    text = f"""# Sharpness and generalization
+
+`python -m tests.reproductions.sharpness_correlation`: Kendall's tau over models, with 90 % intervals (5 % at each end)
+of a bootstrap over models; positive: sharper is worse. {POINTS} points in batches of {BATCH}, {STEPS} steps or draws;
+MLPs 64-64-10, learning rate x decay x input noise x SAM. The last column is tau within models of one input noise
+(0, 0.15, 0.3). Radii were fixed beforehand.
+
+{chr(10).join(f"{part}{chr(10)}" for part in parts)}
+![scatter plots](sharpness_correlation.png)
+"""
+    (RESULTS / "sharpness_correlation.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
