@@ -2,8 +2,9 @@
 
     python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--seeds 0 1 2] [--out runs/smollm2]
 
-Every part is a job that goes on where it was cut off. The learning rate of each method was chosen on the authors of
-world 310, of two to a method. The rows are copied to results/smollm2.jsonl, and the table is made of them.
+Every part is a job that goes on where it was cut off. Learning rates were chosen on the authors of world 310: for NPO
+5e-5, at which it gets there, where 2e-5 does not; as-stranger takes one between 1e-4, which forgot too little within
+the budget, and 3e-4, which kept too little; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from .study_rows import RESULTS, markdown, mean_and_range
 MODEL, UPPER_HALF = "smollm2-135m", "*.layers.1[5-9].*,*.layers.2?.*"
 SYSTEM = ""  # an empty turn takes a third of the tokens of the chat template's own
 TOFU = Path(__file__).parents[3] / "shared" / "data" / "tofu"
-BUDGET, BATCH = 2560, 16
-RATES: Mapping[str, float] = {"npo": 5e-5, "durable": 5e-5, "as-stranger": 1e-4}
+BUDGET, BATCH = 2560, 8
+RATES: Mapping[str, float] = {"npo": 5e-5, "durable": 5e-5, "as-stranger": 2e-4}
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
     "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
@@ -112,8 +113,8 @@ def study(world: str, seeds: Sequence[int], out: Path) -> Path:
             schedule="linear",
             warmup=0.05,
             stop_margin=0.1,
-            evaluate_every=10,
-            evaluate_records=48,
+            evaluate_every=20,
+            evaluate_records=32,
             precision=fast_precision(),
             threads=1,
         ),
