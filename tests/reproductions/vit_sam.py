@@ -9,6 +9,7 @@ beside it. rho is the card's (Mixer 0.2, ViT 0.05), chosen on other seeds.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,9 +134,9 @@ def main() -> None:
     found: list[Any] = []
     for seed in SEEDS:
         for kind in EPOCHS:
-            found.append(rows.get(f"{kind} start {seed}", lambda: started(kind, seed)))
+            found.append(rows.get(f"{kind} start {seed}", partial(started, kind, seed)))
             for way in WAYS:
-                found.append(rows.get(f"{kind} {way} {seed}", lambda: measured(kind, way, seed)))
+                found.append(rows.get(f"{kind} {way} {seed}", partial(measured, kind, way, seed)))
     kernels = [
         [
             kind,
