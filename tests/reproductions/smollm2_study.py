@@ -3,8 +3,9 @@
     python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--seeds 0 1 2] [--out runs/smollm2]
 
 Every part is a job that goes on where it was cut off. Learning rates were chosen on the authors of world 310: for NPO
-5e-5, at which it gets there, where 2e-5 does not; as-stranger takes one between 1e-4, which forgot too little within
-the budget, and 3e-4, which kept too little; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is made of them.
+5e-5, since at 2e-5 it got half the way within the budget; as-stranger takes one between 1e-4, which forgot too little,
+and 3e-4, which kept too little; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
+made of them.
 """
 
 from __future__ import annotations
