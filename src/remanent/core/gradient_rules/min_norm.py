@@ -1,0 +1,42 @@
+"""The point of a convex hull that lies nearest to 0, and sums of gradients that conflict with none, from inner
+products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def min_norm(gramian: Tensor) -> Tensor:
+    """w of the simplex with the least w^T A w: (tasks,), float64.
+
+    min over x >= 0 of x^T A x + (1^T x - 1)^2 has x = w / (1 + w^T A w): a non-negative least squares problem, which
+    the active set method of Lawson and Hanson solves exactly, in finitely many steps.
+
+    Args:
+        gramian: A, (tasks, tasks).
+    """
+    size = len(gramian)
+    scale = float(gramian.diagonal().mean())
+    if scale == 0:
+        return torch.full((size,), 1 / size, dtype=torch.float64)
+    system = torch.cat([root(gramian / scale), torch.ones(1, size, dtype=torch.float64)])
+    target = torch.zeros(size + 1, dtype=torch.float64)
+    target[-1] = 1.0
+    found = non_negative(system, target)
+    return found / found.sum()
+
+
+def non_negative(system: Tensor, target: Tensor) -> Tensor:
+    """x >= 0 with the least |system x - target|: (columns,), float64."""
+    from scipy.optimize import nnls  # heavy, and only needed here
+
+    found: Tensor = torch.from_numpy(nnls(system.numpy(), target.numpy(), maxiter=100 * len(target))[0])
+    return found
+
+
+def root(gramian: Tensor) -> Tensor:
+    """L with L^T L = A, also where A is singular."""
+    values, vectors = torch.linalg.eigh(gramian)
+    factor: Tensor = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    return factor
