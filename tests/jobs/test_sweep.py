@@ -33,7 +33,7 @@ AXES = {"method": ["npo", "durable"], "retain_weight": [1, 8], "budget": 96}
 def found(out):
     """Everything that a sweep found, but for how long it took."""
     return [
-        {key: value for key, value in row.items() if key != "seconds"}
+        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory")}
         for row in read_json(out / "sweep.json")["trials"]
     ]
 

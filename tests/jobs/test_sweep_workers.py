@@ -22,7 +22,7 @@ AXES = {"method": ["npo", "grad-diff"], "unlearn": {"steps": 3}}
 
 def found(out):
     return [
-        {key: value for key, value in row.items() if key != "seconds"}
+        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory")}
         for row in read_json(out / "sweep.json")["trials"]
     ]
 

@@ -11,7 +11,7 @@ def end(value: float, condition: str = "int4-row") -> dict[str, Any]:
 
 def row(setting: str, seed: int, gap: float, kept: float, *, fresh: bool = False, **more: Any) -> dict[str, Any]:
     method = setting.rpartition("-")[0]
-    accuracies = {"FA": 0.1, "RA": 0.9, "Q-INT8": None, "Q-INT4": 0.3, "RA-INT8": None, "RA-INT4": 0.8}
+    accuracies = {"FA": 0.1, "CA": 0.3, "RA": 0.9, "Q-INT8": None, "Q-INT4": 0.3, "RA-INT8": None, "RA-INT4": 0.8}
     return {
         "name": f"{setting}-seed{seed}",
         "setting": setting,
@@ -20,6 +20,7 @@ def row(setting: str, seed: int, gap: float, kept: float, *, fresh: bool = False
         "hyperparameters": {"beta": float(len(setting))},
         "seed": seed,
         "fresh": fresh,
+        "reference": method == "retrain",
         "passes": 160,
         "status": "done",
         "reason": "",
@@ -27,11 +28,23 @@ def row(setting: str, seed: int, gap: float, kept: float, *, fresh: bool = False
         "best_step": 3,
         "planned_steps": 5,
         "forget_gap": end(gap),
+        "forget_gap_before": end(2.0),
         "attacked_gap": None,
         "retention": end(kept),
+        "seconds": 3.0 + seed,
+        "peak_memory": 200_000_000 + seed,
+        "conditions": [condition("full", 1.0), condition("int4-row", gap)],
         "published": accuracies,
         "before": {**accuracies, "FA": 1.0},
         **more,
+    }
+
+
+def condition(name: str, gap: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "nll": {"forget": 3.0 - gap, "control": 3.0, "retain": 1.0},
+        "nll_before": {"forget": 0.5, "control": 2.5, "retain": 0.5},
     }
 
 
@@ -41,11 +54,12 @@ def broken(setting: str, seed: int) -> dict[str, Any]:
     return {**{key: whole[key] for key in kept}, "status": "diverged", "reason": "step 3: the loss is inf"}
 
 
-def data(rows: list[dict[str, Any]], seeds: int = 2) -> dict[str, Any]:
+def data(rows: list[dict[str, Any]], seeds: int = 2, kind: str = "sweep") -> dict[str, Any]:
     return {
         "schema": "remanent/sweep/v1",
+        "kind": kind,
         "settings": {
-            "sweep": {"seeds": list(range(seeds)), "fresh_seeds": [], "budget": 160},
+            kind: {"seeds": list(range(seeds)), "fresh_seeds": [], "budget": 160},
             "unlearn": {"model": "m"},
         },
         "criteria": {"epsilon": 0.25, "upsilon": 0.9, "alpha": 0.05},

@@ -22,7 +22,8 @@ def run(
 
     The file has a part unlearn and a part audit, with the settings of those two commands. Where the audit does not
     name its model, reference or data, they follow from the run. The config.yaml that a run leaves in its folder is
-    such a file too. A file with a part sweep is run as `remanent sweep` does.
+    such a file too. A file with a part sweep or compare is run as `remanent sweep` or
+    `remanent compare` does.
 
     [bold]Example[/bold]
 
@@ -34,13 +35,18 @@ def run(
     [bold]Exit code[/bold]: as from `remanent audit`: 0 where the verdict is PASSED or WARNED, 1 where it is not.
     """
     from remanent.cli.verdict import end_with
-    from remanent.jobs.run import is_sweep, read_job, run_job
+    from remanent.jobs.run import kind_of, read_job, run_job
 
-    if is_sweep(config):
-        from remanent.cli.sweep import start
-        from remanent.cli.sweep_options import file_of
+    kind = kind_of(config)
+    if kind == "sweep":
+        from remanent.cli import sweep, sweep_options
 
-        start(file_of(None, config), out, json)
+        sweep.start(sweep_options.file_of(None, config), out, json)
+        return
+    if kind == "compare":
+        from remanent.cli import compare, compare_options
+
+        compare.start(compare_options.file_of(None, config), out, json)
         return
     if run_job(read_job(config, out), out, interface=interface()) is not None:
         end_with(out, json)

@@ -51,15 +51,15 @@ def sweep(
 def start(file: SweepFile, out: Path, json: bool) -> None:
     """Run a sweep and show what came of it; exit code 1 where no trial ended well."""
     from remanent.core.files import read_json
-    from remanent.jobs.sweep import PAGE, RESULTS
-    from remanent.jobs.sweep import sweep as run
+    from remanent.jobs.sweep import Sweep
     from remanent.report.sweep_terminal import show
 
-    view = run(file, out, interface=interface())
+    made = Sweep(file, out, interface())
+    view = made.run()
     if json:
-        print_json(read_json(out / RESULTS))
+        print_json(read_json(made.results))
     else:
         show(view, console())
-        typer.echo(out / PAGE)
+        typer.echo(out / made.page.name)
     if not any(item.seeds for item in view.settings):
         raise typer.Exit(1)

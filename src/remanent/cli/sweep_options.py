@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-from remanent.core.catalogue import methods
+from remanent.core.catalogue import unlearners
 from remanent.errors import InputError
 from remanent.jobs.config import OF_REQUESTS, AuditSettings, DataSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.hyperparameters import typed
@@ -21,7 +22,7 @@ _FOLLOWS = ("model", "reference", "data", "batch_size", "precision", "threads")
 _SHARED = ("precision", "threads")
 
 
-def _field(field: FieldInfo, kind: Any) -> tuple[Any, Any]:
+def option(field: FieldInfo, kind: Any) -> tuple[Any, Any]:
     """The field as an option of which one can tell whether it was given; the help says what holds where it was not."""
     description = field.description or ""
     if not field.is_required() and field.default not in (None, ()):
@@ -33,25 +34,28 @@ def _field(field: FieldInfo, kind: Any) -> tuple[Any, Any]:
 
 def _part(kind: type[BaseModel], without: tuple[str, ...]) -> dict[str, Any]:
     fields = {name: field for name, field in kind.model_fields.items() if name not in without}
-    return {name: _field(field, _optional(field.annotation)) for name, field in fields.items()}
+    return {name: option(field, optional(field.annotation)) for name, field in fields.items()}
 
 
-def _optional(annotation: Any) -> Any:
+def optional(annotation: Any) -> Any:
+    """An annotation that also takes None."""
     return annotation if type(None) in get_args(annotation) else annotation | None
 
 
 def _sweep_part() -> dict[str, Any]:
     found = {}
     for name, field in SweepSettings.model_fields.items():
+        if name == "own":  # of a file alone
+            continue
         if name == "hyperparameters":
-            found[PAIRS] = _field(
+            found[PAIRS] = option(
                 FieldInfo(description=f"NAME=VALUE,VALUE. {field.description}", default=None), list[str]
             )
         elif name == "method":
-            found[name] = _field(field, list[str])
+            found[name] = option(field, list[str])
         else:
             several = str(field.annotation).startswith("tuple")
-            found[name] = _field(field, str | None if several else _optional(field.annotation))
+            found[name] = option(field, str | None if several else optional(field.annotation))
     return found
 
 
@@ -59,15 +63,16 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_UNLEARN, _AUDIT = _part(UnlearnSettings, (*_SWEPT, *OF_REQUESTS, "data")), _part(AuditSettings, _FOLLOWS)
-SweepOptions = create_model(
-    "SweepOptions",
-    __base__=_Options,
-    **_sweep_part(),
-    **_UNLEARN,
-    data=(create_model("SweepData", __base__=_Options, **_part(DataSettings, ())), Field(default=None)),
-    **_AUDIT,
-)
+UNLEARN, AUDIT = _part(UnlearnSettings, (*_SWEPT, *OF_REQUESTS, "data")), _part(AuditSettings, _FOLLOWS)
+
+
+def options_of(name: str, first: dict[str, Any]) -> type[BaseModel]:
+    """The options of a command: those of its own part, and of the two parts of a run."""
+    data = create_model("DataOptions", __base__=_Options, **_part(DataSettings, ()))
+    return create_model(name, __base__=_Options, **first, **UNLEARN, data=(data, Field(default=None)), **AUDIT)
+
+
+SweepOptions = options_of("SweepOptions", _sweep_part())
 
 
 def file_of(options: Any, config: Path | None) -> SweepFile:
@@ -75,38 +80,60 @@ def file_of(options: Any, config: Path | None) -> SweepFile:
 
     Raises InputError that names the option, or the file's field.
     """
+
+    def put(given: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+        for name in SweepSettings.model_fields:
+            if given.get(name) not in (None, []):
+                found["sweep"][name] = split(given[name]) if name == "method" else given[name]
+        if given.get(PAIRS):
+            found["sweep"]["hyperparameters"] = _values(given[PAIRS], found)
+
+    file: SweepFile = filled(SweepFile, options, config, put)
+    return file
+
+
+def filled(
+    kind: type[BaseModel],
+    options: Any,
+    config: Path | None,
+    put: Callable[[dict[str, Any], dict[str, dict[str, Any]]], None],
+) -> Any:
+    """A file's settings, with the options in place of what it says.
+
+    Args:
+        kind: the file's model.
+        options: those that were given; None where there are none.
+        config: the file; None where there is none.
+        put: told of the options and of what was found for each part, puts those of the first part in place.
+    """
     data = _mapping(config) if config is not None else {}
     given = {} if options is None else options.model_dump()
-    found: dict[str, dict[str, Any]] = {part: dict(data.get(part) or {}) for part in SweepFile.model_fields}
+    found: dict[str, dict[str, Any]] = {part: dict(data.get(part) or {}) for part in kind.model_fields}
     records = {name: value for name, value in (given.pop("data", None) or {}).items() if value is not None}
     if records:
         found["unlearn"]["data"] = {**(found["unlearn"].get("data") or {}), **records}
     elif config is None:
         found["unlearn"]["data"] = {}
-    pairs = given.pop(PAIRS, None) or []
     for name, value in given.items():
         if value is None or value == []:
             continue
-        if name in SweepSettings.model_fields:
-            found["sweep"][name] = _split(value) if name == "method" else value
-        if name in _UNLEARN:
+        if name in UNLEARN:
             found["unlearn"][name] = value
-        if name in _AUDIT or name in _SHARED:
+        if name in AUDIT or name in _SHARED:
             found["audit"][name] = value
-    if pairs:
-        found["sweep"]["hyperparameters"] = _values(pairs, found)
+    put(given, found)
     unknown = {name: value for name, value in data.items() if name not in found}
     try:
-        file: SweepFile = parse(SweepFile, {**found, **unknown}, str(config) if config else "option")
+        return parse(kind, {**found, **unknown}, str(config) if config else "option")
     except InputError as error:
         if config is not None:
             raise
         name = [part for part in error.field.split(".") if not part.isdigit()][-1]
         raise InputError(f"--{name.replace('_', '-')}", error.value, error.expected) from None
-    return file
 
 
-def _split(texts: list[str]) -> list[str]:
+def split(texts: list[str]) -> list[str]:
+    """Names, from options that may each have several, separated by commas."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
@@ -118,7 +145,7 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
     swept = found["sweep"].get("method") or [
         found["unlearn"].get("method", UnlearnSettings.model_fields["method"].default)
     ]
-    known = methods()
+    known = unlearners()
     result: dict[str, list[Any]] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

@@ -24,10 +24,10 @@ class _JobFile(BaseModel):
     audit: dict[str, Any] | None = Field(default_factory=dict)
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether a file has a part `sweep`, which makes it one for `remanent sweep`."""
+def kind_of(path: Path) -> str:
+    """What a file is for: "sweep" or "compare" where it has a part of that name, else "run"."""
     data = load_yaml(path)
-    return isinstance(data, dict) and "sweep" in data
+    return next((kind for kind in ("sweep", "compare") if isinstance(data, dict) and kind in data), "run")
 
 
 def read_job(path: Path, out: Path) -> JobSettings:

@@ -16,19 +16,19 @@ from remanent.auditing.judgement import Criteria
 from remanent.core.files import read_json, write_atomic, write_json
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError, RunConflictError
-from remanent.jobs.data import JobData, files_digest, input_hashes, load_data, overlap
+from remanent.jobs.data import files_digest, input_hashes, load_data, overlap
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.sweep_config import EXECUTION, SweepFile, Trial
 from remanent.jobs.sweep_search import OBJECTIVE, Grid, Search, Source
 from remanent.jobs.sweep_space import Setting, trial
 from remanent.jobs.sweep_trial import FAILED, finished
 from remanent.jobs.sweep_workers import Here, Processes, Ray, Row, Workers
-from remanent.jobs.unlearn import build_method, check_roles
+from remanent.jobs.unlearn import check_roles, way_of
 from remanent.models.source import find
 from remanent.report.sweep_page import render
-from remanent.report.sweep_view import SCHEMA, SweepView, choose, summaries, view_of
+from remanent.report.sweep_view import SCHEMA, SweepView, summaries, view_of
 
-RESULTS, PAGE, CONFIG, CHOSEN = "sweep.json", "sweep.html", "sweep.yaml", "chosen.yaml"
+CHOSEN = "chosen.yaml"
 
 
 def sweep(file: SweepFile, out: Path, *, interface: Interface | None = None) -> SweepView:
@@ -44,37 +44,39 @@ def sweep(file: SweepFile, out: Path, *, interface: Interface | None = None) -> 
 
     Raises InputError and DataError before any work, RunConflictError where the model or the records have changed.
     """
-    out, interface = out.absolute(), interface or Interface()
-    data = load_data(file.unlearn.data)
-    if not data.control:
-        raise InputError("unlearn.data.control", None, "unseen records, from which the forget gap is measured")
-    file = _with_threads(file, out)
-    run = _Sweep(file, out, data, interface)
-    _begin(file, out, data)
-    for sentence in overlap(data)[2]:
-        interface.warn(sentence)
-    run.say_cost()
-    run.run()
-    return run.view()
+    return Sweep(file, out, interface or Interface()).run()
 
 
-class _Sweep:
-    """The state of a sweep: which settings were asked for, and the rows of their trials."""
+class Sweep:
+    """The state of a sweep: which settings were asked for, and the rows of their trials.
 
-    def __init__(self, file: SweepFile, out: Path, data: JobData, interface: Interface) -> None:
-        self.file, self.out, self.data, self.interface = file, out, data, interface
+    Args:
+        file, out, interface: as for `sweep`. Raises what it raises, before anything is written.
+    """
+
+    kind = "sweep"  # names its files
+
+    def __init__(self, file: SweepFile, out: Path, interface: Interface) -> None:
+        self.out, self.interface = out.absolute(), interface
+        self.results, self.page, self.config = (self.out / f"{self.kind}.{end}" for end in ("json", "html", "yaml"))
+        data = self.data = load_data(file.unlearn.data)
+        if not data.control:
+            raise InputError("unlearn.data.control", None, "unseen records, from which the forget gap is measured")
+        file = self.file = _with_threads(file, self.config)
         seeds = file.sweep.seeds
         if not seeds or len(set(seeds)) < len(seeds) or set(seeds) & set(file.sweep.fresh_seeds):
-            raise InputError("sweep.seeds", list(seeds), "at least one, each once, and none of them a fresh one")
+            raise InputError(f"{self.kind}.seeds", list(seeds), "at least one, each once, and none of them a fresh one")
         # Every corner of a search is built, every combination of a grid: what cannot run is said before any work.
         corners = Grid(file)
         self.first = [trial(file, setting, seeds[0], data) for setting in corners.settings]
         for item in self.first:
-            check_roles(build_method(item.unlearn), data, item.unlearn)
+            check_roles(way_of(item.unlearn), data, item.unlearn)
         self.criteria = Criteria.from_settings(self.first[0].audit.model_dump())
         parse_conditions(self.first[0].audit.at, tuple(range(self.first[0].audit.attack_seeds)))
         parse_conditions(file.unlearn.stop_at)
-        self.source: Source = Search(file, self.criteria.epsilon, out / "asked.json") if file.sweep.search else corners
+        self.source: Source = (
+            Search(file, self.criteria.epsilon, self.out / "asked.json") if file.sweep.search else corners
+        )
         self.planned = self.source.total * len(seeds) + len(file.sweep.fresh_seeds)
         self.order: dict[str, Trial] = {}
         self.rows: dict[str, Row] = {}
@@ -85,15 +87,19 @@ class _Sweep:
         each = ", ".join(f"{method} {count:,}" for method, count in passes.items())
         seeds = len(self.file.sweep.seeds)
         self.interface.say(f"{self.source.total} settings x {seeds} seeds; records passed per trial at most: {each}")
-        if len(set(passes.values())) > 1 and self.file.sweep.budget is None:
+        if len({item.passes for item in self.first if not item.reference}) > 1 and self.file.sweep.budget is None:
             self.interface.warn("methods are not compared at equal passes; sweep.budget holds them to one number")
 
-    def run(self) -> None:
+    def run(self) -> SweepView:
         """Every trial that is not there yet, then the chosen setting on its fresh seeds."""
+        self._begin()
+        for sentence in overlap(self.data)[2]:
+            self.interface.warn(sentence)
+        self.say_cost()
         workers = self._workers()
         began = time.monotonic()
         try:
-            with self.interface.bar("sweep") as advance:
+            with self.interface.bar(self.kind) as advance:
                 if isinstance(workers, Here):
                     workers.interface = _Inside(advance, self)
                 self._all(workers, advance)
@@ -102,8 +108,9 @@ class _Sweep:
             workers.close()
             self._write()
             if self.rows:
-                write_atomic(self.out / PAGE, render(self.view()))
+                write_atomic(self.page, render(self.view()))
             self.interface.say(f"{len(self.rows)} of {self.planned} trials, {time.monotonic() - began:.0f} s")
+        return self.view()
 
     def view(self) -> SweepView:
         """What is there so far."""
@@ -194,28 +201,50 @@ class _Sweep:
     def _data(self) -> dict[str, Any]:
         criteria = {name: getattr(self.criteria, name) for name in ("epsilon", "upsilon", "alpha")}
         rows = [self.rows[name] for name in self.order if name in self.rows]
-        seeds = len(self.file.sweep.seeds)
-        developed = summaries([row for row in rows if not row["fresh"]], self.criteria.alpha)
-        chosen = choose(developed, self.criteria.epsilon, seeds)
-        return {
+        found = {
             "schema": SCHEMA,
-            "settings": _what(self.file),
+            "kind": self.kind,
+            "settings": self.settings(),
             "objective": OBJECTIVE,
             "criteria": criteria,
             "seeds": list(self.file.sweep.seeds),
             "planned": self.planned,
-            "chosen": None if chosen is None else chosen.name,
             "trials": rows,
         }
+        view = view_of(found)
+        return {**found, "chosen": view.chosen, "best": view.best}
 
     def _write(self) -> None:
-        write_json(self.out / RESULTS, self._data())
+        write_json(self.results, self._data())
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide what is found, as plain data that runs again."""
+        return self.file.model_dump(mode="json", exclude={"sweep": set(EXECUTION)})
+
+    def _begin(self) -> None:
+        """Make the folder, or see that it belongs to the same model and records."""
+        unlearn = self.file.unlearn
+        models = {"model": unlearn.model, "base": unlearn.base}
+        inputs = {role: files_digest(find(name).files()) for role, name in models.items() if name is not None}
+        inputs |= input_hashes(self.data)
+        check_writable(self.out)
+        if self.config.is_file():
+            before = read_json(self.out / "inputs.json")
+            changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+            if changed:
+                raise RunConflictError(
+                    f"{self.out}: {', '.join(changed)} changed since the {self.kind} began; give another folder"
+                )
+        elif any(item.name != "inputs.json" and not item.name.startswith(".") for item in self.out.iterdir()):
+            raise RunConflictError(f"{self.out} is not empty and holds no {self.kind}; give another folder")
+        write_json(self.out / "inputs.json", inputs)
+        write_atomic(self.config, yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True))
 
 
 class _Inside(Interface):
     """What a trial says goes beside the sweep's own bar: two bars would fight for the line."""
 
-    def __init__(self, advance: Advance, sweep: _Sweep) -> None:
+    def __init__(self, advance: Advance, sweep: Sweep) -> None:
         super().__init__()
         self.advance, self.sweep = advance, sweep
 
@@ -226,35 +255,13 @@ class _Inside(Interface):
         )
 
 
-def _with_threads(file: SweepFile, out: Path) -> SweepFile:
+def _with_threads(file: SweepFile, config: Path) -> SweepFile:
     """Threads are part of a result: a sweep's first call decides them, and shares the processors among processes."""
     if file.unlearn.threads is not None:
         return file
-    if (out / CONFIG).is_file():
-        threads = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["unlearn"]["threads"]
+    if config.is_file():
+        threads = yaml.safe_load(config.read_text(encoding="utf-8"))["unlearn"]["threads"]
     else:
         sharing = file.sweep.processes or 1
         threads = 1 if file.sweep.ray else None if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)
     return file.model_copy(update={"unlearn": file.unlearn.model_copy(update={"threads": threads})})
-
-
-def _begin(file: SweepFile, out: Path, data: JobData) -> None:
-    """Make the folder, or see that it belongs to the same model and records."""
-    models = {"model": file.unlearn.model, "base": file.unlearn.base}
-    inputs = {role: files_digest(find(name).files()) for role, name in models.items() if name is not None}
-    inputs |= input_hashes(data)
-    check_writable(out)
-    if (out / CONFIG).is_file():
-        before = read_json(out / "inputs.json")
-        changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
-        if changed:
-            raise RunConflictError(f"{out}: {', '.join(changed)} changed since the sweep began; give another folder")
-    elif any(item.name != "inputs.json" and not item.name.startswith(".") for item in out.iterdir()):
-        raise RunConflictError(f"{out} is not empty and holds no sweep; give another folder")
-    write_json(out / "inputs.json", inputs)
-    write_atomic(out / CONFIG, yaml.safe_dump(_what(file), sort_keys=False, allow_unicode=True))
-
-
-def _what(file: SweepFile) -> dict[str, Any]:
-    """The settings that decide what is found."""
-    return file.model_dump(mode="json", exclude={"sweep": set(EXECUTION)})

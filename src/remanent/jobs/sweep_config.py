@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -28,6 +28,23 @@ Values = Annotated[
 ]
 
 
+class MethodSettings(BaseModel):
+    """Settings of one method alone, in place of those that all share; each as in `unlearn`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup: float | None = Field(None, ge=0, lt=1)
+    weight_decay: float | None = Field(None, ge=0)
+    max_grad_norm: float | None = Field(None, gt=0)
+    hyperparameters: dict[str, Value] = Field(default_factory=dict)
+
+
 class SweepSettings(BaseModel):
     """What varies from trial to trial, and how trials are run. Whatever is not named is as `unlearn` says."""
 
@@ -39,6 +56,11 @@ class SweepSettings(BaseModel):
     hyperparameters: dict[str, Values] = Field(
         default_factory=dict,
         description="Values of a hyper-parameter, for methods that have it; npo.beta is that of one method.",
+    )
+    own: dict[str, MethodSettings] = Field(
+        default_factory=dict,
+        description="By method, settings that are its own in place of those below: steps, epochs, learning_rate, "
+        "batch_size, micro_batch, schedule, warmup, weight_decay, max_grad_norm, hyperparameters.",
     )
     seeds: Seeds = Field((0, 1, 2), description="Development seeds: every setting is run with each of them.")
     fresh_seeds: Seeds = Field((), description="Seeds with which only the chosen setting is run, once it is chosen.")
@@ -83,6 +105,7 @@ class Trial(BaseModel):
     Args:
         setting: names everything but the seed, for example "npo-1f2e3d4c".
         fresh: whether its seed took no part in choosing.
+        reference: whether it is what the others are measured to: retraining.
         passes: records that it passes forward and backward at most.
         unlearn, audit: its two jobs; the audit's model follows from where it is run.
     """
@@ -91,6 +114,7 @@ class Trial(BaseModel):
 
     setting: str
     fresh: bool
+    reference: bool
     passes: int
     unlearn: UnlearnSettings
     audit: AuditSettings

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remanent.core.catalogue import methods
+from remanent.core.catalogue import edits, unlearners
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method
 from remanent.core.passes import learning_passes
 from remanent.errors import InputError, did_you_mean
 from remanent.jobs.config import AuditSettings, UnlearnSettings, parse
 from remanent.jobs.data import JobData
+from remanent.jobs.edit import OF_A_LOOP, edit_of
 from remanent.jobs.sweep_config import SweepFile, Trial, Value
 from remanent.jobs.unlearn import build_method
 
-RETAIN_WEIGHT = "retain_weight"
+RETAIN_WEIGHT, LEARNING_RATE = "retain_weight", "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Setting:
 def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
     """Method -> what varies with it -> values: "learning_rate" and the names of hyper-parameters, where they vary.
 
-    A hyper-parameter goes to the methods that have it; "npo.beta" to that method alone, and in place of "beta".
+    A hyper-parameter goes to the methods that have it; "npo.beta" to that method alone, and in place of "beta". An edit
+    has no learning rate.
     Raises InputError for a method, or a hyper-parameter that none of them has.
     """
-    sweep, known = file.sweep, methods()
+    sweep, known = file.sweep, unlearners()
     given: dict[str, tuple[Any, ...]] = {**dict(sweep.hyperparameters)}
     if sweep.retain_weight:
         if RETAIN_WEIGHT in given:
@@ -54,11 +56,15 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
     for name in names:
         if name not in known:
             raise InputError("sweep.method", name, did_you_mean(name, known))
+    for name in sweep.own:
+        if name not in names:
+            raise InputError("sweep.own", name, f"one of the methods that are run: {', '.join(names)}")
     used: set[str] = set()
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for name in names:
         own = known[name].hyperparameters
-        found[name] = {"learning_rate": sweep.learning_rate} if sweep.learning_rate else {}
+        rates = sweep.learning_rate if name not in edits() else ()
+        found[name] = {LEARNING_RATE: rates} if rates else {}
         for key in own:
             chosen = next((key_ for key_ in (f"{name}.{key}", key) if key_ in given), None)
             used |= {key_ for key_ in (f"{name}.{key}", key) if key_ in given}
@@ -85,37 +91,69 @@ def grid(file: SweepFile) -> list[Setting]:
 
 
 def setting_of(file: SweepFile, method: str, chosen: Mapping[str, Any]) -> Setting:
-    """The setting of a method at chosen values; what is not chosen is as the file's `unlearn` has it."""
-    known = methods()[method].hyperparameters
+    """The setting of a method at chosen values; what is not chosen is its own, or as the file's `unlearn` has it."""
+    known, own = unlearners()[method].hyperparameters, _own(file, method)
     shared = {key: value for key, value in file.unlearn.hyperparameters.items() if key in known}
-    rate = chosen.get("learning_rate", file.unlearn.learning_rate)
-    return Setting(method, rate, {**shared, **{key: value for key, value in chosen.items() if key != "learning_rate"}})
+    rate = own.pop(LEARNING_RATE, None if method in edits() else file.unlearn.learning_rate)
+    shared |= own.get("hyperparameters", {})
+    chosen = dict(chosen)
+    return Setting(method, chosen.pop(LEARNING_RATE, rate), {**shared, **chosen})
+
+
+def _own(file: SweepFile, method: str) -> dict[str, Any]:
+    """What the file says of one method alone."""
+    found = file.sweep.own.get(method)
+    return {} if found is None else found.model_dump(exclude_none=True)
 
 
 def trial(file: SweepFile, setting: Setting, seed: int, data: JobData, *, fresh: bool = False) -> Trial:
-    """The trial of a setting and a seed, held to the budget. Raises InputError where it could not be run."""
-    sweep = file.sweep
+    """The trial of a setting and a seed, held to the budget. Raises InputError where it could not be run.
+
+    Retraining, which is what the others are measured to, is held to no budget; an edit takes nothing of what the file
+    says of a training.
+    """
     plain = {
         **file.unlearn.model_dump(),
+        **(dict.fromkeys(OF_A_LOOP) if setting.method in edits() else {}),
+        **_own(file, setting.method),
         "method": setting.method,
         "learning_rate": setting.learning_rate,
         "hyperparameters": dict(setting.hyperparameters),
         "seed": seed,
     }
     unlearn: UnlearnSettings = parse(UnlearnSettings, plain, f"sweep: {setting.method}")
-    method, sizes = build_method(unlearn), role_sizes(data)
-    if sweep.budget is not None:
+    sizes = role_sizes(data)
+    if setting.method in edits():
+        made = _edited(unlearn, sizes, file.sweep.budget)
+        return _named(file, unlearn, setting, made, fresh=fresh)
+    method = build_method(unlearn)
+    if file.sweep.budget is not None and not method.from_base:
         if unlearn.epochs is not None:
-            raise InputError("unlearn.epochs", unlearn.epochs, "none beside sweep.budget, which decides the steps")
+            raise InputError("unlearn.epochs", unlearn.epochs, "none beside a budget, which decides the steps")
         if unlearn.steps is not None and unlearn.batch_size is not None:
             raise InputError(
                 "unlearn.steps, unlearn.batch_size", f"{unlearn.steps}, {unlearn.batch_size}",
-                "one of the two beside sweep.budget, which decides the other",
+                "one of the two beside a budget, which decides the other",
             )  # fmt: skip
-        unlearn = unlearn.model_copy(update=_within(sweep.budget, method, sizes, unlearn.steps))
+        unlearn = unlearn.model_copy(update=_within(file.sweep.budget, method, sizes, unlearn.steps))
         method = build_method(unlearn)
     lead = sizes.get(method.roles[0], sizes["forget"])
-    steps = planned_steps(method.recipe, lead)
+    most = passes(method, sizes, planned_steps(method.recipe, lead), method.recipe.batch_size)
+    return _named(file, unlearn, setting, most, fresh=fresh, reference=method.from_base)
+
+
+def _edited(unlearn: UnlearnSettings, sizes: Mapping[str, int], budget: int | None) -> int:
+    """What an edit passes, which no setting of a training changes."""
+    made = edit_of(unlearn).passes(sizes)
+    if budget is not None and made > budget:
+        raise InputError("budget", budget, f"at least {made} passes, which {unlearn.method} makes")
+    return made
+
+
+def _named(
+    file: SweepFile, unlearn: UnlearnSettings, setting: Setting, made: int, *, fresh: bool, reference: bool = False
+) -> Trial:
+    """The trial with its audit and its name, which is made of all settings but the seed."""
     named = {key: value for key, value in file.audit.items() if value is not None}
     implied = {"model": ".", "reference": unlearn.model, "data": unlearn.data.model_dump(), "threads": unlearn.threads}
     audit: AuditSettings = parse(AuditSettings, {**implied, **named}, "audit")
@@ -124,7 +162,8 @@ def trial(file: SweepFile, setting: Setting, seed: int, data: JobData, *, fresh:
     return Trial(
         setting=f"{setting.method}-{digest[:8]}",
         fresh=fresh,
-        passes=passes(method, sizes, steps, method.recipe.batch_size),
+        reference=reference,
+        passes=made,
         unlearn=unlearn,
         audit=audit,
     )
@@ -159,5 +198,5 @@ def _within(budget: int, method: Method, sizes: Mapping[str, int], steps: int | 
         changed = {"batch_size": found, "steps": steps}
     if found == 0:
         least = passes(method, sizes, steps or 1, batch if steps is None else 1)
-        raise InputError("sweep.budget", budget, f"at least {least} passes, the least that a run of this method makes")
+        raise InputError("budget", budget, f"at least {least} passes, the least that a run of this method makes")
     return changed

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
+import numpy as np
+
+from remanent.auditing.evidence import CONTROL, FORGET, ORIGINAL, RETAIN
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder
 from remanent.errors import DivergedError
@@ -17,19 +19,24 @@ from remanent.jobs.progress import Interface
 from remanent.jobs.report import view
 from remanent.jobs.sweep_config import Trial
 from remanent.jobs.unlearn import unlearn
-from remanent.report.estimate import Estimate
+from remanent.report.estimate import Estimate, Estimator
 from remanent.report.summary import ConditionSummary, summarize
+from remanent.report.view import RunView
 
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 PRECISIONS = ("full", "precision")
+_OF_THE_RUN = ("steps", "planned_steps", "stopped_by_rule", "best_step", "seconds", "peak_memory")
 AUDITS = "audits"
 # The paper's figures, arXiv 2605.02196: teacher-forced token accuracy, micro-averaged -> (conditions, records). Both of
-# two conditions are one format by two names.
+# two conditions are one format by two names. CA, ours, is the same on unseen records, beside each of forgotten ones.
 PUBLISHED = {
     "FA": (("full",), FORGET),
+    "CA": (("full",), CONTROL),
     "RA": (("full",), RETAIN),
     "Q-INT8": (("int8", "int8-row"), FORGET),
+    "CA-INT8": (("int8", "int8-row"), CONTROL),
     "Q-INT4": (("int4-row", "int4"), FORGET),
+    "CA-INT4": (("int4-row", "int4"), CONTROL),
     "RA-INT8": (("int8", "int8-row"), RETAIN),
     "RA-INT4": (("int4-row", "int4"), RETAIN),
 }
@@ -88,6 +95,7 @@ def described(trial: Trial) -> dict[str, Any]:
         "steps": unlearn.steps,
         "seed": unlearn.seed,
         "fresh": trial.fresh,
+        "reference": trial.reference,
         "passes": trial.passes,
     }
 
@@ -97,17 +105,19 @@ def _run(trial: Trial, run: RunFolder, out: Path, interface: Interface | None) -
         unlearn(trial.unlearn, run.path, interface=interface)
         audit = trial.audit.model_copy(update={"model": str(run.model)})
         run_audit(audit, run.path, interface=interface, cache=out / AUDITS)
-    seen = summarize(view(run.path))
+    audited = view(run.path)
+    seen = summarize(audited)
     made = read_json(run.manifest)
     return {
         **described(trial),
         "status": DONE,
         "reason": "",
         "verdict": seen.verdict,
-        **{key: made.get(key) for key in ("steps", "planned_steps", "stopped_by_rule", "best_step", "seconds")},
+        **{key: made.get(key) for key in _OF_THE_RUN},
         "forget_gap": _worst_gap([item for item in seen.conditions if item.kind in PRECISIONS]),
         "attacked_gap": _worst_gap([item for item in seen.conditions if item.kind not in PRECISIONS]),
         "retention": _least_kept(seen.conditions),
+        "forget_gap_before": _gap_before(audited, seen.conditions),
         "published": {name: _accuracy(seen.conditions, *place) for name, place in PUBLISHED.items()},
         "before": {name: _accuracy(seen.conditions, *place, before=True) for name, place in PUBLISHED.items()},
         "conditions": [_condition(item) for item in seen.conditions],
@@ -134,11 +144,26 @@ def _condition(item: ConditionSummary) -> dict[str, Any]:
 
 def _worst_gap(conditions: Sequence[ConditionSummary]) -> dict[str, Any] | None:
     """Where the forgotten is best known against the unseen."""
-    found = [(gap, item.name) for item in conditions if (gap := _gap(item.gap)) is not None]
+    return _largest({item.name: item.gap for item in conditions})
+
+
+def _largest(gaps: Mapping[str, Estimate | None]) -> dict[str, Any] | None:
+    found = [(gap, name) for name, estimate in gaps.items() if (gap := _gap(estimate)) is not None]
     if not found:
         return None
     gap, name = max(found, key=lambda pair: pair[0]["value"])
     return {**gap, "condition": name}
+
+
+def _gap_before(run: RunView, conditions: Sequence[ConditionSummary]) -> dict[str, Any] | None:
+    """The same of the model before unlearning."""
+    estimator = Estimator(np.random.default_rng(0), float(run.criteria.get("alpha", 0.05)))
+    found: dict[str, Estimate | None] = {}
+    for item in conditions:
+        forget, control = (run.evidence.find(ORIGINAL, item.name, name, None) for name in (FORGET, CONTROL))
+        if item.kind in PRECISIONS and forget and control and forget.scores and control.scores:
+            found[item.name] = estimator.difference(forget.scores, control.scores)
+    return _largest(found)
 
 
 def _least_kept(conditions: Sequence[ConditionSummary]) -> dict[str, Any] | None:

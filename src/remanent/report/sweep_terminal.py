@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from remanent.report.estimate import Estimate
 from remanent.report.sweep_page import headline, spelled
-from remanent.report.sweep_view import SettingSummary, SweepView
+from remanent.report.sweep_view import SweepView
 from remanent.report.terminal import STYLES, WIDE
 from remanent.report.text import interval, number, visible
 from remanent.report.view import MARKS
@@ -23,7 +24,7 @@ def show(view: SweepView, console: Console) -> None:
 
 
 def settings_table(view: SweepView, width: int = WIDE) -> Table:
-    """A row for each setting.
+    """A row for each reference and each setting.
 
     Args:
         width: of the terminal, in columns: a narrow one loses the intervals and the published figures.
@@ -32,27 +33,35 @@ def settings_table(view: SweepView, width: int = WIDE) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("")
     table.add_column("method", no_wrap=True)
-    figures = FIGURES if wide else ()
-    for label in (*view.varied, "passes", "seeds", "gap", "retention", *figures, ""):
+    figures = FIGURES if wide and view.kind == "sweep" else ()
+    varied = view.varied if view.kind == "sweep" else ()
+    costs = ("s", "MB") if view.kind == "compare" else ()
+    attacked = ("attacked",) if any(item.attacked_gap for item in view.settings) else ()
+    labels = ("passes", "seeds", "forget", "unseen", "gap", *attacked, "retention", *costs, *figures, "")
+    for label in (*varied, *labels):
         table.add_column(visible(label, 16), justify="right", no_wrap=True)
     best = {item.name for item in view.frontier}
-    for item in view.settings:
+    for item in [*view.references, *view.settings]:
+        reference = item in view.references
         mark = "*" if item.name == view.chosen else "·" if item.name in best else " "
-        cells = [f"{item.number}{mark}", item.method, *(spelled(item, name) for name in view.varied)]
-        cells += [f"{item.passes:,}", f"{len(item.seeds)}/{len(item.rows)}", *_figures(item, wide)]
+        cells = ["" if reference else f"{item.number}{mark}", item.method, *(spelled(item, name) for name in varied)]
+        cells += [f"{item.passes:,}", f"{len(item.seeds)}/{len(item.rows)}"] if item.rows else ["–", "–"]
+        cells += [number(item.forget_nll), number(item.control_nll), _estimate(item.gap, wide)]
+        cells += [_estimate(item.attacked_gap, wide)] if attacked else []
+        cells.append(_estimate(item.retention, wide))
+        cells += [number(item.seconds, 1), _megabytes(item.peak_memory)] if costs else []
         cells += [number(item.mean("published", name), 3) for name in figures]
-        verdict = Text(MARKS[item.verdict], STYLES[item.verdict]) if item.verdict else Text("✕")
+        verdict = Text(MARKS[item.verdict], STYLES[item.verdict]) if item.verdict else Text("✕" if item.rows else "")
         table.add_row(*(Text(visible(cell, 40)) for cell in cells), verdict)
-    caption = "gap: nats below the control at the worst precision; retention: there; * chosen, · on the frontier"
+    caption = "nats, at the worst precision; gap: forget below unseen; retention: there; * chosen, · on the frontier"
     table.caption, table.caption_justify = caption, "left"
     return table
 
 
-def _figures(item: SettingSummary, wide: bool) -> list[str]:
-    found = []
-    for estimate in (item.gap, item.retention):
-        text = number(estimate.value) if estimate else "–"
-        if estimate and wide:
-            text = f"{text} {interval(estimate.low, estimate.high)}".rstrip()
-        found.append(text)
-    return found
+def _estimate(estimate: Estimate | None, wide: bool) -> str:
+    text = number(estimate.value) if estimate else "–"
+    return f"{text} {interval(estimate.low, estimate.high)}".rstrip() if estimate and wide else text
+
+
+def _megabytes(count: int | None) -> str:
+    return number(None if count is None else count / 1e6, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -31,6 +32,10 @@ class SettingSummary:
             is forgotten. None where a trial has none.
         retention: share of the retained knowledge that is kept, at each trial's worst precision.
         worst_gap: the largest over seeds.
+        forget_nll, control_nll: where the gap is measured: mean NLL of the forgotten and of the unseen, in nats.
+        attacked_gap: as the gap, under the attacks that were audited.
+        worst_at: conditions at which the gap is largest, the most frequent first.
+        seconds, peak_memory: of unlearning: mean over seeds, and the most, in bytes.
     """
 
     number: int
@@ -43,6 +48,20 @@ class SettingSummary:
     gap: Estimate | None
     retention: Estimate | None
     worst_gap: float | None
+    forget_nll: float | None = None
+    control_nll: float | None = None
+    attacked_gap: Estimate | None = None
+    worst_at: tuple[str, ...] = ()
+    seconds: float | None = None
+    peak_memory: int | None = None
+
+    @property
+    def steps(self) -> tuple[float, float] | None:
+        """Updates to the model that was saved, and at most: means over seeds; None where there are none."""
+        found = [(row["best_step"], row["planned_steps"]) for row in self.rows if row["status"] == "done"]
+        if not found or None in (step for pair in found for step in pair):
+            return None
+        return fmean(step for step, _ in found), fmean(most for _, most in found)
 
     @property
     def seeds(self) -> list[int]:
@@ -62,7 +81,7 @@ class SettingSummary:
 
     def mean(self, part: str, name: str) -> float | None:
         """Mean over seeds of a figure of the rows, for example ("published", "FA")."""
-        found = [row[part][name] for row in self.rows if row["status"] == "done"]
+        found = [row[part].get(name) for row in self.rows if row["status"] == "done"]
         return None if not found or None in found else fmean(found)
 
 
@@ -71,23 +90,29 @@ class SweepView:
     """A sweep's results.
 
     Args:
+        kind: "sweep" or "compare".
         settings: over their development seeds, in the order in which they were run.
+        references: what they are measured to: the model before unlearning, and retrained ones.
         fresh: the chosen setting over its fresh seeds; None where there are none.
         chosen: name of the chosen setting; None where no setting is eligible yet.
         epsilon, upsilon, alpha: thresholds of the audit.
         planned: trials that the sweep will make.
+        best: the chosen setting's trial that keeps most; None where none is chosen.
         rows: every trial that has ended.
         varied: names of what differs from setting to setting: "learning_rate", "beta" ...
         information: the settings of the sweep, for the reader.
     """
 
+    kind: str
     settings: tuple[SettingSummary, ...]
+    references: tuple[SettingSummary, ...]
     fresh: SettingSummary | None
     chosen: str | None
     epsilon: float
     upsilon: float
     alpha: float
     planned: int
+    best: str | None
     rows: tuple[Row, ...]
     varied: tuple[str, ...]
     information: Mapping[str, Any] = field(default_factory=dict)
@@ -104,17 +129,22 @@ def view_of(data: Mapping[str, Any]) -> SweepView:
         raise InputError("sweep.schema", data.get("schema"), SCHEMA)
     alpha = float(data["criteria"]["alpha"])
     epsilon = float(data["criteria"]["epsilon"])
-    found = summaries([row for row in data["trials"] if not row["fresh"]], alpha)
-    fresh = summaries([row for row in data["trials"] if row["fresh"]], alpha)
+    trials = [row for row in data["trials"] if not row.get("reference")]
+    found = summaries([row for row in trials if not row["fresh"]], alpha)
+    fresh = summaries([row for row in trials if row["fresh"]], alpha)
+    retrained = summaries([row for row in data["trials"] if row.get("reference")], alpha)
     chosen = choose(found, epsilon, len(data["seeds"]))
     return SweepView(
+        kind=data.get("kind", "sweep"),
         settings=found,
+        references=(*_original(data["trials"]), *retrained),
         fresh=next((item for item in fresh if chosen is not None and item.name == chosen.name), None),
         chosen=None if chosen is None else chosen.name,
         epsilon=epsilon,
         upsilon=float(data["criteria"]["upsilon"]),
         alpha=alpha,
         planned=int(data["planned"]),
+        best=None if chosen is None else best_of(chosen)["name"],
         rows=tuple(data["trials"]),
         varied=_varied(found),
         information=data["settings"],
@@ -135,13 +165,20 @@ def choose(settings: Sequence[SettingSummary], epsilon: float, seeds: int) -> Se
     Args:
         seeds: how many trials a setting must have ended well with; None is returned where no setting qualifies.
     """
-    eligible = [
-        item for item in settings
-        if len(item.seeds) >= seeds and not item.failed and item.retention is not None
-        and item.worst_gap is not None and item.worst_gap <= epsilon
-    ]  # fmt: skip
-    return max(eligible, key=lambda item: (item.retention.value if item.retention else -math.inf, -item.number),
+    able = [item for item in settings if len(item.seeds) >= seeds and eligible(item, epsilon)]
+    return max(able, key=lambda item: (item.retention.value if item.retention else -math.inf, -item.number),
                default=None)  # fmt: skip
+
+
+def eligible(setting: SettingSummary, epsilon: float) -> bool:
+    """Whether the forgotten is forgotten within epsilon in each of the setting's trials, of which none failed."""
+    forgotten = setting.worst_gap is not None and setting.worst_gap <= epsilon
+    return bool(setting.seeds) and not setting.failed and setting.retention is not None and forgotten
+
+
+def best_of(setting: SettingSummary) -> Row:
+    """The trial of an eligible setting that keeps most."""
+    return max(setting.rows, key=lambda row: row["retention"]["value"])
 
 
 def frontier(settings: Sequence[SettingSummary]) -> list[SettingSummary]:
@@ -164,10 +201,43 @@ def frontier(settings: Sequence[SettingSummary]) -> list[SettingSummary]:
     return best
 
 
+def _original(rows: Iterable[Row]) -> list[SettingSummary]:
+    """The model before unlearning, which every trial's audit measured; in a list, which is empty where none ended."""
+    for row in rows:
+        gap = row.get("forget_gap_before")
+        if gap is not None:
+            nll = _nll(row, gap["condition"], "nll_before")
+            return [
+                SettingSummary(
+                    number=0, name="original", method="original", learning_rate=None, hyperparameters={}, passes=0,
+                    rows=(), gap=Estimate(gap["value"], gap["low"], gap["high"]), retention=Estimate(1.0),
+                    worst_gap=gap["value"], forget_nll=nll.get("forget"), control_nll=nll.get("control"),
+                    worst_at=(gap["condition"],),
+                )
+            ]  # fmt: skip
+    return []
+
+
+def _nll(row: Row, condition: str, field_: str = "nll") -> Mapping[str, float | None]:
+    found: Iterable[Mapping[str, float | None]] = (
+        item[field_] for item in row["conditions"] if item["name"] == condition
+    )
+    return next(iter(found), {})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
 def _summary(number: int, rows: Sequence[Row], alpha: float) -> SettingSummary:
     first = rows[0]
-    gaps = [row["forget_gap"] for row in rows if row["status"] == "done"]
-    kept = [row["retention"] for row in rows if row["status"] == "done"]
+    done = [row for row in rows if row["status"] == "done"]
+    gaps = [row["forget_gap"] for row in done]
+    kept = [row["retention"] for row in done]
+    places = [gap["condition"] for gap in gaps if gap is not None]
+    nll = [_nll(row, row["forget_gap"]["condition"]) for row in done if row["forget_gap"] is not None]
+    peaks = [row["peak_memory"] for row in done if row.get("peak_memory") is not None]
     return SettingSummary(
         number=number,
         name=first["setting"],
@@ -179,6 +249,12 @@ def _summary(number: int, rows: Sequence[Row], alpha: float) -> SettingSummary:
         gap=_over_seeds(gaps, alpha),
         retention=_over_seeds(kept, alpha),
         worst_gap=max(gap["value"] for gap in gaps) if gaps and None not in gaps else None,
+        forget_nll=_mean([item.get("forget") for item in nll]),
+        control_nll=_mean([item.get("control") for item in nll]),
+        attacked_gap=_over_seeds([row["attacked_gap"] for row in done], alpha),
+        worst_at=tuple(name for name, _ in Counter(places).most_common()),
+        seconds=_mean([row.get("seconds") for row in done]),
+        peak_memory=max(peaks, default=None),
     )
 
 
