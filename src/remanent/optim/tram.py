@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from remanent.core.catalogue import System
 from remanent.core.displacement import Ascent
-from remanent.core.weights import sharded_on
+from remanent.core.weights import Weights, sharded_on
 from remanent.errors import InputError
 from remanent.optim.two_pass import Closure, Perturbation, TwoPass
 
@@ -139,6 +139,10 @@ class TRAM(TwoPass):
             if not 0 <= group["scale"] < math.inf:
                 raise InputError("scale", group["scale"], "a finite number of at least 0")
         return [Ascent(self.radius * group["scale"], adaptive=True, eta=group["eta"]) for group in self.param_groups]
+
+    def _moving(self, weights: Weights, gradients: Mapping[str, Tensor]) -> list[str]:
+        # Also where d is 0: of what moves nothing, running statistics would be those of both passes.
+        return [name for name in gradients if self.param_groups[int(name.partition(".")[0])]["scale"] > 0]
 
     def _measured(self) -> float:
         found = torch.as_tensor(self.distance(), dtype=torch.float32).detach()
