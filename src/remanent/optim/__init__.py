@@ -2,6 +2,7 @@
 
 from remanent.optim.asam import ASAM
 from remanent.optim.esam import ESAM
+from remanent.optim.fmtl import FMTL
 from remanent.optim.gsam import GSAM
 from remanent.optim.look_sam import LookSAM
 from remanent.optim.mesa import MESA
@@ -9,6 +10,7 @@ from remanent.optim.msam import MSAM
 from remanent.optim.r3f import R3F
 from remanent.optim.saf import SAF
 from remanent.optim.sam import SAM
+from remanent.optim.samo import SAMO
 from remanent.optim.smart import SMART
 from remanent.optim.tram import TRAM
 from remanent.optim.tram_fisher import TRAMFisher
@@ -17,12 +19,14 @@ from remanent.optim.trust_region import InitialWeights, NoisedInputs, PreviousWe
 __all__ = [
     "ASAM",
     "ESAM",
+    "FMTL",
     "GSAM",
     "MESA",
     "MSAM",
     "R3F",
     "SAF",
     "SAM",
+    "SAMO",
     "SMART",
     "TRAM",
     "InitialWeights",

@@ -1,0 +1,208 @@
+"""SAMO: the worst point of each task along a mix of all tasks' mean gradient and a cheap estimate of the task's own.
+
+g0 is the gradient of the mean loss, h_k an estimate of task k's, both of the shared weights. In each tensor d
+
+    p_kd = (1 - beta) g0_d + beta ||g0_d|| h_kd / ||h_kd||
+    e_k  = rho p_k / ||p_k||,   one norm over all shared weights
+
+and the rule combines the gradients of each task at w + e_k. G-SAM (beta 0) and L-SAM (beta 1, exact gradients, norms as
+they are) are values of its parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from remanent.core.catalogue import System
+from remanent.core.gradient_rules import GradientRule
+from remanent.core.gradient_rules.gramian import weighted_sum
+from remanent.core.weights import norm
+from remanent.errors import InputError
+from remanent.optim.multi_task import Gradients, MultiTask, Passes, evaluating
+
+SYSTEM = System(
+    name="samo",
+    title="SAMO: sharpness-aware multi-task steps along a joint global and local perturbation",
+    year=2025,
+    arxiv="2507.07883",
+    card="samo",
+    family="optim",
+    reproduction="tests/reproductions/test_multi_task.py",
+    notes="The rule's gradient is not multiplied by the number of tasks, and clipping is off. One random sample is "
+    "next to orthogonal to the task's gradient: it did no better than a random direction, and than G-SAM.",
+)
+
+Estimator = Literal["spsa", "exact", "random"]
+
+
+class SAMO(MultiTask):
+    """Sharpness-aware multi-task steps round a gradient rule and a base optimizer.
+
+    `step({task: closure})`, or `step(closure)` with one that returns {task: loss} in one forward pass, which the first
+    pass then shares; closures return losses and leave backward to it. A task's passes draw the same random numbers;
+    batch norm's running statistics are those of the first pass. Weights come back by copy, bit for bit, also when a
+    closure raises. A step whose gradient is not finite, at any point, moves nothing and is counted in `skipped`. A rho
+    of 0 is the rule alone, bit for bit, in one pass per task. Memory beyond the base optimizer's: a gradient of the
+    shared weights for each task, three more, and a copy of what moves.
+
+    Args:
+        params: parameters, or groups of them. A group with a `task` is that task's head, which climbs its own gradient
+            by a norm of its own; the rest is shared.
+        base: makes the base optimizer: `torch.optim.Adam`, for example. Called with the groups and `options`.
+        rule: combines the tasks' gradients of the shared weights.
+        rho: radius, at least 0; each group may have its own.
+        beta: share of the local part, from 0 to 1.
+        estimator: of the local part. "spsa": s z, z standard normal, s the loss's central difference along z, from two
+            forward passes; "exact": the gradient, from a forward and a backward pass per task in place of the mean
+            loss's; "random": z alone, the control that shows what the difference is worth.
+        samples: draws of z that "spsa" is the mean of, at least 1.
+        difference: mu, the step of the central difference, above 0.
+        match_norms: give the local part of each tensor the length of the global one; where it is 0, or not finite,
+            the global one is left alone.
+        local_in_eval: take the differences in eval mode; otherwise in the model's own, with the masks of its first
+            pass. Running statistics are kept either way. Needs `model`.
+        adaptive: measure the radius relative to the weights, as `ASAM` does.
+        eta: added to |w| when adaptive, at least 0.
+        model: the model; with it batch norm's running statistics are left alone by all but the first passes.
+        max_grad_norm: clips the L2 norm of the whole gradient that the base steps with; None does not clip.
+        seed: of z, and of rules that draw.
+        options: of the base optimizer.
+
+    Raises InputError for a value out of range, UnsupportedError for sharded weights.
+
+    Source: arXiv 2507.07883; defaults from its code.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Callable[..., Optimizer],
+        rule: GradientRule,
+        *,
+        rho: float = 0.001,
+        beta: float = 0.5,
+        estimator: Estimator = "spsa",
+        samples: int = 1,
+        difference: float = 0.01,
+        match_norms: bool = True,
+        local_in_eval: bool = True,
+        adaptive: bool = False,
+        eta: float = 0.0,
+        model: nn.Module | None = None,
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        for name, value, right, expected in (
+            ("beta", beta, 0 <= beta <= 1, "a share from 0 to 1"),
+            ("estimator", estimator, estimator in get_args(Estimator), "'spsa', 'exact' or 'random'"),
+            ("samples", samples, samples >= 1, "at least 1"),
+            ("difference", difference, 0 < difference < math.inf, "a finite number above 0"),
+        ):
+            if not right:
+                raise InputError(name, value, expected)
+        super().__init__(
+            params,
+            base,
+            rule,
+            {"rho": rho, "adaptive": adaptive, "eta": eta},
+            model=model,
+            max_grad_norm=max_grad_norm,
+            seed=seed,
+            options=options,
+        )
+        self.beta, self.estimator, self.samples, self.difference = beta, estimator, samples, difference
+        self.match_norms, self.local_in_eval = match_norms, local_in_eval
+
+    def _gradients(self, passes: Passes) -> Gradients:
+        if self._plan() == "here":
+            tasks, heads = passes.here()
+            return self.rule.combined(list(tasks.values()), self._generator("rule")) | _together(heads.values())
+        locals_: dict[str, Gradients] = {}
+        if self.estimator == "exact" and self.beta > 0:
+            locals_, heads = passes.here()
+            own = _together(heads.values())
+            mean = weighted_sum(list(locals_.values()), torch.full((len(locals_),), 1 / len(locals_)))
+        else:
+            mean, own = passes.mean_here()
+        if not math.isfinite(float(norm([*mean.values(), *own.values()]))):
+            return mean | own
+        found: list[Gradients] = []
+        moved = {name: part for name, part in mean.items() if self._radius(name) > 0}
+        with self._displaceable(passes.weights, {**mean, **own}) as home, torch.no_grad():
+            for task in passes.tasks:
+                head = {name: part for name, part in own.items() if passes.heads[name] == task}
+                direction = mean
+                if self.beta > 0:
+                    exact = self.estimator == "exact"
+                    local = locals_.pop(task) if exact else self._estimate(passes, task, moved, home)
+                    direction = mix(mean, local, self.beta, self.match_norms)
+                self._climb(passes.weights, direction)
+                self._climb(passes.weights, head)
+                shared, head = passes.there(task)
+                home()
+                found.append(shared)
+                own |= head
+        return self.rule.combined(found, self._generator("rule")) | own
+
+    def _estimate(self, passes: Passes, task: str, like: Gradients, home: Callable[[], None]) -> Gradients:
+        """h_k, of the weights that `like` has."""
+        total: Gradients = {}
+        tensors = [passes.weights[name] for name in like]
+        for sample in range(1 if self.estimator == "random" else self.samples):
+            generators = {
+                device: self._generator(task, sample, device=device)
+                for device in {part.device for part in like.values()}
+            }
+            drawn = {
+                name: torch.empty_like(part).normal_(generator=generators[part.device]) for name, part in like.items()
+            }
+            if self.estimator == "random":
+                return drawn
+            noise, looked = list(drawn.values()), []
+            with evaluating(self.model if self.local_in_eval else None):
+                for sign in (1, -1):
+                    torch._foreach_add_(tensors, noise, alpha=sign * self.difference)
+                    torch.clear_autocast_cache()
+                    looked.append(passes.look(task))
+                    home()
+            slope = (looked[0] - looked[1]) / (2 * self.difference * self.samples)
+            torch._foreach_mul_(noise, slope)
+            if total:
+                torch._foreach_add_(list(total.values()), noise)
+            else:
+                total = drawn
+        return total
+
+
+def mix(globally: Gradients, locally: Gradients, beta: float, match_norms: bool) -> Gradients:
+    """(1 - beta) g + beta h, tensor by tensor, h as long as g where norms are matched; then g where h is 0 or not finite. Writes over h.
+
+    Args:
+        globally: g.
+        locally: h; a weight that it leaves out counts as 0.
+        beta: from 0 to 1.
+        match_norms: whether lengths are matched.
+    """
+    mixed: Gradients = {}
+    for name, part in globally.items():
+        local = locally.get(name)
+        factor = 0.0 if local is None else beta
+        if local is not None and match_norms:
+            length = float(norm([local]))
+            factor = beta * float(norm([part])) / length if length > 0 else 0.0
+        if local is None or factor == 0:
+            mixed[name] = part if match_norms else part * (1 - beta)
+        else:
+            mixed[name] = local.mul_(factor).add_(part, alpha=1 - beta)
+    return mixed
+
+
+def _together(heads: Iterable[Gradients]) -> dict[str, Tensor]:
+    return {name: gradient for head in heads for name, gradient in head.items()}
