@@ -19,8 +19,10 @@ from remanent.models.save import save
 from remanent.models.tiny import tiny
 from remanent.models.worn import FILE
 from remanent.unlearning.eco import edit as eco
+from remanent.unlearning.eul import edit as eul
 from remanent.unlearning.guardrail import Prefix
 from remanent.unlearning.pga_projection import ErasedStream
+from remanent.unlearning.uld import edit as uld
 
 IDS = torch.tensor([[3, 4, 5, 6]])
 
@@ -89,7 +91,8 @@ def dressed(world):
         role: encode_all(records, loaded.tokenizer)
         for role, records in (("forget", sets.forget), ("retain", sets.retain))
     }
-    undo = [eco().edit(loaded.model, data, EditSettings(pad_id(loaded.tokenizer))).undo]
+    kinds = (eco(), eul(epochs=1.0), uld(epochs=1.0))
+    undo = [edit.edit(loaded.model, data, EditSettings(pad_id(loaded.tokenizer))).undo for edit in kinds]
     for item in (stream(), Prefix(torch.tensor([5, 6]))):
         undo.append(put_on(loaded.model, item))
     return undo
@@ -102,7 +105,7 @@ def test_saved_and_loaded_it_is_worn_again(world, tmp_path):
         inside = logits(loaded.model)
         save(loaded.model, loaded.tokenizer, tmp_path / "model")
         again = load(tmp_path / "model")
-        assert [item.kind for item in worn(again.model)] == ["eco", "pga-projection", "guardrail"]
+        assert [item.kind for item in worn(again.model)] == ["eco", "eul", "uld", "pga-projection", "guardrail"]
         assert torch.equal(logits(again.model), inside)
     finally:
         for item in reversed(undo):

@@ -177,14 +177,14 @@ class _Compared:
         return cls(states, [[record.group for record in part for _ in contexts] for part in sets])
 
     def gap(self, depth: int, fit: Fit, permutations: int, seed: int) -> Gap:
-        sides = []
-        for one, two in ((0, 1), (1, 2)):
+        def side(one: int, two: int) -> Separation:
             states, groups = self.states[depth], self.groups
             rows = torch.cat([states[one], states[two]])
             positive = torch.arange(len(rows)) < len(states[one])
             pairs = paired(groups[one], groups[two])
-            sides.append(separation(rows, positive, pairs, fit=fit, permutations=permutations, seed=seed))
-        return _gap(depth, *sides, seed)
+            return separation(rows, positive, pairs, fit=fit, permutations=permutations, seed=seed)
+
+        return _gap(depth, side(0, 1), side(1, 2), seed)
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:

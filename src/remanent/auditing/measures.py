@@ -103,6 +103,7 @@ MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
 MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN)
 UNBOUNDED = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)  # means of other figures; of perplexity, of its logarithm
 
+_Curve = tuple[NDArray[np.float64], list[str]]  # accuracies after so many updates, and the records' groups
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
 
 
@@ -164,7 +165,9 @@ class _Place:
         forget = sets[FORGET]
         if original is None or forget is None:
             return []
-        asked = [(name, RELEARN_TIME, own, None) for name, own in sets.items() if own]
+        asked: list[tuple[str, str, _Curve, _Curve | None]] = [
+            (name, RELEARN_TIME, own, None) for name, own in sets.items() if own
+        ]
         if retrained and self.subject != RETRAINED:
             asked.append((FORGET, ANAMNESIS, forget, retrained))
         if sets[CONTROL]:
@@ -311,7 +314,7 @@ def _further(auc: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np
     return auc - np.maximum(other, 1 - other)
 
 
-def _curve(scores: Sequence[TextScore]) -> tuple[NDArray[np.float64], list[str]] | None:
+def _curve(scores: Sequence[TextScore]) -> _Curve | None:
     found = curves(scores)
     return None if found is None else (found, [score.group for score in scores])
 

@@ -141,6 +141,8 @@ def _adding(tensors: Mapping[str, Tensor], place: int) -> Callable[[nn.Module, A
 class _Student(nn.Module):
     """The model with layers that train. Their second matrix begins at 0, so that the student begins as the teacher."""
 
+    base: nn.Module
+
     def __init__(self, base: nn.Module, width: int, seed: int) -> None:
         super().__init__()
         self.__dict__["base"] = base  # no submodule: only what is registered trains

@@ -208,7 +208,7 @@ def _cache_beside(past: Any, ids: Tensor) -> Any:
     found = DynamicCache()
     reorder = past.reorder_cache
 
-    def both(order: Tensor) -> None:
+    def both(order: Any) -> None:
         reorder(order)
         found.reorder_cache(order)
 
@@ -219,6 +219,8 @@ def _cache_beside(past: Any, ids: Tensor) -> Any:
 
 class _Assistant(nn.Module):
     """The assistant while it is trained. The LoRA's second factors begin at 0."""
+
+    base: nn.Module
 
     def __init__(self, base: nn.Module, layers: int, rank: int, scale: float, seed: int) -> None:
         super().__init__()
