@@ -31,6 +31,8 @@ COMMANDS = {
     "compare": ("compare", "Compare methods over seeds at one budget of passes, and keep the best model."),
     "init": ("init", "Write a commented YAML file for `remanent run`."),
     "teach": ("teach", "Fine-tune a model on records."),
+    "upsample": ("upsample", "Find the records that a model learns late, and write which ones to repeat."),
+    "propose": ("propose", "Propose designs that should score higher than those of a table."),
     "methods": ("methods", "List the methods that make a model forget, with their hyper-parameters."),
     "systems": ("systems", "List the published systems that Remanent holds."),
     "doctor": ("doctor", "Show what this machine offers, and what a job would cost on it."),

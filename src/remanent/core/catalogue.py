@@ -16,7 +16,7 @@ from remanent.core.intervention import Intervention
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
-_ROOMS = ("unlearning", "continual", "optim", "auditing", "sharpness")
+_ROOMS = ("unlearning", "continual", "optim", "auditing", "sharpness", "data", "designs")
 
 
 @dataclass(frozen=True)
