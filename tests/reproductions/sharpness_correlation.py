@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,37 +192,39 @@ def kept(rows: list[Row]) -> list[Row]:
 
 
 def main() -> None:
-    """Find the rows that are missing, and write table and plot."""
+    """Find the rows that are missing; table and plot are written after each pool."""
     torch.set_num_threads(1)
     rows = Rows(RESULTS / "sharpness_correlation.jsonl")
     found: dict[str, list[Row]] = {}
-    dropped = {}
     for name, pool in pools().items():
-        every = [
-            rows.get(f"{name} {seed:02d}", lambda pool=pool, setting=setting, seed=seed: measured(pool, setting, seed))
+        found[name] = [
+            rows.get(f"{name} {seed:02d}", partial(measured, pool, setting, seed))
             for seed, setting in enumerate(grid())
         ]
-        found[name], dropped[name] = kept(every), len(every) - len(kept(every))
-    plot(found)
-    parts = [
-        f"## {name}: {len(rows)} models, {dropped[name]} left out\n\n"
-        f"Test error {min(row['test error'] for row in rows):.1f} to {max(row['test error'] for row in rows):.1f} %, "
-        f"out of distribution {min(row['ood error'] for row in rows):.1f} to "
-        f"{max(row['ood error'] for row in rows):.1f} %.\n\n{table(rows)}"
-        for name, rows in found.items()
-    ]
-    text = f"""# Sharpness and generalization
+        plot({name: kept(every) for name, every in found.items()})
+        (RESULTS / "sharpness_correlation.md").write_text(page(found), encoding="utf-8")
+
+
+def page(found: dict[str, list[Row]]) -> str:
+    """The tables in words."""
+    parts = []
+    for name, every in found.items():
+        rows = kept(every)
+        test, ood = ([row[error] for row in rows] for error in ("test error", "ood error"))
+        parts.append(
+            f"## {name}: {len(rows)} models, {len(every) - len(rows)} left out\n\nTest error {min(test):.1f} to "
+            f"{max(test):.1f} %, out of distribution {min(ood):.1f} to {max(ood):.1f} %.\n\n{table(rows)}\n"
+        )
+    return f"""# Sharpness and generalization
 
 `python -m tests.reproductions.sharpness_correlation`: Kendall's tau over models, with 90 % intervals (5 % at each end)
 of a bootstrap over models; positive: sharper is worse. {POINTS} points in batches of {BATCH}, {STEPS} steps or draws;
 MLPs 64-64-10, learning rate x decay x input noise x SAM. The last column is tau within models of one input noise
 (0, 0.15, 0.3). Radii were fixed beforehand.
 
-{chr(10).join(f"{part}{chr(10)}" for part in parts)}
+{chr(10).join(parts)}
 ![scatter plots](sharpness_correlation.png)
 """
-    (RESULTS / "sharpness_correlation.md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 if __name__ == "__main__":

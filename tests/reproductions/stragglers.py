@@ -10,7 +10,9 @@ Stragglers are found on noisy, inverted and shifted digits; what is reported of 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -219,29 +221,33 @@ def counted(names: list[str]) -> str:
 
 
 def main() -> None:
-    """Find the rows that are missing and write the tables."""
+    """Find the rows that are missing; the tables are written after each pretrained model."""
     torch.set_num_threads(1)
     rows = Rows(RESULTS / "stragglers.jsonl")
     every: list[Row] = []
     for seed in SEEDS:
-        made: list[Start] = []
-
-        def row(setting: dict[str, float], seed: int = seed, made: list[Start] = made) -> Row:
-            if not made:
-                made.append(Start(seed))
-            return measured(made[0], setting, seed)
-
+        start = cache(partial(Start, seed))
         every += [
-            rows.get(f"{seed} {number:02d}", lambda setting=setting, row=row: row(setting))
+            rows.get(f"{seed} {number:02d}", partial(row_of, start, setting, seed))
             for number, setting in enumerate(SETTINGS)
         ]
+        (RESULTS / "stragglers.md").write_text(page(every, seed + 1), encoding="utf-8")
+
+
+def row_of(start: Callable[[], Start], setting: dict[str, float], seed: int) -> Row:
+    """A row; the pretrained model is made with the first."""
+    return measured(start(), setting, seed)
+
+
+def page(every: list[Row], starts: int) -> str:
+    """The tables in words."""
     found = [row for row in every if row["clean"][-1] > 0.9]
     failed = [row for row in found if gain(row) <= 0]
-    starts = mean_over([100 * row["moved"][0] for row in every]).value
-    text = f"""# Straggler layers
+    before = mean_over([100 * row["moved"][0] for row in every]).value
+    return f"""# Straggler layers
 
-`python -m tests.reproductions.stragglers`: fine-tunes of three pretrained perceptrons, {len(found)} of {len(every)}
-kept (accuracy in distribution above 90 %). Before fine-tuning {starts:.1f} % out of distribution (five domains). The
+`python -m tests.reproductions.stragglers`: fine-tunes of {starts} pretrained perceptrons, {len(found)} of {len(every)}
+kept (accuracy in distribution above 90 %). Before fine-tuning {before:.1f} % out of distribution (five domains). The
 path failed (no point better out of distribution than both ends) in {len(failed)}. 95 % intervals over fine-tunes,
 taus with 90 %. Layers: 0, 2, 4 hidden, 6 the head.
 
@@ -261,8 +267,6 @@ of the fine-tune, which has the same accuracy in distribution.
 
 {remedy_table(failed) if len(failed) > 2 else "too few failures"}
 """
-    (RESULTS / "stragglers.md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 if __name__ == "__main__":
