@@ -182,7 +182,9 @@ class SAMO(MultiTask):
 
 
 def mix(globally: Gradients, locally: Gradients, beta: float, match_norms: bool) -> Gradients:
-    """(1 - beta) g + beta h, tensor by tensor, h as long as g where norms are matched; then g where h is 0 or not finite. Writes over h.
+    """(1 - beta) g + beta h, tensor by tensor. Where norms are matched: h as long as g; g where h is 0 or not finite.
+
+    Writes over h.
 
     Args:
         globally: g.
