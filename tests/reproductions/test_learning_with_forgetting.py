@@ -149,6 +149,13 @@ def test_what_stands_against_the_task_is_unlearned(table):
     assert known["top"] < known["plain"]
 
 
+def test_negative_the_task_gains_nothing_whatever_is_chosen(table):
+    """The paper's claim is that it does, and most by the highest confidence, which here tells nothing."""
+    for way in WAYS[1:]:
+        assert fmean(found[way]["A"] - found["plain"]["A"] for found in table) < 5
+    assert abs(fmean(found["auc"] for found in table) - 0.5) < 0.15
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     count = int(sys.argv[1]) if len(sys.argv) > 1 else len(SEEDS)
