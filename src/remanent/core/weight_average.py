@@ -43,11 +43,13 @@ class WeightAverage:
     @torch.no_grad()
     def logits(self, *inputs: Any, **named: Any) -> Tensor:
         """The teacher's logits, in eval mode, without a graph."""
+        self._follow()
         return logits_of(self.model(*inputs, **named))
 
     @torch.no_grad()
     def update(self, decay: float | None = None) -> None:
         """Take up the model's weights of now; `decay` in place of the usual one."""
+        self._follow()
         share = 1.0 - (self.decay if decay is None else decay)
         averaged = self._averaged()
         now = [tensor.detach() for tensor in _tensors(self._of, list(averaged)).values()]
@@ -69,6 +71,12 @@ class WeightAverage:
             raise InputError("state", sorted(state)[:3], f"the averages of {', '.join(sorted(averaged)[:3])} ...")
         for name, tensor in averaged.items():
             tensor.copy_(state[name])
+
+    def _follow(self) -> None:
+        """Be where the model is: trainers move it after this was made."""
+        device = next(self._of.parameters()).device
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
 
     def _averaged(self) -> dict[str, Tensor]:
         training = [name for name, weight in self._of.named_parameters() if weight.requires_grad]
