@@ -138,3 +138,37 @@ def test_a_trial_is_named_by_all_but_its_seed():
     assert trial(asked, first, 0, DATA).setting != trial(asked, second, 0, DATA).setting
     audited = asked.model_copy(update={"audit": {"at": "full"}})
     assert trial(audited, first, 0, DATA).setting != trial(asked, first, 0, DATA).setting
+
+
+def test_an_edit_takes_nothing_of_a_training_and_must_be_within_the_budget():
+    asked = file({"batch_size": 4, "learning_rate": 1e-3}, method=["npo", "ssd"], learning_rate=[1e-3], budget=160)
+    (edit,) = [item for item in grid(asked) if item.method == "ssd"]
+    found = trial(asked, edit, 0, DATA)
+    assert (found.unlearn.learning_rate, found.unlearn.batch_size, found.unlearn.steps) == (None, None, None)
+    assert found.passes == 10 + (10 + 20)  # forget by itself, and everything
+    with pytest.raises(InputError, match="at least 40 passes"):
+        trial(file(method=["ssd"], budget=39), edit, 0, DATA)
+
+
+def test_retraining_is_a_reference_outside_the_budget():
+    asked = file({"base": "b", "batch_size": 4, "steps": None}, method=["retrain"], budget=16)
+    found = trial(asked, grid(asked)[0], 0, DATA)
+    assert found.reference
+    assert found.passes > 16
+
+
+def test_a_methods_own_settings_replace_the_shared_ones():
+    own = {"npo": {"learning_rate": 0.5, "schedule": "cosine", "hyperparameters": {"beta": 0.3}}}
+    shared = {"learning_rate": 0.1, "schedule": "linear", "hyperparameters": {"beta": 0.2}}
+    asked = file(shared, method=["npo", "durable"], own=own)
+    found = {item.method: trial(asked, item, 0, DATA).unlearn for item in grid(asked)}
+    assert (found["npo"].learning_rate, found["npo"].schedule, found["npo"].hyperparameters["beta"]) == (
+        0.5, "cosine", 0.3
+    )  # fmt: skip
+    assert (found["durable"].learning_rate, found["durable"].schedule) == (0.1, "linear")
+    assert found["durable"].hyperparameters["beta"] == 0.2
+    swept = file(shared, method=["npo"], own=own, learning_rate=[1.0], hyperparameters={"beta": [0.9]})
+    (item,) = grid(swept)  # what varies goes before what is a method's own
+    assert (item.learning_rate, item.hyperparameters["beta"]) == (1.0, 0.9)
+    with pytest.raises(InputError, match="one of the methods"):
+        grid(file(method=["npo"], own={"durable": {}}))

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from remanent.report.frontier import frontier_chart
+from remanent.report.frontier import _look, frontier_chart
 from remanent.report.svg import ROLES
 from remanent.report.sweep_view import view_of
 
@@ -78,3 +78,22 @@ def test_names_are_text():
     hostile = row("x-1", 0, 0.0, 0.9) | {"method": "</svg><script>alert(1)</script> $\\frac{"}
     _, root = drawn([hostile], 1)
     assert not root.findall(".//script")
+
+
+def test_references_are_open_marks_and_many_methods_look_unlike():
+    _, root = drawn([*ROWS, row("retrain-f", 0, 0.0, 1.5), row("retrain-f", 1, 0.0, 1.5)])
+    place(root, "reference-original")
+    place(root, "reference-retrain-f")
+    assert "reference retrain: gap 0.00 nats, retention 1.50" in root.find("desc").text
+    assert len({_look(place) for place in range(36)}) == 36
+
+
+def test_what_lies_far_beyond_stands_at_the_edge_and_squeezes_nothing():
+    near = [row("a-1", 0, 0.0, 0.9), row("a-22", 0, 0.5, 0.5)]
+    _, root = drawn([*near, row("grad-ascent-333", 0, -30.0, -20.0)], 1)
+    (x1, y1), (x2, y2) = place(root, "setting-1"), place(root, "setting-2")
+    assert abs(x1 - x2) > 25
+    assert abs(y1 - y2) > 25
+    x3, y3 = place(root, "setting-3")
+    assert x3 < x1
+    assert y3 > y2

@@ -98,3 +98,28 @@ def test_the_terminal_has_a_row_a_setting_and_a_sentence():
     assert len(settings_table(view, 60).columns) < len(settings_table(view, 120).columns)
     assert "Chosen: setting 3, durable, beta 11" in headline(view)
     assert "none is chosen" in headline(view_of(data([broken("npo-a", 0)])))
+
+
+def test_a_comparison_has_its_references_apart_and_unseen_beside_forgotten():
+    view = view_of(data([*ROWS, row("retrain-f", 0, 0.0, 1.5), row("retrain-f", 1, 0.0, 1.5)], kind="compare"))
+    assert [item.method for item in view.references] == ["original", "retrain"]
+    assert view.chosen == "durable-ccc"  # not the retrained, which keeps more
+    assert view.best == "durable-ccc-seed1"
+    (chosen,) = [item for item in view.settings if item.name == view.chosen]
+    assert (chosen.forget_nll, chosen.control_nll) == pytest.approx((3.05, 3.0))  # a mean gap of -0.05
+    assert (chosen.seconds, chosen.peak_memory, chosen.worst_at) == (3.5, 200_000_001, ("int4-row",))
+    original = view.references[0]
+    assert (original.gap.value, original.forget_nll, original.control_nll) == (2.0, 0.5, 2.5)
+    page = render(view)
+    for text in ("Comparison", "Method 3 keeps", "Unseen NLL", "reference", "durable-ccc-seed1", "200 MB"):
+        assert text in page
+    assert settings_table(view).row_count == 7
+    assert "Chosen: method 3, durable:" in headline(view)
+
+
+def test_rows_of_an_earlier_version_are_read():
+    new = ("forget_gap_before", "seconds", "peak_memory", "reference")
+    view = view_of(data([{key: value for key, value in item.items() if key not in new} for item in ROWS]))
+    assert view.references == ()
+    assert view.settings[0].peak_memory is None
+    assert render(view)

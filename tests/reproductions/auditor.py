@@ -9,6 +9,7 @@ from pathlib import Path
 
 from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
 from remanent.auditing.condition import Condition, parse_conditions
+from remanent.auditing.evidence import Evidence
 from remanent.auditing.hashes import keyed_hash
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Judgement, Line
@@ -39,13 +40,23 @@ class Auditor:
         at: str | Sequence[Condition] = PRECISIONS,
         data: AuditData | None = None,
     ) -> Judgement:
+        return judge(self.evidence(subjects, at, data))
+
+    def evidence(
+        self,
+        subjects: Mapping[str, State],
+        at: str | Sequence[Condition] = PRECISIONS,
+        data: AuditData | None = None,
+    ) -> Evidence:
+        """What the judge is shown."""
         conditions = parse_conditions(at) if isinstance(at, str) else at
         plan = AuditPlan(conditions, settings=self.criteria, batch_size=64, generate=0)
-        loaders = {subject: self._loader(state) for subject, state in subjects.items()}
+        loaders = {subject: self.loader(state) for subject, state in subjects.items()}
         hashed = partial(keyed_hash, b"only for these tests")
-        return judge(audit(loaders, data or self.data, plan, hashed, folder=self.folder / "measured"))
+        return audit(loaders, data or self.data, plan, hashed, folder=self.folder / "measured")
 
-    def _loader(self, state: State) -> Loader:
+    def loader(self, state: State) -> Loader:
+        """What loads a state, which is saved when it is first asked for, with what stands round the model then."""
         for known, loader in self.saved:
             if known is state:
                 return loader

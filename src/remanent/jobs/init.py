@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from remanent.core.files import write_atomic
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError
+from remanent.jobs.compare_config import CompareSettings
 from remanent.jobs.config import AuditSettings, UnlearnSettings
 from remanent.jobs.sweep_config import SweepSettings
 
@@ -22,36 +23,44 @@ _HEAD = """\
 # A file for `remanent run`: unlearn, then audit what came of it.
 # Every setting stands here with its default; those marked REQUIRED have none. null: nothing is said.
 """
-_SWEEP_HEAD = """\
+_HEADS = {
+    "sweep": """\
 # A file for `remanent sweep`: what varies, and what every trial shares. A list replaces the same setting below.
 # Every setting stands here with its default; those marked REQUIRED have none. null: nothing is said.
-"""
+""",
+    "compare": """\
+# A file for `remanent compare`: which methods, at what cost, and what every trial shares. A method's own settings
+# replace those below; `remanent methods` lists the methods.
+# Every setting stands here with its default; those marked REQUIRED have none. null: nothing is said.
+""",
+}
+_PARTS: dict[str, type[BaseModel]] = {"sweep": SweepSettings, "compare": CompareSettings}
 
 
-def init(out: Path, *, sweep: bool = False) -> Path:
-    """Write a commented file with every setting of an unlearning job and its audit, or of a sweep of them.
+def init(out: Path, *, kind: str = "run") -> Path:
+    """Write a commented file with every setting of an unlearning job and its audit, of a sweep or of a comparison.
 
     Args:
         out: the file. Raises InputError where one is there already, since a user may have filled it in.
-        sweep: with the part that says what varies.
+        kind: "run", "sweep" or "compare".
     """
     if out.exists():
         raise InputError("out", str(out), "a path where no file is: settings are never overwritten")
     check_writable(out.parent)
-    write_atomic(out, template(sweep=sweep))
+    write_atomic(out, template(kind))
     return out
 
 
-def template(*, sweep: bool = False) -> str:
+def template(kind: str = "run") -> str:
     """The file's text."""
-    varied = "".join(_lines(SweepSettings, "  ", {}))
+    many = kind in _PARTS
     return (
-        (_SWEEP_HEAD + f"\nsweep:\n{varied}" if sweep else _HEAD)
+        (_HEADS[kind] + f"\n{kind}:\n" + "".join(_lines(_PARTS[kind], "  ", {})) if many else _HEAD)
         + "\nunlearn:\n"
         + "".join(_lines(UnlearnSettings, "  ", {}))
         + (
             "\naudit:\n"
-            if sweep
+            if many
             else "\n# Leave the audit out for one with these defaults; `audit: null` for none.\naudit:\n"
         )
         + "".join(_lines(AuditSettings, "  ", dict.fromkeys(_IMPLIED, _FOLLOWS)))
