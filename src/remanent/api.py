@@ -94,6 +94,39 @@ def audit(
     return run_audit(chosen, folder, interface=_interface(progress), records=given)[1]
 
 
+def sharpness(
+    model: str | Path,
+    data: str | Path | Mapping[str, Sequence[Record]],
+    *,
+    other: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure how flat the loss of some records is around a model; returns what is in `out`/sharpness.json.
+
+    Not a verb of the package itself, whose room `remanent.sharpness` holds the measures for modules of your own.
+
+    Args:
+        model: the model to look at.
+        data: sets of records: JSON Lines files or names, separated by commas, or name -> list of `Record`.
+        other: the model before fine-tuning or unlearning.
+        out: a folder; runs/sharpness-<name> by default.
+        progress: show progress.
+        settings: any other option of `remanent sharpness`: a field of `remanent.jobs.config.SharpnessSettings`.
+    """
+    from remanent.jobs.config import SharpnessSettings, parse
+    from remanent.jobs.folders import sharpness_folder
+    from remanent.jobs.sharpness import measure_sharpness
+
+    given = {name: list(records) for name, records in data.items()} if isinstance(data, Mapping) else None
+    named = ",".join(given) if given is not None else str(data)
+    models = {"model": str(model), "other": None if other is None else str(other)}
+    chosen = parse(SharpnessSettings, {**models, "data": named, **settings}, "sharpness")
+    folder = sharpness_folder(chosen.model) if out is None else Path(out)
+    return measure_sharpness(chosen, folder, interface=_interface(progress), records=given)
+
+
 def certify(
     run: str | Path,
     key: str | Path,

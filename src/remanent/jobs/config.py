@@ -131,6 +131,33 @@ class AuditSettings(_Settings):
     threads: int | None = Field(None, ge=1, description="Threads.")
 
 
+class SharpnessSettings(_Settings):
+    """Measure how flat the loss of some records is around a model."""
+
+    model: str = Field(description="The model to look at: a folder, a .gguf file, a hub name.")
+    data: str = Field(description="Sets of records, separated by commas: JSON Lines files or names.")
+    other: str | None = Field(
+        None, description="The model before (fine-tuning, unlearning): the path between both, and straggler layers."
+    )
+    at: str = Field("full", description="Precisions at which to look, separated by commas.")
+    measures: str = Field("standard", description="Measures, separated by commas, or 'standard' or 'all'.")
+    definitions: str = Field(
+        "average-l2-element-0.02,worst-l2-element-0.5,worst-l2-0.05",
+        description="Definitions of sharpness, separated by commas: case, norm, scale, radius.",
+    )
+    select: str = Field("*", description="Weights that are perturbed: shell patterns of names, separated by commas.")
+    system: str | None = Field(None, description="System turn put before every prompt.")
+    max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
+    records: int = Field(32, ge=2, description="Records of each set that are looked at, at most.")
+    batch_size: int = Field(8, ge=1, description="Records per batch; part of a definition (m-sharpness).")
+    steps: int = Field(20, ge=1, description="Steps of Auto-PGD, and random points.")
+    products: int = Field(12, ge=2, description="Products with the Hessian for an eigenvalue or a spectrum.")
+    points: int = Field(11, ge=3, description="Points of a landscape's axis and of a path.")
+    reach: float = Field(0.5, gt=0, description="How far a landscape goes, in lengths of the filters.")
+    seed: int = Field(0, ge=0, description="Of random points and directions.")
+    threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
+
+
 class ControlsSettings(_Settings):
     """Make unseen control records by swapping the entities of the forget records."""
 

@@ -52,3 +52,8 @@ def audit_folder(model: str) -> Path:
     if path.is_dir() and RunFolder(path.parent).config.is_file():
         return path.parent
     return _RUNS / f"audit-{path.name.removesuffix('.gguf')}"
+
+
+def sharpness_folder(model: str) -> Path:
+    """Where measures of sharpness go whose folder nobody named: runs/sharpness-<name>."""
+    return _RUNS / f"sharpness-{Path(model).resolve().name.removesuffix('.gguf')}"

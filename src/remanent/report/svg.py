@@ -6,9 +6,12 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
+from importlib.resources import files
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 
 # What is drawn in such a colour is shown in the page's own: matplotlib knows no CSS variables, so each stands for one.
@@ -64,6 +67,33 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         label.text = text
         root.insert(place, label)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def to_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
+    """The figure as a PNG in the page's light colours. The figure itself is recoloured: write its SVG first."""
+    light = _light()
+    for artist in figure.findobj():
+        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            getter, setter = (getattr(artist, f"{kind}_{part}", None) for kind in ("get", "set"))
+            if getter is None or setter is None:
+                continue
+            found = getter()
+            if isinstance(found, str) and found == "auto":
+                continue
+            shown = [light.get(to_hex(colour), None) for colour in to_rgba_array(found)]
+            if shown and all(colour is not None for colour in shown):
+                setter(shown if len(shown) > 1 else shown[0])
+    figure.set_facecolor(light[ROLES["paper"]])
+    written = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(written, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    return written.getvalue()
+
+
+def _light() -> dict[str, str]:
+    """Stand-in colour -> the page's own in the light scheme."""
+    style = (files("remanent.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    known = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", style.split("@media")[0]))
+    return {colour: known[role] for role, colour in ROLES.items()}
 
 
 def _value(key: str, value: str, name: str) -> str:

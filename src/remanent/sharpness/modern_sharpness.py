@@ -79,6 +79,22 @@ class Definition:
         uniform = self.norm == "linf"
         return [Noise(self.rho, first + draw, self.scale, uniform) for draw in range(self.steps)]
 
+    @classmethod
+    def parse(cls, text: str, steps: int = 20) -> Definition:
+        """From its name: "worst-l2-0.05", "average-linf-element-0.1"; the case, the norm, a scale and rho.
+
+        Raises InputError that says what is not right.
+        """
+        parts = text.strip().split("-", 3 if text.count("-") > 2 else 2)
+        if len(parts) < 3:
+            raise InputError("definition", text, 'a name such as "worst-l2-0.05" or "average-l2-element-0.02"')
+        *named, last = parts
+        try:
+            rho = float(last)
+        except ValueError:
+            raise InputError("definition", text, f"a radius at its end, not {last!r}") from None
+        return cls(rho, *named, steps=steps)  # type: ignore[arg-type]
+
     def __str__(self) -> str:
         unit = "" if self.scale == "none" else f"-{self.scale}"
         return f"{self.case}-{self.norm}{unit}-{self.rho:g}"

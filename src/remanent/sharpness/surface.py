@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from remanent.core.batch import Batch
 from remanent.core.displacement import Displacement, Here
 from remanent.core.importance.losses import SampleLoss, class_nll
+from remanent.core.scores import answer_scores
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.state import State
 from remanent.core.weights import Weights, identity
@@ -110,3 +112,8 @@ def class_wrong(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     inputs, labels = batch
     wrong: Tensor = model(inputs).argmax(dim=-1) != labels
     return wrong.float()
+
+
+def token_wrong(model: nn.Module, batch: Batch) -> Tensor:
+    """1 for each scored token of a batch that is not the most likely: (tokens,)."""
+    return 1 - answer_scores(model, batch).hits.float()

@@ -1,0 +1,205 @@
+"""Plots of sharpness: definitions, spectra, landscapes, paths and layers, one figure each, for HTML and PNG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from remanent.report.figures import INK, LINES, MARKERS, SIZE, SOFT, Handles, add_legend, new_figure
+from remanent.report.sharpness_view import Figure as Estimate
+from remanent.report.sharpness_view import Row, main, significant
+from remanent.report.svg import ROLES
+from remanent.report.text import visible
+
+_WIDE = 30  # of the largest value over the smallest, beyond which an axis is logarithmic
+_CONTOURS = 12
+
+
+def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
+    """Name -> (figure, title, what it shows in a sentence), for what was measured."""
+    rows: list[Row] = found["rows"]
+    made: dict[str, tuple[Figure, str, str]] = {}
+    for name, title, kind, draw in (
+        ("definitions", "How much the loss grows nearby", "sharpness", _definitions),
+        ("landscape", "The loss along a random direction", "landscape", _lines),
+        ("path", "The loss between the two models", "path", _path),
+        ("layers", "Sharpness of each layer by itself", "layerwise", _layers),
+        ("stragglers", "What putting a layer back gains", "stragglers", _stragglers),
+        ("spectrum", "Density of the Hessian's eigenvalues", "spectral-density", _spectrum),
+    ):
+        of = [row for row in rows if row["measure"] == kind and row["name"] != "plane"]
+        if of:
+            made[name] = (draw(of), title, _described(of))
+    for number, row in enumerate(row for row in rows if row["name"] == "plane"):
+        made[f"plane-{number + 1}"] = (
+            _plane(row),
+            f"The loss over two random directions, {_series(row)}",
+            _series(row),
+        )
+    return made
+
+
+def _series(row: Row) -> str:
+    return str(row["data"]) + ("" if row["at"] == "full" else f" at {row['at']}")
+
+
+def _style(names: list[str], name: str, *, line: bool = True) -> dict[str, Any]:
+    place = names.index(name)
+    return {
+        "color": ROLES[f"run-{place % 6 + 1}"],
+        "marker": MARKERS[place % 6],
+        "linestyle": LINES[place % 6] if line else "",
+    }
+
+
+def _legend(figure: Figure, names: list[str], *, line: bool = True) -> None:
+    handles: Handles = [(visible(name, 24), _style(names, name, line=line)) for name in names]
+    add_legend(figure, handles)
+
+
+def _top(names: list[str]) -> float:
+    return 0.16 + 0.17 * math.ceil(len(names) / 3)
+
+
+def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figure:
+    """Lines of figures, a mark a series: line -> series -> figure."""
+    names = list(dict.fromkeys(name for items in rows.values() for name in items))
+    step = min(0.24, 0.7 / max(1, len(names)))
+    height = max(0.34, 0.16 * len(names)) * len(rows) + 0.6 + _top(names)
+    figure, axes = new_figure(height, left=left, bottom=0.46, top=_top(names))
+    values = [item["value"] for items in rows.values() for item in items.values() if item["value"] is not None]
+    wide = bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+    for y, items in enumerate(rows.values()):
+        for name, item in items.items():
+            if item["value"] is None:
+                continue
+            at = y + (names.index(name) - (len(names) - 1) / 2) * step
+            style = _style(names, name, line=False)
+            low, high = item["low"], item["high"]
+            if low is not None and high is not None:
+                axes.plot(
+                    [max(low, 1e-3 * item["value"]) if wide else low, high], [at, at], color=style["color"], lw=1.2
+                )
+            axes.plot(item["value"], at, markersize=5, **style)
+    if wide:
+        axes.set_xscale("log")
+    else:
+        axes.axvline(0, color=SOFT, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [visible(name, 34) for name in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    _legend(figure, names, line=False)
+    return figure
+
+
+def _definitions(rows: list[Row]) -> Figure:
+    found: dict[str, dict[str, Estimate]] = {}
+    for row in rows:
+        found.setdefault(row["name"], {})[_series(row)] = main(row)
+    return _dots(found, "growth of the loss, nats", 0.36)
+
+
+def _layers(rows: list[Row]) -> Figure:
+    found: dict[str, dict[str, Estimate]] = {}
+    for row in rows:
+        for name, item in [*row["layers"].items(), ("all together", row["whole"])]:
+            found.setdefault(name, {})[_series(row)] = item["loss"]
+    return _dots(found, "growth of the loss, nats", 0.36)
+
+
+def _stragglers(rows: list[Row]) -> Figure:
+    found: dict[str, dict[str, Estimate]] = {}
+    for row in rows:
+        for name, item in row["scores"].items():
+            found.setdefault(name, {})[_series(row)] = item
+    return _dots(found, "accuracy gained, share", 0.36)
+
+
+def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str, Any]) -> None:
+    values = [np.nan if item["value"] is None else item["value"] for item in losses]
+    if all(item["low"] is not None for item in losses):
+        axes.fill_between(
+            at,
+            [item["low"] for item in losses],  # type: ignore[arg-type, misc]
+            [item["high"] for item in losses],  # type: ignore[arg-type, misc]
+            color=style["color"],
+            alpha=0.14,
+            linewidth=0,
+        )
+    axes.plot(at, values, linewidth=1.3, markersize=3.4, **style)
+
+
+def _lines(rows: list[Row]) -> Figure:
+    names = [_series(row) for row in rows]
+    figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
+    for row in rows:
+        _curve(axes, row["distances"], row["losses"], _style(names, _series(row)))
+    axes.set_xlabel("distance, in lengths of the filters")
+    axes.set_ylabel("loss, nats")
+    _legend(figure, names)
+    return figure
+
+
+def _path(rows: list[Row]) -> Figure:
+    names = [_series(row) for row in rows]
+    figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
+    for row in rows:
+        _curve(axes, row["weights_of_model"], row["losses"], _style(names, _series(row)))
+    axes.set_xlabel("weight of the model (0: the one before)")
+    axes.set_ylabel("loss, nats")
+    _legend(figure, names)
+    return figure
+
+
+def _spectrum(rows: list[Row]) -> Figure:
+    names = [_series(row) for row in rows]
+    figure, axes = new_figure(2.7 + _top(names), left=0.14, bottom=0.46, top=_top(names))
+    for row in rows:
+        nodes, shares = np.array(row["nodes"]), np.array(row["shares"])
+        low, high = float(nodes.min()), float(nodes.max())
+        spread = 0.012 * max(high - low, 1e-12)
+        grid = np.linspace(low - 4 * spread, high + 4 * spread, 500)
+        normal = np.exp(-0.5 * ((grid - nodes[..., None]) / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
+        density = (shares[..., None] * normal).sum(axis=1).mean(axis=0)
+        style = _style(names, _series(row)) | {"marker": ""}
+        axes.plot(grid, np.maximum(density, 1e-9), linewidth=1.2, **style)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=1e-7)
+    axes.set_xlabel("eigenvalue")
+    axes.set_ylabel("density")
+    _legend(figure, names)
+    return figure
+
+
+def _plane(row: Row) -> Figure:
+    figure, axes = new_figure(4.0, left=0.14, bottom=0.46, top=0.1)
+    losses = np.array([[np.nan if item["value"] is None else item["value"] for item in line] for line in row["losses"]])
+    at = row["distances"]
+    levels = np.linspace(np.nanmin(losses), np.nanmax(losses), _CONTOURS + 1)[1:]
+    drawn = axes.contour(at, at, losses.T, levels=levels, colors=[ROLES["run-1"]], linewidths=0.9)
+    axes.clabel(drawn, levels=levels[1::3], fmt=lambda value: significant(value), fontsize=SIZE - 1.5, colors=[INK])
+    axes.plot(0, 0, "+", color=INK, markersize=8)
+    axes.set_xlabel("first direction, in lengths of the filters")
+    axes.set_ylabel("second direction")
+    axes.grid(False)
+    return figure
+
+
+def _described(rows: list[Row]) -> str:
+    parts = []
+    for row in rows:
+        if row["measure"] in ("sharpness", "path", "spectral-density"):
+            parts.append(f"{_series(row)}, {row['name']}: {significant(main(row)['value'])}")
+        elif row["measure"] == "landscape":
+            ends = [significant(row["losses"][place]["value"]) for place in (0, len(row["losses"]) // 2, -1)]
+            parts.append(f"{_series(row)}: {', '.join(ends)} at the left, the middle and the right")
+        elif row["measure"] == "stragglers":
+            parts.append(f"{_series(row)}: most by {next(iter(row['scores']))}")
+        else:
+            parts.append(f"{_series(row)}: all together {significant(row['whole']['loss']['value'])}")
+    return visible("; ".join(parts))
