@@ -17,6 +17,7 @@ OPTIMIZERS = {
 }
 _ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
 _SPELLED = {None: "none", True: "true", False: "false"}
+_CLASSES = {name.lower(): value for name, value in vars(remanent.optim).items()}
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -31,8 +32,12 @@ def test_a_page_says_what_the_code_does(name):
         "What differs from the paper",
     ]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE)[:6] == headings
-    options = inspect.signature(getattr(remanent.optim, name.upper())).parameters.values()
-    defaults = {option.name: option.default for option in options if option.kind is inspect.Parameter.KEYWORD_ONLY}
+    options = inspect.signature(_CLASSES[name.replace("-", "")]).parameters.values()
+    defaults = {
+        option.name: option.default
+        for option in options
+        if option.kind is inspect.Parameter.KEYWORD_ONLY and option.default is not inspect.Parameter.empty
+    }
     spelled = {
         key: _SPELLED[value]
         if value is None or isinstance(value, bool)
