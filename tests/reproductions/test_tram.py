@@ -105,11 +105,12 @@ def fine_tuned(name, seed, mean_distances):
         term = TERMS[name](model) if name in TERMS else None
     steps, radii = EPOCHS * math.ceil(len(images) / BATCH), []
     rise = steps // 5
+    orders = [torch.randperm(len(images)) for _ in range(EPOCHS)]  # the same for ways that draw noise
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (step + 1) / rise if step < rise else (steps - step) / (steps - rise)
     )
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(images)).split(BATCH):
+    for order in orders:
+        for rows in order.split(BATCH):
 
             def closure(rows=rows):
                 logits = model(images[rows])

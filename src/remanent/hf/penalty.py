@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ class PenaltyTrainer(Trainer):
     """
 
     def __init__(
-        self, model: nn.Module, args: Any = None, *, penalty: MESA | R3F | SAF | SMART, **options: Any
+        self, model: nn.Module, args: TrainingArguments, *, penalty: MESA | R3F | SAF | SMART, **options: Any
     ) -> None:
         super().__init__(model, args, **options)
         self.penalty = penalty
