@@ -46,11 +46,11 @@ def ends_of(estimate: Estimate) -> tuple[float, float]:
     return low, estimate.value if estimate.high is None else estimate.high
 
 
-def add_legend(figure: Figure, handles: Handles) -> None:
-    """A legend above the plot."""
+def add_legend(figure: Figure, handles: Handles, columns: int = LEGEND_COLUMNS) -> None:
+    """A legend above the plot, in so many columns."""
     drawn = [Line2D([], [], **{"linewidth": 1.4, "markersize": 5, **style}) for _, style in handles]
     legend = figure.legend(
-        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS,
+        drawn, [label for label, _ in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=columns,
         frameon=False, fontsize=SIZE, labelcolor=INK, handlelength=1.9, handletextpad=0.5, columnspacing=1.2,
         labelspacing=0.25, borderpad=0.1,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from remanent.report.figures import INK, LINES, MARKERS, SIZE, SOFT, Handles, add_legend, new_figure
 from remanent.report.sharpness_view import Figure as Estimate
-from remanent.report.sharpness_view import Row, main, significant
+from remanent.report.sharpness_view import Row, main, series, significant
 from remanent.report.svg import ROLES
 from remanent.report.text import visible
 
@@ -38,14 +38,10 @@ def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     for number, row in enumerate(row for row in rows if row["name"] == "plane"):
         made[f"plane-{number + 1}"] = (
             _plane(row),
-            f"The loss over two random directions, {_series(row)}",
-            _series(row),
+            f"The loss over two random directions, {series(row)}",
+            series(row),
         )
     return made
-
-
-def _series(row: Row) -> str:
-    return str(row["data"]) + ("" if row["at"] == "full" else f" at {row['at']}")
 
 
 def _style(names: list[str], name: str, *, line: bool = True) -> dict[str, Any]:
@@ -58,12 +54,17 @@ def _style(names: list[str], name: str, *, line: bool = True) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, names: list[str], *, line: bool = True) -> None:
-    handles: Handles = [(visible(name, 24), _style(names, name, line=line)) for name in names]
-    add_legend(figure, handles)
+    handles: Handles = [(visible(name, 40), _style(names, name, line=line)) for name in names]
+    add_legend(figure, handles, _columns(names))
+
+
+def _columns(names: list[str]) -> int:
+    longest = max(map(len, names), default=0)
+    return 3 if longest <= 14 else 2 if longest <= 26 else 1
 
 
 def _top(names: list[str]) -> float:
-    return 0.16 + 0.17 * math.ceil(len(names) / 3)
+    return 0.16 + 0.17 * math.ceil(len(names) / _columns(names))
 
 
 def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figure:
@@ -74,6 +75,7 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
     figure, axes = new_figure(height, left=left, bottom=0.46, top=_top(names))
     values = [item["value"] for items in rows.values() for item in items.values() if item["value"] is not None]
     wide = bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+    left_end = min(values, default=0.0) / 3
     for y, items in enumerate(rows.values()):
         for name, item in items.items():
             if item["value"] is None:
@@ -82,12 +84,11 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
             style = _style(names, name, line=False)
             low, high = item["low"], item["high"]
             if low is not None and high is not None:
-                axes.plot(
-                    [max(low, 1e-3 * item["value"]) if wide else low, high], [at, at], color=style["color"], lw=1.2
-                )
+                axes.plot([max(low, left_end) if wide else low, high], [at, at], color=style["color"], lw=1.2)
             axes.plot(item["value"], at, markersize=5, **style)
     if wide:
         axes.set_xscale("log")
+        axes.set_xlim(left=left_end)
     else:
         axes.axvline(0, color=SOFT, linewidth=0.8)
     axes.set_yticks(range(len(rows)), [visible(name, 34) for name in rows])
@@ -100,7 +101,7 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
 def _definitions(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
-        found.setdefault(row["name"], {})[_series(row)] = main(row)
+        found.setdefault(row["name"], {})[series(row)] = main(row)
     return _dots(found, "growth of the loss, nats", 0.36)
 
 
@@ -108,7 +109,7 @@ def _layers(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         for name, item in [*row["layers"].items(), ("all together", row["whole"])]:
-            found.setdefault(name, {})[_series(row)] = item["loss"]
+            found.setdefault(name, {})[series(row)] = item["loss"]
     return _dots(found, "growth of the loss, nats", 0.36)
 
 
@@ -116,7 +117,7 @@ def _stragglers(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         for name, item in row["scores"].items():
-            found.setdefault(name, {})[_series(row)] = item
+            found.setdefault(name, {})[series(row)] = item
     return _dots(found, "accuracy gained, share", 0.36)
 
 
@@ -135,10 +136,10 @@ def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str,
 
 
 def _lines(rows: list[Row]) -> Figure:
-    names = [_series(row) for row in rows]
+    names = [series(row) for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
     for row in rows:
-        _curve(axes, row["distances"], row["losses"], _style(names, _series(row)))
+        _curve(axes, row["distances"], row["losses"], _style(names, series(row)))
     axes.set_xlabel("distance, in lengths of the filters")
     axes.set_ylabel("loss, nats")
     _legend(figure, names)
@@ -146,10 +147,10 @@ def _lines(rows: list[Row]) -> Figure:
 
 
 def _path(rows: list[Row]) -> Figure:
-    names = [_series(row) for row in rows]
+    names = [series(row) for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
     for row in rows:
-        _curve(axes, row["weights_of_model"], row["losses"], _style(names, _series(row)))
+        _curve(axes, row["weights_of_model"], row["losses"], _style(names, series(row)))
     axes.set_xlabel("weight of the model (0: the one before)")
     axes.set_ylabel("loss, nats")
     _legend(figure, names)
@@ -157,7 +158,7 @@ def _path(rows: list[Row]) -> Figure:
 
 
 def _spectrum(rows: list[Row]) -> Figure:
-    names = [_series(row) for row in rows]
+    names = [series(row) for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.14, bottom=0.46, top=_top(names))
     for row in rows:
         nodes, shares = np.array(row["nodes"]), np.array(row["shares"])
@@ -166,7 +167,7 @@ def _spectrum(rows: list[Row]) -> Figure:
         grid = np.linspace(low - 4 * spread, high + 4 * spread, 500)
         normal = np.exp(-0.5 * ((grid - nodes[..., None]) / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
         density = (shares[..., None] * normal).sum(axis=1).mean(axis=0)
-        style = _style(names, _series(row)) | {"marker": ""}
+        style = _style(names, series(row)) | {"marker": ""}
         axes.plot(grid, np.maximum(density, 1e-9), linewidth=1.2, **style)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-7)
@@ -194,12 +195,12 @@ def _described(rows: list[Row]) -> str:
     parts = []
     for row in rows:
         if row["measure"] in ("sharpness", "path", "spectral-density"):
-            parts.append(f"{_series(row)}, {row['name']}: {significant(main(row)['value'])}")
+            parts.append(f"{series(row)}, {row['name']}: {significant(main(row)['value'])}")
         elif row["measure"] == "landscape":
             ends = [significant(row["losses"][place]["value"]) for place in (0, len(row["losses"]) // 2, -1)]
-            parts.append(f"{_series(row)}: {', '.join(ends)} at the left, the middle and the right")
+            parts.append(f"{series(row)}: {', '.join(ends)} at the left, the middle and the right")
         elif row["measure"] == "stragglers":
-            parts.append(f"{_series(row)}: most by {next(iter(row['scores']))}")
+            parts.append(f"{series(row)}: most by {next(iter(row['scores']))}")
         else:
-            parts.append(f"{_series(row)}: all together {significant(row['whole']['loss']['value'])}")
+            parts.append(f"{series(row)}: all together {significant(row['whole']['loss']['value'])}")
     return visible("; ".join(parts))

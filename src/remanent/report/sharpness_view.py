@@ -14,7 +14,7 @@ _MAIN = {"sharpness": "loss", "trace": "trace", "fisher-trace": "trace", "gradie
 _TITLES = {
     "eigenvalues": "top eigenvalue",
     "trace": "trace",
-    "spectrum": "eigenvalues below 0",
+    "spectrum": "mean eigenvalue",
     "fisher": "Fisher trace",
     "gradient": "gradient norm",
     "path": "barrier",
@@ -24,27 +24,29 @@ _TITLES = {
 _DRAWN_ONLY = ("landscape", "plane")
 
 
-def places(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(records, precision) in order."""
-    return list(dict.fromkeys((row["data"], row["at"]) for row in found["rows"]))
-
-
-def measures(found: Mapping[str, Any]) -> list[str]:
-    """Names of what has a column, in order."""
-    return list(dict.fromkeys(row["name"] for row in found["rows"] if row["name"] not in _DRAWN_ONLY))
+def series(row: Row) -> str:
+    """What a row is about: its records, and the precision where it is not full."""
+    name = str(row["data"]).removesuffix(".jsonl").rpartition("/")[2]
+    return name if row["at"] == "full" else f"{name} at {row['at']}"
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
-    """Headings."""
-    return ["records", "at", "loss", *(_TITLES.get(name, name) for name in measures(found))]
+    """Headings: the records at each precision."""
+    return ["", *dict.fromkeys(series(row) for row in found["rows"])]
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[list[str | None]]:
-    """A line for each set of records and precision."""
-    for data, at in places(found):
-        rows = {row["name"]: row for row in found["rows"] if (row["data"], row["at"]) == (data, at)}
-        clean = next((_clean(row) for row in rows.values() if _clean(row) is not None), None)
-        yield [data, at, significant(clean), *(told(rows.get(name)) for name in measures(found))]
+    """A line for each measure that is a figure, the loss itself first."""
+    rows = {(row["name"], series(row)): row for row in found["rows"]}
+    names = dict.fromkeys(name for name, _ in rows if name not in _DRAWN_ONLY)
+    about = columns(found)[1:]
+    clean = {
+        name: next((_clean(rows[key]) for key in rows if key[1] == name and _clean(rows[key])), None) for name in about
+    }
+    if any(clean.values()):
+        yield ["loss", *(significant(clean[name]) for name in about)]
+    for name in names:
+        yield [_TITLES.get(name, name), *(told(rows.get((name, item))) for item in about)]
 
 
 def told(row: Row | None) -> str | None:
@@ -67,7 +69,7 @@ def main(row: Row) -> Figure:
     if measure == "eigenvalues":
         first: Figure = row["top"][0]
         return first
-    found: Figure = row["negative"] if measure == "spectral-density" else row[_MAIN[measure]]
+    found: Figure = row["mean"] if measure == "spectral-density" else row[_MAIN[measure]]
     return found
 
 

@@ -20,6 +20,7 @@ from remanent.sharpness.surface import LossSurface
 
 # As wise-ft: the weight of the fine-tuned model, from 0, the other model, to 1.
 GRID = tuple(number / 10 for number in range(11))
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Path:
         def height(samples: Array) -> float:
             found = samples.mean(axis=0)
             line = found[0] + (at - at[0]) / (at[-1] - at[0]) * (found[-1] - found[0])
-            return float(np.maximum(found - line, 0.0).max())
+            return float(np.maximum(found - line - _ROUNDING, 0.0).max())
 
         return bootstrapped(height, self._of(of))
 

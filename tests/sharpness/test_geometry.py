@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from remanent.core.catalogue import systems
+from remanent.errors import InputError, UnsupportedError
+from remanent.sharpness import LossSurface
+from remanent.sharpness.active_neurons import active_neurons
+from remanent.sharpness.correlation import correlation
+from remanent.sharpness.estimate import bootstrapped, mean_over, over_batches
+from remanent.sharpness.layers import layers_of
+from remanent.sharpness.ntk import tangent_kernel
+from remanent.sharpness.vit_sam import geometry
+
+
+def test_the_tangent_kernel_by_hand():
+    """f = w x, X = (1, 0), (1, 1): J J^T = [[1, 1], [1, 2]], condition 6.854."""
+    model = nn.Linear(2, 1, bias=False)
+    found = tangent_kernel(model, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    assert found.condition.value == pytest.approx(6.854, abs=1e-3)
+    alike = tangent_kernel(model, torch.ones(2, 2))
+    assert math.isinf(alike.condition.value)
+    assert alike.to_dict()["condition"]["value"] is None
+    every = tangent_kernel(nn.Linear(2, 3), torch.randn(4, 2), every_output=True)
+    assert every.rows == 12
+    with pytest.raises(InputError, match="inputs"):
+        tangent_kernel(model, torch.ones(1, 2))
+
+
+def test_the_share_of_active_neurons_by_hand():
+    model = nn.Sequential(nn.Identity(), nn.GELU())
+    surface = LossSurface(model, [torch.tensor([[-1.0, 0.0, 2.0, 3.0]])], lambda model, batch: model(batch).sum(dim=1))
+    with pytest.raises(InputError, match="selection"):
+        active_neurons(surface)
+    model.append(nn.Linear(4, 1))
+    assert active_neurons(surface).layers["1"].value == 0.5
+    assert active_neurons(surface, "0").layers["0"].value == 0.5
+    with pytest.raises(UnsupportedError, match="no module of the name"):
+        active_neurons(surface, "fc*")
+    with pytest.raises(UnsupportedError, match="no ReLU"):
+        active_neurons(LossSurface(nn.Linear(2, 2), [torch.ones(1, 2)], lambda model, batch: model(batch).sum(dim=1)))
+
+
+def test_the_geometry_of_a_model(classifier, snapshot, same_bits):
+    surface = classifier()
+    before = snapshot(surface.model)
+    found = geometry(surface, layers=layers_of(surface.model), draws=4, steps=20)
+    assert same_bits(snapshot(surface.model), before)
+    assert set(found.layers) == {"0", "2"}
+    for block in found.layers.values():  # a diagonal block's largest eigenvalue is at most the whole's
+        assert block.top[0].value <= found.whole.top[0].value + 1e-9
+    norm = math.sqrt(sum(float(weight.detach().square().sum()) for weight in surface.model.parameters()))
+    assert found.weight_norm == pytest.approx(norm)
+    assert found.noisy.low < found.noisy.value < found.noisy.high
+    with pytest.raises(InputError, match="draws"):
+        geometry(surface, draws=1)
+
+
+def test_noise_of_a_quadratic_by_hand(quadratic):
+    """L^N of (4 a^2 + b^2) / 2 at 0 is 2.5 sigma^2."""
+    from remanent.core.displacement import Noise
+
+    surface = quadratic((0.0, 0.0))
+    found = []
+    for draw in range(400):
+        with surface.entered() as weights, Noise(0.1, draw, "none").at(weights):
+            found.append(float(surface.losses(surface.batches[0]).mean()))
+    assert mean_over(found).value == pytest.approx(2.5 * 0.01, rel=0.2)
+
+
+def test_tau_by_hand_and_its_interval():
+    assert correlation([1, 2, 3, 4], [1, 3, 2, 4]).tau.value == pytest.approx(2 / 3)
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(60, generator=generator)
+    second = first + torch.randn(60, generator=generator)
+    groups = ["even" if place % 2 else "odd" for place in range(60)]
+    found = correlation(first.tolist(), second.tolist(), groups)
+    assert 0 < found.tau.low < found.tau.value < found.tau.high < 1
+    assert set(found.groups) == {"even", "odd"}
+    for figures in (([1, 2, 3], [1, 2, 3]), ([1, 2, 3, 4], [1, 2, 3]), ([1, 2, 3, math.nan], [1, 2, 3, 4])):
+        with pytest.raises(InputError, match="finite figures"):
+            correlation(*figures)
+    with pytest.raises(InputError, match="groups"):
+        correlation([1, 2, 3, 4], [1, 2, 3, 4], ["one"])
+
+
+def test_intervals_cover_as_often_as_they_say():
+    """Two-sided 90 %: of 400 samples of 6 batches the true mean is outside about 40."""
+    generator = torch.Generator().manual_seed(0)
+    missed = 0
+    for _ in range(400):
+        found = mean_over(torch.randn(6, generator=generator).tolist())
+        missed += not found.low < 0 < found.high
+    assert 20 <= missed <= 62
+    unlike = over_batches([2.0, 6.0], [1, 3])
+    assert (unlike.value, unlike.low) == (2, 2)
+    assert mean_over([1.0]).low is None
+    assert bootstrapped(lambda values: float(values.mean()), torch.ones(1).numpy()).high is None
+
+
+def test_the_three_systems_are_in_the_catalogue():
+    found = {name: entry.system for name, entry in systems().items() if entry.system.family == "sharpness"}
+    assert set(found) == {"modern-sharpness", "clip-interpolation", "vit-sam"}
+    assert all(system.card == name for name, system in found.items())
