@@ -32,7 +32,7 @@ def site(tmp_path_factory):
 def test_every_system_is_in_the_navigation(site):
     home = text_of(site / "index.html")
     for name, entry in systems().items():
-        folder = {"optim": "optim", "auditing": "audits"}.get(entry.module.split(".")[1], "methods")
+        folder = {"optim": "optim", "auditing": "audits", "sharpness": "sharpness"}.get(entry.module.split(".")[1], "methods")
         assert f'href="{folder}/{name}.html"' in home, name
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -148,22 +150,20 @@ def test_sparse_updates_by_hand(snapshot, same_bits):
 
 def test_the_layer_that_was_spoilt_is_the_straggler(classifier, snapshot, same_bits):
     surface = classifier()
-    tuned(surface, steps=300)
-    good = weights_of(surface.model)
-    with torch.no_grad():  # the head is spoilt: putting it back helps, putting the other back does nothing
-        surface.model[2].weight.mul_(-1)
-    kept = snapshot(surface.model)
+    model = surface.model
+    good = weights_of(model)
+    with torch.no_grad():  # labels are what the model answers: it is right everywhere
+        surface = replace(surface, batches=[(inputs, model(inputs).argmax(dim=1)) for inputs, _ in surface.batches])
+        model[2].weight.mul_(-1)  # the head is spoilt: putting it back helps, putting the other back does nothing
+    kept = snapshot(model)
     reset = stragglers_by_reset(surface, good)
     assert reset.first == "2"
-    assert reset.scores["2"].value > 0.2
+    assert reset.scores["2"].low > 0.2
     assert reset.scores["0"].value == 0
+    assert same_bits(snapshot(model), kept)
     with torch.no_grad():
-        surface.model[2].weight.mul_(-1)
-    start = {name: part.clone() for name, part in good.items()}
-    start["0.weight"] = -start["0.weight"]
+        model[2].weight.mul_(-1)
+    start = {**good, "0.weight": -good["0.weight"]}  # a path of the first layer through 0
     critical = stragglers_by_criticality(surface, start)
     assert critical.first == "0"
-    assert critical.scores["2"].value == 0
-    with torch.no_grad():
-        surface.model[2].weight.mul_(-1)
-    assert same_bits(snapshot(surface.model), kept)
+    assert (critical.scores["0"].value > 0.3, critical.scores["2"].value) == (True, 0)
