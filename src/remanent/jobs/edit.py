@@ -27,7 +27,7 @@ def edit_of(settings: UnlearnSettings) -> Edit:
     for field in OF_A_LOOP:
         if getattr(settings, field) is not None:
             known = ", ".join(edits()[settings.method].hyperparameters)
-            expected = f"nothing, since {settings.method} is an edit and has no run of its own; --set takes {known}"
+            expected = f"nothing, since {settings.method} edits once and has no run of its own; --set takes {known}"
             raise InputError(field, getattr(settings, field), expected)
     if settings.adapter not in edits()[settings.method].system.views:
         expected = f"full, since {settings.method} changes the weights that are there"
