@@ -32,7 +32,8 @@ def site(tmp_path_factory):
 def test_every_system_is_in_the_navigation(site):
     home = text_of(site / "index.html")
     for name, entry in systems().items():
-        folder = {"optim": "optim", "auditing": "audits", "sharpness": "sharpness"}.get(entry.module.split(".")[1], "methods")
+        room = entry.module.split(".")[1]
+        folder = {"optim": "optim", "auditing": "audits", "sharpness": "sharpness"}.get(room, "methods")
         assert f'href="{folder}/{name}.html"' in home, name
 
 
@@ -56,6 +57,7 @@ def test_the_reference_is_made_from_docstrings(site):
             "remanent.auditing.verify.verify",
         ],
         "optim": ["remanent.optim.SAM"],
+        "sharpness": ["remanent.sharpness.modern_sharpness.Definition", "remanent.sharpness.surface.LossSurface"],
         "continual": ["remanent.continual.ewc.EWC"],
         "hf": ["remanent.hf.trainer.MethodTrainer", "remanent.hf.callback.RemanentCallback"],
     }.items():
