@@ -1,0 +1,81 @@
+"""`remanent sharpness` on a tiny model: what it writes, that it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SMALL = ("--records", 4, "--batch-size", 2, "--steps", 2, "--products", 2, "--points", 3, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def measured(world, call, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sharpness") / "out"
+    asked = (
+        *("sharpness", "--model", world.model, "--other", world.model, "--data", world.sets["forget"], *SMALL),
+        *("--at", "full,int8", "--measures", "all", "--select", "*layers.0.*", "--out", out),
+    )
+    return out, asked, call(*asked)
+
+
+def test_figures_report_and_pictures_are_written(measured):
+    out, _, result = measured
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "sharpness.json").read_text())
+    assert {row["at"] for row in found["rows"]} == {"full", "int8"}
+    names = {row["name"] for row in found["rows"]}
+    assert names == {
+        *("average-l2-element-0.02", "worst-l2-element-0.5", "worst-l2-0.05", "eigenvalues", "fisher", "gradient"),
+        *("landscape", "path", "stragglers", "trace", "spectrum", "plane", "layers"),
+    }
+    page = (out / "report.html").read_text()
+    pictures = {file.stem for file in out.glob("*.png")}
+    assert pictures >= {"definitions", "landscape", "path", "layers", "stragglers", "spectrum", "plane-1", "plane-2"}
+    assert page.count("<svg") == len(pictures)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in out.glob("*.png"))
+    assert "top eigenvalue" in result.stdout
+    path = next(row for row in found["rows"] if row["name"] == "path")
+    assert path["barrier"]["value"] == 0  # from a model to itself
+
+
+def test_it_goes_on_with_what_is_missing_and_says_the_same(measured, call):
+    out, asked, _ = measured
+    before = (out / "sharpness.json").read_bytes()
+    gone = next(file for file in (out / "found").iterdir() if "worst-l2-0.05" in file.name)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "found").iterdir() if file != gone}
+    gone.unlink()
+    result = call(*asked)
+    assert result.exit_code == 0, result.output
+    assert (out / "sharpness.json").read_bytes() == before
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert call(*asked, "--seed", 1).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--measures", "eigenvalue"), "did you mean 'eigenvalues'"),
+        (("--measures", "path"), "other"),
+        (("--definitions", "worst-l3-0.1"), "norm"),
+        (("--definitions", "worst-l2"), "a name such as"),
+        (("--at", "relearning"), "precisions"),
+        (("--select", "*nothing*"), "selection"),
+        (("--records", 1), "records"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(world, call, tmp_path, more, message):
+    result = call("sharpness", "--model", world.model, "--data", world.sets["forget"], "--out", tmp_path / "o", *more)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "o" / "sharpness.json").exists()
+
+
+def test_in_python_with_records_of_ones_own(world, tmp_path):
+    from remanent.api import sharpness
+    from remanent.data.jsonl import read_records
+
+    records = read_records(world.sets["forget"], "forget")
+    options = {"records": 4, "batch_size": 2, "measures": "gradient", "threads": 1}
+    found = sharpness(world.model, {"mine": records}, out=tmp_path / "o", progress=False, **options)
+    assert [(row["data"], row["name"]) for row in found["rows"]] == [("mine", "gradient")]
