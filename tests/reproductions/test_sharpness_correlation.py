@@ -1,4 +1,4 @@
-"""No definition of sharpness goes well with test error, and the learning rate explains sharpness better than error does.
+"""No definition of sharpness goes well with test error; the learning rate explains sharpness better than error does.
 
 The whole study is `python -m tests.reproductions.sharpness_correlation`; here a third of its digits. Falsified if the
 mean size of tau with the learning rate is not above that with test error, or a definition reaches 0.5.

@@ -1,5 +1,4 @@
-"""Where fine-tuning goes far, interpolation fails out of distribution; a smaller weight of the fine-tune does as well as
-the sparse straggler.
+"""Where fine-tuning goes far, interpolation fails out of distribution.
 
 The whole study is `python -m tests.reproductions.stragglers`; here one pretrained model and four fine-tunes. Falsified
 if the path fails at the small learning rate or not at the large one. The paper's claim that sparsity mends failures
