@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.optim import Adam, Optimizer
 
 from remanent.core.sampling import seed_of
@@ -76,9 +77,9 @@ class Surrogate(nn.Module):
         }
         layers: list[nn.Module] = []
         for width in recipe.hidden:
-            layers += [nn.Linear(inputs, width), between[recipe.activation]()]
+            layers += [skip_init(nn.Linear, inputs, width), between[recipe.activation]()]
             inputs = width
-        self.layers = nn.Sequential(*layers, nn.Linear(inputs, 2 if recipe.gaussian else 1))
+        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, inputs, 2 if recipe.gaussian else 1))
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
