@@ -1,8 +1,8 @@
 """Flat regions help two tasks at once, whatever the rule, and gradients conflict less.
 
 The card's overlaid digits with 30 % of the labels random. Falsified if F-MTL is no better than the rule alone for most
-rules, or SAMO no better than the rule alone. What does not hold here, and is no claim: SAMO over G-SAM, and over SAMO
-along a random direction (`results/multi_task.md`).
+rules, or SAMO no better than the rule alone. SAMO over G-SAM, and over SAMO along a random direction, is no claim:
+`multi_task_study.py` prints both beside it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ SYSTEM = System(
     family="optim",
     reproduction="tests/reproductions/test_multi_task.py",
     notes="The rule's gradient is not multiplied by the number of tasks, and clipping is off. One random sample is "
-    "next to orthogonal to the task's gradient: it did no better than a random direction, and than G-SAM.",
+    "next to orthogonal to the task's gradient, whatever the task: the control is a random direction in its place.",
 )
 
 Estimator = Literal["spsa", "exact", "random"]
@@ -49,7 +49,7 @@ class SAMO(MultiTask):
     batch norm's running statistics are those of the first pass. Weights come back by copy, bit for bit, also when a
     closure raises. A step whose gradient is not finite, at any point, moves nothing and is counted in `skipped`. A rho
     of 0 is the rule alone, bit for bit, in one pass per task. Memory beyond the base optimizer's: a gradient of the
-    shared weights for each task, three more, and a copy of what moves.
+    shared weights for each task, two more, and a copy of what moves.
 
     Args:
         params: parameters, or groups of them. A group with a `task` is that task's head, which climbs its own gradient
@@ -134,22 +134,32 @@ class SAMO(MultiTask):
         if not math.isfinite(float(norm([*mean.values(), *own.values()]))):
             return mean | own
         found: list[Gradients] = []
-        moved = {name: part for name, part in mean.items() if self._radius(name) > 0}
         with self._displaceable(passes.weights, {**mean, **own}) as home, torch.no_grad():
             for task in passes.tasks:
-                head = {name: part for name, part in own.items() if passes.heads[name] == task}
-                direction = mean
-                if self.beta > 0:
-                    exact = self.estimator == "exact"
-                    local = locals_.pop(task) if exact else self._estimate(passes, task, moved, home)
-                    direction = mix(mean, local, self.beta, self.match_norms)
-                self._climb(passes.weights, direction)
-                self._climb(passes.weights, head)
+                # Nothing holds the direction, which is as large as the shared weights, while the pass runs.
+                self._climb(passes.weights, self._direction(passes, task, mean, locals_, home))
+                self._climb(passes.weights, {n: part for n, part in own.items() if passes.heads[n] == task})
                 shared, head = passes.there(task)
                 home()
                 found.append(shared)
                 own |= head
         return self.rule.combined(found, self._generator("rule")) | own
+
+    def _direction(
+        self,
+        passes: Passes,
+        task: str,
+        mean: Gradients,
+        exact: dict[str, Gradients],
+        home: Callable[[], None],
+    ) -> Gradients:
+        """p_k. Takes the task out of `exact`."""
+        if self.beta == 0:
+            return mean
+        if self.estimator == "exact":
+            return mix(mean, exact.pop(task), self.beta, self.match_norms)
+        moved = {name: part for name, part in mean.items() if self._radius(name) > 0}
+        return mix(mean, self._estimate(passes, task, moved, home), self.beta, self.match_norms)
 
     def _estimate(self, passes: Passes, task: str, like: Gradients, home: Callable[[], None]) -> Gradients:
         """h_k, of the weights that `like` has."""
