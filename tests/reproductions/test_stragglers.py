@@ -1,8 +1,8 @@
 """Where fine-tuning goes far, interpolation fails out of distribution.
 
-The whole study is `python -m tests.reproductions.stragglers`; here one pretrained model and four fine-tunes. Falsified
-if the path fails at the small learning rate or not at the large one. The paper's claim that sparsity mends failures
-does not hold at equal accuracy in distribution: the table says by how much.
+The whole study is `python -m tests.reproductions.stragglers`; here one pretrained model and six fine-tunes. Falsified
+if the path fails at the smallest learning rate or not at the large ones. Whether straggler layers tell, and whether
+making them sparse mends a path at equal accuracy in distribution, is in the study's tables.
 """
 
 from __future__ import annotations

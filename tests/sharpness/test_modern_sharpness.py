@@ -9,7 +9,7 @@ from torch import nn
 from remanent.core.displacement import AutoPGD, Rounding, Then
 from remanent.core.importance.losses import token_nll
 from remanent.core.selection import Selection
-from remanent.errors import InputError, UnsupportedError
+from remanent.errors import DivergedError, InputError, UnsupportedError
 from remanent.sharpness import LossSurface
 from remanent.sharpness.logits import normalized
 from remanent.sharpness.modern_sharpness import Definition, sharpness
@@ -133,14 +133,14 @@ def test_normalized_logits_by_hand():
 
 
 def test_names_and_what_is_wrong_with_them(tiny_llama, make_batch):
-    for name in ("worst-l2-0.05", "average-linf-element-0.1", "worst-linf-row-1e-05"):
+    for name in ("worst-l2-0.05", "average-linf-element-0.1", "worst-linf-row-1e-05", "worst-l2-1e-05"):
         assert str(Definition.parse(name)) == name
     for name, message in (
         ("worst-l3-0.1", "norm"),
         ("wurst-l2-0.1", "did you mean 'worst'"),
         ("worst-l2-elements-0.1", "did you mean 'element'"),
         ("worst-l2", "a name such as"),
-        ("worst-l2-x", "a radius at its end"),
+        ("worst-l2-x", "a name such as"),
         ("worst-l2-0", "above 0"),
     ):
         with pytest.raises(InputError, match=message):
@@ -153,3 +153,15 @@ def test_names_and_what_is_wrong_with_them(tiny_llama, make_batch):
     plain = LossSurface(tiny_llama(), [make_batch(2)], token_nll, select=ADAPTERS)
     with pytest.raises(InputError, match="selection"):
         sharpness(plain, Definition(0.1))
+
+
+def test_a_loss_that_is_not_finite_is_said(classifier):
+    from remanent.sharpness.eigenvalues import eigenvalues
+
+    surface = classifier()
+    with torch.no_grad():
+        surface.model[0].weight[0, 0] = math.nan
+    with pytest.raises(DivergedError, match="batch 0"):
+        sharpness(surface, Definition(0.1))
+    with pytest.raises(DivergedError, match="Hessian"):
+        eigenvalues(surface)

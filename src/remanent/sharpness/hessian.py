@@ -7,6 +7,7 @@ PyHessian.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from remanent.core.curvature import add_hessian_product, twice_differentiable
 from remanent.core.weights import Weights
+from remanent.errors import DivergedError
 from remanent.sharpness.surface import LossSurface
 
 Array = NDArray[np.float64]
@@ -116,6 +118,8 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int, tole
         start: of length 1.
         steps: at most; fewer where the vectors span all that the start reaches.
         tolerance: ends sooner, once the largest Ritz value is that accurate, relative to itself; 0 does not.
+
+    Raises DivergedError where a product is not finite.
     """
     basis: list[Tensor] = [start]
     diagonal: list[float] = []
@@ -128,6 +132,8 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int, tole
             for part in basis:
                 ahead = ahead - part * (part @ ahead)
         last = float(ahead.norm())
+        if not math.isfinite(last):
+            raise DivergedError("a product with the Hessian is not finite: the loss has no second derivative here")
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
         largest = float(np.abs([*diagonal, *off]).max())
         accurate = abs(last * vectors[-1, -1]) <= tolerance * abs(values[-1])

@@ -10,6 +10,7 @@ its size m is part of the definition (m-sharpness).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from remanent.core.displacement import AutoPGD, Displacement, Noise
 from remanent.core.displacement.auto_pgd import Norm, Projection
 from remanent.core.displacement.scale import Scale
 from remanent.core.weights import Weights, norm
-from remanent.errors import InputError, did_you_mean
+from remanent.errors import DivergedError, InputError, did_you_mean
 from remanent.sharpness.estimate import Estimate, mean_over
 from remanent.sharpness.surface import LossSurface
 
@@ -38,6 +39,7 @@ SYSTEM = System(
 )
 
 Case = Literal["average", "worst"]
+_NAME = re.compile(r"([a-z]+)-([a-z0-9]+)(?:-([a-z]+))?-(\d*\.?\d+(?:e-?\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,11 @@ class Definition:
 
         Raises InputError that says what is not right.
         """
-        parts = text.strip().split("-", 3 if text.count("-") > 2 else 2)
-        if len(parts) < 3:
+        match = _NAME.fullmatch(text.strip())
+        if match is None:
             raise InputError("definition", text, 'a name such as "worst-l2-0.05" or "average-l2-element-0.02"')
-        *named, last = parts
-        try:
-            rho = float(last)
-        except ValueError:
-            raise InputError("definition", text, f"a radius at its end, not {last!r}") from None
-        return cls(rho, *named, steps=steps)  # type: ignore[arg-type]
+        case, norm, scale, rho = match.groups()
+        return cls(float(rho), case, norm, scale or "none", steps)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         unit = "" if self.scale == "none" else f"-{self.scale}"
@@ -129,7 +127,7 @@ class Sharpness:
             "error": None if self.error is None else self.error.to_dict(),
             "clean": self.clean,
             "distance": self.distance,
-            "batches": list(self.batches),
+            "batches": [value if math.isfinite(value) else None for value in self.batches],
         }
 
 
@@ -146,6 +144,8 @@ def sharpness(
         definition: what is measured.
         on_batch: called after each batch.
 
+    Raises DivergedError where the loss is not finite at the weights themselves.
+
     Source: arXiv 2302.07011, equations 1 and 2.
     """
     grown, errors, cleans, distance = [], [], [], 0.0
@@ -153,6 +153,8 @@ def sharpness(
         start = {name: weight.detach().clone() for name, weight in weights.items()}
         for number, batch in enumerate(surface.batches):
             clean, wrong = float(surface.losses(batch).mean()), surface.error(batch)
+            if not math.isfinite(clean):
+                raise DivergedError(f"batch {number}: the loss at the weights themselves is {clean}")
             points = definition.points(number)
             loss = error = 0.0
             for point in points:

@@ -68,18 +68,14 @@ class LossSurface:
                     f"{name} is of 16 bits, which swallow perturbations as small as those of a sharpness; "
                     "load the model in float32"
                 )
-        loss = self.closures()
-        with (
-            State.of(everything, moved=everything.only(()), gradients_aside=True),
-            self.at.at(self.model, loss),
-            torch.enable_grad(),
-        ):
+        with State.of(everything, moved=everything.only(()), gradients_aside=True):
             self.model.eval()
-            wanted = {identity(weight) for weight in weights.values()}
-            for parameter in self.model.parameters():
-                if parameter.is_floating_point():
-                    parameter.requires_grad_(identity(parameter) in wanted)
-            yield weights
+            with self.at.at(self.model, self.closures()), torch.enable_grad():
+                wanted = {identity(weight) for weight in weights.values()}
+                for parameter in self.model.parameters():
+                    if parameter.is_floating_point():
+                        parameter.requires_grad_(identity(parameter) in wanted)
+                yield weights
 
     def closures(self) -> list[Callable[[], Tensor]]:
         """One loss per batch, which add up to the mean over all batches, each counting alike."""
