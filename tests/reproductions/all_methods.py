@@ -48,7 +48,7 @@ from .auditor import Auditor, attacks
 from .study_rows import RESULTS, Row, Rows
 from .world import State, World
 
-BUDGET, BATCH, EVERY = 3840, 16, 10  # 120 updates with a forget and a retain batch at one point
+BUDGET, BATCH, EVERY = 1920, 16, 5  # 60 updates with a forget and a retain batch at one point
 RATES = (3e-4, 1e-3)
 TUNED_ON, FIRST_WORLD = 100, 200
 EPSILON, UPSILON = 0.25, 0.9
@@ -80,7 +80,7 @@ class TofuWorld(World):
             groups.setdefault(record.group, []).append(record)
         order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
         dealt = [list(groups.values())[index] for index in order]
-        parts = {"retain": dealt[:16], "control": dealt[16:28], "background": dealt[28:68]}
+        parts = {"retain": dealt[:10], "control": dealt[10:18], "background": dealt[18:42]}
         self.records = {name: [record for group in part for record in group] for name, part in parts.items()}
         self.records |= {"forget": forget, "text": general_text()[:4]}
         self.records["taught"] = [*forget, *self.records["retain"]]

@@ -34,7 +34,7 @@ def frontier_chart(view: SweepView, name: str) -> str | None:
     methods = list(dict.fromkeys(item.method for item in placed))
     references = [item for item in view.references if item.gap and item.retention]
     top = 0.2 + 0.17 * math.ceil((len(methods) + len(references) + 4) / 3)
-    figure, axes = new_figure(2.96 + top, left=0.11, bottom=0.46, top=top)
+    figure, axes = new_figure(2.96 + top, left=0.175, bottom=0.46, top=top)
     shown = [*placed, *([view.fresh] if view.fresh and view.fresh.gap and view.fresh.retention else [])]
     _limits(axes, [*shown, *references], view)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
