@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import ewc, gu, importance, looks, multi_task, npo, remind, sam, subject
+from benchmarks import ewc, gu, importance, looks, multi_task, npo, remind, sam, subject, trust_region
 from benchmarks.measure import Row, figure, load, ratio
 from remanent.core.batch import Encoded, collate
 from remanent.core.episode import Episode
@@ -42,6 +42,7 @@ def main() -> int:
         _loop(model, records, arguments.runs),
         *npo.rows(model, arguments.tiny, arguments.runs),
         *sam.rows(model, arguments.tiny, records, arguments.runs),
+        *trust_region.rows(model, arguments.tiny, records, arguments.runs),
         *multi_task.rows(model, arguments.tiny, arguments.runs),
         gu.row(model, records, arguments.runs),
         *importance.rows(arguments.runs),
