@@ -163,7 +163,7 @@ def tau_table(rows: list[Row]) -> str:
     """Does sharpness go with accuracy half way, and with failure?"""
     lines = []
     names = list(rows[0]["sharp"]["0.5"])
-    half = [row["moved"][5] for row in rows]
+    half, gains = [row["moved"][5] for row in rows], [row["gain"]["value"] for row in rows]
     for name in ["straggler", *names]:
         line = [name]
         for share in ("0.5", "1"):
@@ -255,8 +255,8 @@ def page(every: list[Row], starts: int) -> str:
 
 `python -m tests.reproductions.stragglers`: fine-tunes of {starts} pretrained perceptrons, {len(found)} of {len(every)}
 kept (accuracy in distribution above 90 %). Before fine-tuning {before:.1f} % out of distribution (five domains). The
-path failed (no point better out of distribution than both ends, the gain's lower bound at 5 % above 0) in {len(lost)}. 95 % intervals over fine-tunes,
-taus with 90 %. Layers: 0, 2, 4 hidden, 6 the head.
+path failed in {len(lost)}: its gain out of distribution over the better end is not above 0 by more than chance (5 %).
+95 % intervals over fine-tunes, taus with 90 %. Layers: 0, 2, 4 hidden, 6 the head.
 
 {summary(every)}
 
