@@ -1,6 +1,6 @@
 """IGNITE on offline tasks: `ignite_study`, small.
 
-Falsified if ||grad h|| does not fall, or the mean paired gain over tasks, lengths and the paper's settings is 0 or less.
+Falsified if ||grad h|| does not fall, or the mean paired gain over tasks, lengths and settings is 0 or less.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ def read_columns(
     Raises InputError and DataError as `read_table` does.
     """
     header, lines = _read(file)
+    skip = [name.strip() for name in skip]
     for setting, name in ((field, target), *(("skip", name) for name in skip)):
         if name not in header:
             raise InputError(setting, name, f"a column of {file}: {did_you_mean(name, header)}")

@@ -78,7 +78,7 @@ def propose(settings: ProposeSettings, out: Path, *, interface: Interface | None
     if not out.parent.is_dir():
         raise InputError("out", str(out), f"a file in a folder that is there; {out.parent} is not")
     regularizer, search = _regularizer(settings), _search(settings)
-    table = read_table(Path(settings.table), settings.score, settings.skip)
+    table = read_table(Path(settings.table), settings.score, settings.skip.split(",") if settings.skip else ())
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with interface.bar("train") as advance:

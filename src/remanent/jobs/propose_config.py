@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from remanent.jobs.sweep_config import Names
-
 
 class ProposeSettings(BaseModel):
     """Propose designs that should score higher than those of a table."""
@@ -17,7 +15,7 @@ class ProposeSettings(BaseModel):
     table: str = Field(description="A CSV file with a header: a row for each design that was scored.")
     score: str = Field(description="Name of the column with the scores.")
     minimize: bool = Field(False, description="A lower score is better.")
-    skip: Names = Field((), description="Columns that say nothing of the design, separated by commas.")
+    skip: str = Field("", description="Columns that say nothing of the design, separated by commas.")
     search: Literal["gradient-ascent", "coms", "roma", "bo-qei", "cma-es", "reinforce"] = Field(
         "gradient-ascent", description="How the surrogate is searched; bo-qei and cma-es need the extra 'designs'."
     )

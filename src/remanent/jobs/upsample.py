@@ -83,7 +83,9 @@ def _read(settings: UpsampleSettings) -> tuple[dict[str, Tensor], tuple[str, ...
     if file.suffix == ".csv":
         if settings.label is None:
             raise InputError("label", None, f"the column of {file} with the class")
-        _, inputs, texts = read_columns(file, "label", settings.label, settings.skip)
+        _, inputs, texts = read_columns(
+            file, "label", settings.label, settings.skip.split(",") if settings.skip else ()
+        )
         names = tuple(sorted(set(texts)))
         return {"inputs": inputs, "labels": torch.tensor([names.index(text) for text in texts])}, names
     arrays = _arrays(file)

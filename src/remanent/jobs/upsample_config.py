@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from remanent.jobs.sweep_config import Names
-
 
 class UpsampleSettings(BaseModel):
     """Find the records that a model learns late."""
@@ -17,7 +15,7 @@ class UpsampleSettings(BaseModel):
         "early model of your own) or 'inputs'."
     )
     label: str | None = Field(None, description="Of a CSV file, the column with the class.")
-    skip: Names = Field((), description="Of a CSV file, columns that are left out, separated by commas.")
+    skip: str = Field("", description="Of a CSV file, columns that are left out, separated by commas.")
     factor: int = Field(2, ge=1, description="How often a record that is learnt late stands in the new data.")
     early_epochs: int | None = Field(
         None, ge=1, description="Epochs of the early model; by default the elbow of its training error."
