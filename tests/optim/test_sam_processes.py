@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes_of_sam import OPTIONS, STEPS, batch, loss_of, net
+from two_processes_of_sam import FAMILY, OPTIONS, STEPS, batch, loss_of, net, passes
 
 from remanent.optim import SAM
 
@@ -83,3 +83,53 @@ def test_what_one_process_cannot_use_all_skip(results):
 
 def test_ddp_without_its_model_is_refused(results):
     assert results["refused"] == 1
+
+
+def replicas(name):
+    """Two processes in one: each half's gradient by an optimizer of its own on the same weights, then their mean."""
+    model = net()
+    weights = list(model.parameters())
+    each = [FAMILY[name](weights) for _ in range(2)]
+    base = torch.optim.SGD(weights, lr=OPTIONS["lr"], momentum=OPTIONS["momentum"])
+    for step in range(STEPS):
+        found = []
+        for rank, optimizer in enumerate(each):
+            passes(optimizer, model, [tensor[rank::2] for tensor in batch(step)])
+            found.append([weight.grad.clone() for weight in weights])
+            optimizer.param_groups[0]["lr"] = 0.0  # its own step, for its count of them, moves nothing
+            optimizer.second_step()
+        for weight, one, other in zip(weights, *found, strict=True):
+            weight.grad = (one + other) / 2
+        base.step()
+    return dict(model.named_parameters())
+
+
+def whole(name):
+    model = net()
+    optimizer = FAMILY[name](model.parameters())
+    for step in range(STEPS):
+        passes(optimizer, model, batch(step))
+        optimizer.step()
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["gsam", "msam", "esam", "reuse"])
+def test_the_family_for_each_replica(results, name):
+    for key, weight in replicas(name).items():
+        torch.testing.assert_close(results[f"{name}-replica.{key}"], weight.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gsam", "look"])
+def test_the_family_as_one(results, name):
+    for key, weight in whole(name).items():
+        torch.testing.assert_close(results[f"{name}-global.{key}"], weight.detach(), rtol=0, atol=1e-6)
+
+
+def test_how_often_the_family_averages(results):
+    """GSAM and LookSAM's full steps average what they combined, by themselves."""
+    counts = {name: int(results[f"{name}-replica:averaged"]) for name in FAMILY}
+    assert counts == {"gsam": 0, "look": STEPS // 2, "msam": STEPS, "esam": STEPS, "reuse": STEPS}
+
+
+def test_unequal_micro_batches_are_refused(results):
+    assert results["unequal"] == 1

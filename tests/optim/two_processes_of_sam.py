@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from remanent.errors import InputError
-from remanent.optim import SAM
+from remanent.optim import ESAM, GSAM, MSAM, SAM, LookSAM
 
 STEPS, OPTIONS = 3, {"rho": 0.4, "lr": 0.1, "momentum": 0.9}
 
@@ -34,6 +34,34 @@ def batch(step):
 
 def loss_of(model, inputs, labels):
     return nn.functional.cross_entropy(model(inputs), labels)
+
+
+FAMILY = {
+    "gsam": lambda p, **o: GSAM(p, torch.optim.SGD, alpha=0.7, **OPTIONS, **o),
+    "look": lambda p, **o: LookSAM(p, torch.optim.SGD, every=2, **OPTIONS, **o),
+    "msam": lambda p, **o: MSAM(p, torch.optim.SGD, micro_batch_size=2, **OPTIONS, **o),
+    "esam": lambda p, **o: ESAM(p, torch.optim.SGD, beta=0.5, **OPTIONS, **o),
+    "reuse": lambda p, **o: SAM(p, torch.optim.SGD, every=2, between="reuse", **OPTIONS, **o),
+}
+
+
+def passes(optimizer, model, data, backward=lambda loss: loss.backward()):
+    """All of a step but the base optimizer's, whatever the optimizer asks for."""
+
+    def closure(rows=slice(None)):
+        loss = loss_of(model, data[0][rows], data[1][rows])
+        backward(loss)
+        return loss
+
+    if isinstance(optimizer, ESAM):
+
+        def losses(rows):
+            return nn.functional.cross_entropy(model(data[0][rows]), data[1][rows], reduction="none")
+
+        return optimizer.gradients(losses, records=len(data[0]))
+    if isinstance(optimizer, MSAM):
+        return optimizer.gradients(closure, records=len(data[0]))
+    return optimizer.gradients(closure)
 
 
 class Counter:
@@ -74,6 +102,24 @@ def main(folder):
             optimizer.step(closure)
         results[f"{perturbation}:averaged"] = torch.tensor(averaged.count)
         results.update({f"{perturbation}.{name}": w.detach() for name, w in model.module.named_parameters()})
+
+    for name, make in FAMILY.items():
+        for perturbation in ("replica", "global") if name in ("gsam", "look") else ("replica",):
+            model = accelerator.prepare(net())
+            averaged = Counter(model)
+            optimizer = accelerator.prepare(make(model.parameters(), model=model, perturbation=perturbation))
+            for step in range(STEPS):
+                passes(optimizer.optimizer, model, mine(step), accelerator.backward)
+                optimizer.optimizer.step()
+            results[f"{name}-{perturbation}:averaged"] = torch.tensor(averaged.count)
+            results.update({f"{name}-{perturbation}.{key}": w.detach() for key, w in model.module.named_parameters()})
+
+    # More micro-batches in one process than in the other: neither waits for ever.
+    optimizer = FAMILY["msam"](model.parameters(), model=model)
+    try:
+        optimizer.step(lambda rows: loss_of(model, *mine(0)), records=4 + 2 * rank)
+    except InputError as error:
+        results["unequal"] = torch.tensor(int(error.field == "records"))
 
     # A gradient that is not finite in one process: both skip, neither waits.
     model = accelerator.prepare(net(norm=True))

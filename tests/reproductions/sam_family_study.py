@@ -100,8 +100,8 @@ def found(seeds):
     """Way -> noise -> rows, one for each seed."""
     rows = Rows(RESULTS / "sam_family.jsonl")
     made = {}
-    for seed in range(seeds):  # all ways of one seed, so that what the machine does else is nobody's alone
-        for noise in (0.4, 0.0):
+    for noise in (0.4, 0.0):
+        for seed in range(seeds):  # all ways of one seed, so that what the machine does else is nobody's alone
             for way in WAYS:
                 name = f"{way} | noise {noise} | seed {seed}"
                 made.setdefault(way, {}).setdefault(noise, []).append(rows.get(name, partial(row, way, noise, seed)))
