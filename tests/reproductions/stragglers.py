@@ -168,10 +168,7 @@ def tau_table(rows: list[Row]) -> str:
         line = [name]
         for share in ("0.5", "1"):
             values = [row["sharp"][share][next(iter(row["reset"])) if name == "straggler" else name] for row in rows]
-            line += [
-                spelled(correlation(values, half).tau),
-                spelled(correlation(values, [r["gain"]["value"] for r in rows]).tau),
-            ]
+            line += [spelled(correlation(values, other).tau) for other in (half, gains)]
         lines.append(line)
     return markdown(
         ["layer", "a = 0.5: tau, OOD at 0.5", "a = 0.5: tau, gain", "a = 1: tau, OOD at 0.5", "a = 1: tau, gain"], lines

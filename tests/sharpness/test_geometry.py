@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
 from remanent.core.catalogue import systems
@@ -74,6 +75,8 @@ def test_noise_of_a_quadratic_by_hand(quadratic):
 
 def test_tau_by_hand_and_its_interval():
     assert correlation([1, 2, 3, 4], [1, 3, 2, 4]).tau.value == pytest.approx(2 / 3)
+    ties = ([1, 1, 2, 3, 3, 4], [2, 1, 1, 3, 5, 5])
+    assert correlation(*ties).tau.value == pytest.approx(float(kendalltau(*ties).statistic))
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(60, generator=generator)
     second = first + torch.randn(60, generator=generator)
