@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from remanent.optim import FMTL, SAMO
 from remanent.optim.multi_task import Closures
 
 _TASKS = ("first", "second", "third")
+_FMTL = "F-MTL round PCGrad"
 _RULE = "PCGrad at 3 tasks, a forward and backward pass each"
 
 
@@ -40,6 +42,7 @@ def rows(model: nn.Module, tiny: bool, runs: int) -> list[Row]:
     options: dict[str, Any] = {"lr": 0.0, "model": heads}
     alone = FMTL(heads.groups(), torch.optim.SGD, PCGrad(), rho=0.0, **options)
     fmtl = FMTL(heads.groups(), torch.optim.SGD, PCGrad(), rho=0.05, **options)
+    shared = SAMO(heads.groups(), torch.optim.SGD, PCGrad(), rho=0.05, shared_draws=True, **options)
     samo = SAMO(heads.groups(), torch.optim.SGD, PCGrad(), rho=0.05, **options)
 
     def rule() -> object:
@@ -49,16 +52,11 @@ def rows(model: nn.Module, tiny: bool, runs: int) -> list[Row]:
         ratio("SAMO step, time", lambda: samo.step(together), rule, 2.1, _RULE, runs),
         ratio("SAMO step, a pass per task, time", lambda: samo.step(apart), rule, 2.8, _RULE, runs),
         ratio("F-MTL step, time", lambda: fmtl.step(apart), rule, 2.15, _RULE, runs),
-        ratio(
-            "SAMO step, time", lambda: samo.step(together), lambda: fmtl.step(apart), 1.0, "F-MTL's, round PCGrad", runs
-        ),
-        ratio(
-            "SAMO step, time",
-            lambda: samo.step(together),
-            lambda: fmtl.step(together),
-            1.2,
-            "F-MTL's with one first forward pass for all tasks",
-            runs,
+        ratio("SAMO step, one draw for all tasks, time", lambda: shared.step(together), rule, 2.1, _RULE, runs),
+        *(
+            ratio(f"SAMO step{how}, time", partial(one.step, together), partial(fmtl.step, form), 1.0, of, runs)
+            for how, one in (("", samo), (", one draw for all tasks", shared))
+            for form, of in ((apart, _FMTL), (together, f"{_FMTL}, the first forward pass for all tasks at once"))
         ),
         *_memory(heads, tiny),
     ]
@@ -89,8 +87,8 @@ def _closures(model: _Heads) -> tuple[Mapping[str, Callable[[], Tensor]], Closur
     """A pass for each task, and one for all."""
     vocabulary = model.trunk.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (8, 64), generator=generator)
-    labels = {task: torch.randint(0, 16, (8,), generator=generator) for task in _TASKS}
+    ids = torch.randint(0, vocabulary, (16, 64), generator=generator)
+    labels = {task: torch.randint(0, 16, (16,), generator=generator) for task in _TASKS}
 
     def features() -> Tensor:
         hidden: Tensor = model.trunk(input_ids=ids, use_cache=False).last_hidden_state

@@ -156,6 +156,20 @@ def test_the_mode_of_the_forward_passes(local_in_eval):
     assert all(mode for grad, mode in seen if grad)
 
 
+def test_one_draw_for_all_tasks_is_looked_at_once():
+    model, seen = net(torch.float64), []
+    given = data(dtype=torch.float64)
+    model.trunk[0].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    optimizer = SAMO(groups(model), torch.optim.SGD, PCGrad(), rho=0.1, lr=0.1, samples=2, shared_draws=True)
+    optimizer.step(joint_of(model, *given))
+    assert seen.count(False) == 2 * 2
+    assert len(seen) == 1 + 2 * 2 + 3
+    options = {"difference": 1e-4, "shared_draws": True}
+    (one,), gradient = directions(net(torch.float64), given, "a", **options)
+    (drawn,), _ = directions(net(torch.float64), given, "b", estimator="random", shared_draws=True)
+    torch.testing.assert_close(one, float(gradient @ drawn) * drawn, rtol=1e-4, atol=1e-8)
+
+
 def test_it_trains():
     model, given = net(), data()
     optimizer = SAMO(groups(model), torch.optim.Adam, LinearScalarization(), rho=0.05, lr=0.02, model=model)

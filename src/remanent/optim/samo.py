@@ -65,6 +65,8 @@ class SAMO(MultiTask):
         difference: mu, the step of the central difference, above 0.
         match_norms: give the local part of each tensor the length of the global one; where it is 0, or not finite,
             the global one is left alone.
+        shared_draws: draw one z for all tasks; a closure that returns all losses is then passed forward twice for each
+            sample, and not twice for each task and sample. The estimates of the tasks lie along one line.
         local_in_eval: take the differences in eval mode; otherwise in the model's own, with the masks of its first
             pass. Running statistics are kept either way. Needs `model`.
         adaptive: measure the radius relative to the weights, as `ASAM` does.
@@ -91,6 +93,7 @@ class SAMO(MultiTask):
         samples: int = 1,
         difference: float = 0.01,
         match_norms: bool = True,
+        shared_draws: bool = False,
         local_in_eval: bool = True,
         adaptive: bool = False,
         eta: float = 0.0,
@@ -118,12 +121,14 @@ class SAMO(MultiTask):
             options=options,
         )
         self.beta, self.estimator, self.samples, self.difference = beta, estimator, samples, difference
-        self.match_norms, self.local_in_eval = match_norms, local_in_eval
+        self.match_norms, self.shared_draws, self.local_in_eval = match_norms, shared_draws, local_in_eval
+        self._slopes: dict[int, dict[str, float]] = {}  # of a step: sample -> task -> s
 
     def _gradients(self, passes: Passes) -> Gradients:
         if self._plan() == "here":
             tasks, heads = passes.here()
             return self.rule.combined(list(tasks.values()), self._generator("rule")) | _together(heads.values())
+        self._slopes = {}
         locals_: dict[str, Gradients] = {}
         if self.estimator == "exact" and self.beta > 0:
             locals_, heads = passes.here()
@@ -164,31 +169,38 @@ class SAMO(MultiTask):
     def _estimate(self, passes: Passes, task: str, like: Gradients, home: Callable[[], None]) -> Gradients:
         """h_k, of the weights that `like` has."""
         total: Gradients = {}
-        tensors = [passes.weights[name] for name in like]
         for sample in range(1 if self.estimator == "random" else self.samples):
-            generators = {
-                device: self._generator(task, sample, device=device)
-                for device in {part.device for part in like.values()}
-            }
-            drawn = {
-                name: torch.empty_like(part).normal_(generator=generators[part.device]) for name, part in like.items()
-            }
+            drawn = self._draw(task, sample, like)
             if self.estimator == "random":
                 return drawn
-            noise, looked = list(drawn.values()), []
-            with evaluating(self.model if self.local_in_eval else None):
-                for sign in (1, -1):
-                    torch._foreach_add_(tensors, noise, alpha=sign * self.difference)
-                    torch.clear_autocast_cache()
-                    looked.append(passes.look(task))
-                    home()
-            slope = (looked[0] - looked[1]) / (2 * self.difference * self.samples)
-            torch._foreach_mul_(noise, slope)
+            if sample not in self._slopes:
+                asked = passes.tasks if self.shared_draws else [task]
+                self._slopes[sample] = self._looked(passes, asked, drawn, home)
+            known = self._slopes[sample] if self.shared_draws else self._slopes.pop(sample)
+            torch._foreach_mul_(list(drawn.values()), known[task] / self.samples)
             if total:
-                torch._foreach_add_(list(total.values()), noise)
+                torch._foreach_add_(list(total.values()), list(drawn.values()))
             else:
                 total = drawn
         return total
+
+    def _draw(self, task: str, sample: int, like: Gradients) -> Gradients:
+        """z: the same for the same update, task and sample, so that it need not be kept."""
+        what = (sample,) if self.shared_draws else (task, sample)
+        devices = {part.device for part in like.values()}
+        generators = {device: self._generator(*what, device=device) for device in devices}
+        return {name: torch.empty_like(part).normal_(generator=generators[part.device]) for name, part in like.items()}
+
+    def _looked(self, passes: Passes, tasks: list[str], drawn: Gradients, home: Callable[[], None]) -> dict[str, float]:
+        """s of those tasks, along z."""
+        tensors, noise, losses = [passes.weights[name] for name in drawn], list(drawn.values()), []
+        with evaluating(self.model if self.local_in_eval else None):
+            for step in (self.difference, -2 * self.difference):
+                torch._foreach_add_(tensors, noise, alpha=step)
+                torch.clear_autocast_cache()
+                losses.append(passes.look(tasks))
+            home()
+        return {task: (losses[0][task] - losses[1][task]) / (2 * self.difference) for task in tasks}
 
 
 def mix(globally: Gradients, locally: Gradients, beta: float, match_norms: bool) -> Gradients:
@@ -203,12 +215,18 @@ def mix(globally: Gradients, locally: Gradients, beta: float, match_norms: bool)
         match_norms: whether lengths are matched.
     """
     mixed: Gradients = {}
+    shared = [name for name in globally if name in locally]
+    factors = [beta] * len(shared)
+    if match_norms and shared:
+        norms = [torch._foreach_norm([part[name] for name in shared]) for part in (globally, locally)]
+        lengths = [torch.stack([length.to(some[0].device) for length in some]) for some in norms]
+        factors = [
+            beta * length / local if local > 0 else 0.0
+            for length, local in zip(*(part.tolist() for part in lengths), strict=True)
+        ]
+    scale = dict(zip(shared, factors, strict=True))
     for name, part in globally.items():
-        local = locally.get(name)
-        factor = 0.0 if local is None else beta
-        if local is not None and match_norms:
-            length = float(norm([local]))
-            factor = beta * float(norm([part])) / length if length > 0 else 0.0
+        local, factor = locally.get(name), scale.get(name, 0.0)
         if local is None or factor == 0:
             mixed[name] = part if match_norms else part * (1 - beta)
         else:
