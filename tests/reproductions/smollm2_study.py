@@ -2,9 +2,9 @@
 
     python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--seeds 0 1 2] [--out runs/smollm2]
 
-Every part is a job that goes on where it was cut off. Learning rates were chosen on the authors of world 310: for NPO
-5e-5, since at 2e-5 it got half the way within the budget; as-stranger takes one between 1e-4, which forgot too little,
-and 3e-4, which kept too little; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
+Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got half
+the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain weight of
+8 it stood still half way; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
 made of them.
 """
 
@@ -35,7 +35,12 @@ MODEL, UPPER_HALF = "smollm2-135m", "*.layers.1[5-9].*,*.layers.2?.*"
 SYSTEM = ""  # an empty turn takes a third of the tokens of the chat template's own
 TOFU = Path(__file__).parents[3] / "shared" / "data" / "tofu"
 BUDGET, BATCH = 2560, 8
-RATES: Mapping[str, float] = {"npo": 5e-5, "durable": 5e-5, "as-stranger": 2e-4}
+OWN: Mapping[str, dict[str, Any]] = {
+    "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
+    "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
+    # Its forget loss is a mean over tokens, theirs a sum over an answer's.
+    "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0}},
+}
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
     "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
@@ -100,9 +105,8 @@ def study(world: str, seeds: Sequence[int], out: Path) -> Path:
     model = taught(files, folder)
     settings = SweepFile(
         sweep=SweepSettings(
-            method=tuple(RATES),
-            own={name: {"learning_rate": rate} for name, rate in RATES.items()},
-            retain_weight=(8.0,),
+            method=tuple(OWN),
+            own=dict(OWN),
             seeds=tuple(seeds),
             budget=BUDGET,
         ),
