@@ -2,9 +2,9 @@
 
     python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--seeds 0 1 2] [--out runs/smollm2]
 
-Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got half
-the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain weight of
-8 it stood still half way; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
+Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
+half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
+weight of 8 it stood still half way; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
 made of them.
 """
 
