@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from tests.reproductions.ignite_study import PAPERS, RECIPE, bowl, found, row, tf8_like, verdict
-from tests.reproductions.study_rows import RESULTS
 
 SMALL = replace(RECIPE, hidden=(64, 64), epochs=30)
 
@@ -30,7 +29,3 @@ def test_over_tasks_and_seeds():
     assert falls
     assert len(means) == 5
     assert set(PAPERS) < set(next(iter(ascents.values())))
-
-
-def test_the_page_of_results_is_of_this_study():
-    assert "python -m tests.reproductions.ignite_study" in (RESULTS / "ignite.md").read_text(encoding="utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.reproductions.study_rows import RESULTS
 from tests.reproductions.useful_study import image_row, toy_row
 
 
@@ -37,7 +36,3 @@ def test_digits_are_a_limit():
     """The stated negative: no gain of more than half a point on small data."""
     errors = {way: [image_row(True, way, seed)["error"] for seed in range(3)] for way in ("original", "USEFUL")}
     assert sum(errors["USEFUL"]) > sum(errors["original"]) - 3 * 0.005, errors
-
-
-def test_the_page_of_results_is_of_this_study():
-    assert "python -m tests.reproductions.useful_study" in (RESULTS / "useful.md").read_text(encoding="utf-8")
