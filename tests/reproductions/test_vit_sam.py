@@ -1,7 +1,7 @@
 """SAM converges to flatter points than AdamW at equal epochs.
 
 The whole study is `python -m tests.reproductions.vit_sam`. Falsified if the largest eigenvalue or the loss under noise
-does not halve at equal epochs; mixers, two seeds. Accuracies, also on noisy images and of AdamW at twice the epochs, are
+does not halve at equal epochs; mixers, two seeds. Accuracies, also on noisy images, are
 in the study's table and not asserted: with seed 0 they lie within 2 points of each other.
 """
 
