@@ -161,14 +161,8 @@ def _spectrum(rows: list[Row]) -> Figure:
     names = [series(row) for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.14, bottom=0.46, top=_top(names))
     for row in rows:
-        nodes, shares = np.array(row["nodes"]), np.array(row["shares"])
-        low, high = float(nodes.min()), float(nodes.max())
-        spread = 0.012 * max(high - low, 1e-12)
-        grid = np.linspace(low - 4 * spread, high + 4 * spread, 500)
-        normal = np.exp(-0.5 * ((grid - nodes[..., None]) / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
-        density = (shares[..., None] * normal).sum(axis=1).mean(axis=0)
         style = _style(names, series(row)) | {"marker": ""}
-        axes.plot(grid, np.maximum(density, 1e-9), linewidth=1.2, **style)
+        axes.plot(row["grid"], np.maximum(row["density"], 1e-9), linewidth=1.2, **style)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-7)
     axes.set_xlabel("eigenvalue")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from remanent.core.displacement import Context, Displacement
+from remanent.core.displacement.noise import generator_of
 from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.sharpness.estimate import Estimate, over_batches
@@ -55,9 +55,7 @@ def filter_normalized(weights: Weights, seed: int = 0) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if weight.dim() < 2:
             continue
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        drawn = torch.randn(weight.shape, generator=generator).to(weight)
+        drawn = torch.randn(weight.shape, generator=generator_of(name, seed)).to(weight)
         rows = tuple(range(1, weight.dim()))
         lengths = torch.linalg.vector_norm(weight.detach(), dim=rows, keepdim=True)
         found[name] = drawn * lengths / torch.linalg.vector_norm(drawn, dim=rows, keepdim=True).clamp_min(1e-12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from remanent.core.displacement import Context, Displacement
+from remanent.core.displacement.noise import generator_of
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError, did_you_mean
@@ -66,9 +66,7 @@ class SparseUpdate(Displacement):
         if count == 0:
             return torch.zeros_like(weight, dtype=torch.bool)
         if self.mode == "update-random":
-            digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            size = torch.rand(weight.shape, generator=generator).to(weight.device)
+            size = torch.rand(weight.shape, generator=generator_of(name, self.seed)).to(weight.device)
         else:
             size = (weight - there).abs()
         return size >= size.flatten().kthvalue(weight.numel() - count + 1).values

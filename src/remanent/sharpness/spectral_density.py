@@ -56,12 +56,15 @@ class SpectralDensity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
+        grid, density = self.curve()
         return {
             "measure": "spectral-density",
             "mean": self.moment(1).to_dict(),
             "negative": self.share_below(0.0).to_dict(),
             "nodes": self.nodes.tolist(),
             "shares": self.shares.tolist(),
+            "grid": grid.tolist(),
+            "density": density.tolist(),
         }
 
 

@@ -43,8 +43,7 @@ class Noise(Displacement):
         for name, weight in weights.items():
             if local(weight) is not weight:
                 raise UnsupportedError(f"{name} is sharded, and each process would draw other noise for it")
-            digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            generator = generator_of(name, self.seed)
             drawn = torch.rand if self.uniform else torch.randn
             noise = drawn(weight.shape, generator=generator).to(weight.device)
             noise = 2 * noise - 1 if self.uniform else noise
@@ -54,3 +53,9 @@ class Noise(Displacement):
     def __str__(self) -> str:
         of = {"tensor": "", "none": "-abs"}.get(self.scale, f"-{self.scale}")
         return f"noise-{self.sigma:g}" + (f"-seed{self.seed}" if self.seed else "") + of + "-uniform" * self.uniform
+
+
+def generator_of(name: str, seed: int) -> torch.Generator:
+    """A generator on the CPU for a tensor's name: the same at each call, another for each name and seed."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
