@@ -26,7 +26,9 @@ BUDGET = 64
 
 
 def asked(world, methods=METHODS, **compare_settings):
-    data = world.data(unlearn={"base": str(world.model.parent.parent / "base"), "learning_rate": 1e-3})
+    data = world.data(
+        unlearn={"base": str(world.model.parent.parent / "base"), "learning_rate": 1e-3}, audit={"at": "full,int4-row"}
+    )
     del data["sweep"]
     return {**data, "compare": {"methods": methods, "seeds": [0, 1], "budget": BUDGET, **compare_settings}}
 

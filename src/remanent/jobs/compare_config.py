@@ -57,7 +57,7 @@ class CompareFile(BaseModel):
         asked = self.compare
         methods = dict(asked.methods)
         if self.unlearn.base is not None:
-            methods.setdefault("retrain", MethodSettings())
+            methods.setdefault("retrain", MethodSettings.model_validate({}))
         sweep = SweepSettings(
             method=tuple(methods),
             own=methods,
