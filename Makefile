@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.remanent-installed
 
-.PHONY: setup demo test test-slow lint types docs bench clean
+.PHONY: setup demo test test-slow lint types docs peers test-peers bench clean
 
 setup: $(STAMP)
 
@@ -39,8 +39,22 @@ types: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: setup
-	$(BIN)/python -m benchmarks
+# Peers see our environment and are not seen from it: some of them need versions that ours must not have.
+PEERS := .venv-peers
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: $(STAMP) Makefile
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read ours; do \
+	  for site in $(PEERS)/lib/python*/site-packages; do echo "import site; site.addsitedir(\"$$ours\")" > "$$site/ours.pth"; done; done
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'pytorch-optimizer==4.1.0'
+	touch $@
+
+test-peers: peers
+	$(PEERS)/bin/python -m pytest tests/optim/test_sam_peers.py
+
+bench: peers
+	$(PEERS)/bin/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) $(PEERS) runs site

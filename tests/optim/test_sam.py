@@ -130,23 +130,6 @@ def test_the_formula_in_float64(base, options, eta):
             torch.testing.assert_close(weight, here[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_a_peer_agrees_on_one_step(adaptive):
-    """pytorch_optimizer, whose SAM is davda54's; eta is none there."""
-    peer = pytest.importorskip("pytorch_optimizer")
-    ours, theirs, data = net(torch.float64), net(torch.float64), batch(dtype=torch.float64)
-    SAM(ours.parameters(), torch.optim.SGD, rho=0.3, adaptive=adaptive, lr=0.1, momentum=0.9).step(
-        closure_of(ours, *data)
-    )
-    other = peer.SAM(theirs.parameters(), torch.optim.SGD, rho=0.3, adaptive=adaptive, lr=0.1, momentum=0.9)
-    closure_of(theirs, *data)()
-    other.first_step(zero_grad=True)
-    closure_of(theirs, *data)()
-    other.second_step(zero_grad=True)
-    for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, its, rtol=0, atol=1e-6)
-
-
 def test_a_method_at_an_ascent_is_the_same(tiny_llama, make_batch, mean_loss):
     """The thin composition of the ground floor: same masks of dropout, same norm, same step."""
     one, other = (tiny_llama(dropout=0.2).train() for _ in range(2))

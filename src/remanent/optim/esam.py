@@ -102,6 +102,7 @@ class ESAM(SAM):
         if records < 1:
             raise InputError("records", records, "at least 1")
         self._refuse_displaced()
+        self._handle = None
         self.zero_grad()
         whole = torch.arange(records)
         if self._plan() == "here":

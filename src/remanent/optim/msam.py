@@ -96,6 +96,7 @@ class MSAM(SAM):
         Returns the loss at w.
         """
         self._refuse_displaced()
+        self._handle = None
         self.zero_grad()
         if self._plan() == "here":
             return super().gradients(lambda: torch.stack([closure() for closure in closures]).sum(), scaler)

@@ -77,6 +77,7 @@ class TwoPass(Optimizer):
         self.skipped = 0
         self.updates = 0  # begun so far, those that were skipped too
         self.kept: dict[str, Tensor] = {}  # what a later step needs of an earlier one, by the weight's name
+        self._handle: Weights | None = None
         self._displaced: State | None = None
         self._first: dict[str, Tensor] | None = None
         self._has_gradient = self._to_combine = False
@@ -121,6 +122,7 @@ class TwoPass(Optimizer):
         Returns the loss at w; of a step with a single pass, the loss where that was.
         """
         self._refuse_displaced()
+        self._handle = None
         self.zero_grad()
         plan, loss = self._plan(), None
         rewind = keep_generators(self._weights()) if self.same_masks and plan == "both" else None
@@ -193,6 +195,7 @@ class TwoPass(Optimizer):
         if scaler is not None:
             scaler.unscale_(self.base)
         gradients = list(gradients_of(self._weights()).values())
+        self._handle = None
         length = float(norm(gradients))
         if not math.isfinite(length):
             self.skipped += 1
@@ -207,7 +210,7 @@ class TwoPass(Optimizer):
     def restore(self) -> None:
         """Back to w, bit for bit, without a step; for a loop of your own that fails between the passes."""
         self._has_gradient = self._to_combine = False
-        self._first = None
+        self._first = self._handle = None
         self._come_back()
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,6 +231,7 @@ class TwoPass(Optimizer):
         for group in self.param_groups:
             for name, value in self._fields.items():
                 group.setdefault(name, value)
+        self._handle = None
         weights = self._weights()
         self.updates = own["updates"]
         self.kept = {name: value.to(weights[name].device, copy=True) for name, value in own["kept"].items()}
@@ -289,7 +293,10 @@ class TwoPass(Optimizer):
             raise UnsupportedError("the weights are at w + e: call second_step or restore first")
 
     def _weights(self) -> Weights:
-        return Weights(Weights.of(self.param_groups), model=self.model)
+        """One handle for a whole step; the next step makes its own."""
+        if self._handle is None:
+            self._handle = Weights(Weights.of(self.param_groups), model=self.model)
+        return self._handle
 
     def _unsynchronized(self) -> AbstractContextManager[None]:
         alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
