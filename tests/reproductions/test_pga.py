@@ -148,6 +148,17 @@ def test_below_chance_is_what_the_eraser_saw(table):
     assert mean(table, "trained, half", "seen by the eraser") < mean(table, "trained, half", "not seen")
 
 
+def test_alignment_hides_from_the_probe_what_random_directions_do_not(table):
+    assert mean(table, "trained, half", "seen by the eraser") < 0.65
+    assert mean(table, "trained, half, random", "seen by the eraser") > 0.8
+
+
+def test_negative_recall_goes_without_any_alignment(table):
+    """The retain loss alone takes as much of it: what falls is no doing of the probe's direction."""
+    assert mean(table, "trained, half, none", "nll") > mean(table, "taught", "nll") + 0.5
+    assert abs(mean(table, "trained, half", "nll") - mean(table, "trained, half, none", "nll")) < 0.5
+
+
 def test_authors_that_were_taught_look_like_others_and_erasing_takes_no_answer(world, taught):
     """In the world of authors a probe finds nothing to erase, and one direction less leaves answers where they were."""
     world.put(taught)
