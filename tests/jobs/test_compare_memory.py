@@ -30,5 +30,4 @@ def test_the_peak_does_not_grow_with_the_trials(sweep_world, tmp_path):
     view = compare(CompareFile.model_validate(data), tmp_path / "out")
     peaks = [row["peak_memory"] for row in view.rows]
     assert len(peaks) == 6
-    print("PEAKS", peaks, size)
     assert peaks[-1] - peaks[1] < size, peaks  # four more trials; each model that stayed would be as much
