@@ -23,6 +23,9 @@ def test_the_tangent_kernel_by_hand():
     model = nn.Linear(2, 1, bias=False)
     found = tangent_kernel(model, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     assert found.condition.value == pytest.approx(6.854, abs=1e-3)
+    assert (found.condition.low, found.condition.high) == (None, None)  # without either, a kernel of one row
+    third = tangent_kernel(nn.Linear(3, 1, bias=False), torch.eye(3) + torch.ones(3, 3).tril()).condition
+    assert third.low < third.value < third.high
     alike = tangent_kernel(model, torch.ones(2, 2))
     assert math.isinf(alike.condition.value)
     assert alike.to_dict()["condition"]["value"] is None

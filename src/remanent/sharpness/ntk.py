@@ -17,6 +17,8 @@ from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.sharpness.estimate import ALPHA, Estimate
 
+_FEWEST = 3  # inputs of a jackknife
+
 
 @dataclass(frozen=True)
 class TangentKernel:
@@ -24,7 +26,8 @@ class TangentKernel:
 
     Args:
         condition: the largest over the smallest; infinite where the smallest is 0 up to rounding. The ends are a
-            jackknife's over inputs, on the log scale: how much hangs on single inputs. It grows with their number.
+            jackknife's over inputs, on the log scale: how much hangs on single inputs. None for two inputs: without either, one row is
+            left, whose condition is always 1. It grows with their number.
         eigenvalues: ascending.
         rows: rows of the kernel.
     """
@@ -97,7 +100,7 @@ def tangent_kernel(
 
 def _jackknifed(value: float, without: list[float]) -> Estimate:
     logs = [math.log(item) for item in without if math.isfinite(item) and item > 0]
-    if not math.isfinite(value) or len(logs) < max(2, len(without)):
+    if not math.isfinite(value) or len(logs) < max(_FEWEST, len(without)):
         return Estimate(value)
     mean = sum(logs) / len(logs)
     error = math.sqrt((len(logs) - 1) / len(logs) * sum((item - mean) ** 2 for item in logs))
