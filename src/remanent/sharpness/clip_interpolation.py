@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -119,16 +120,13 @@ def stragglers_by_criticality(
     here = float(_wrong(surface).mean())
     found: dict[str, tuple[float, float]] = {}
     for name, select in chosen.items():
-        least, lost = 1.0, 0.0
-        for share in sorted(grid, reverse=True):
+
+        def lost(share: float, select: Selection = select) -> float:
             with Interpolation(before, 1 - share).at(select.of(weights)):
-                wrong = float(_wrong(surface).mean())
-            lost = wrong - here
-            if lost <= tolerance + 1e-12:
-                least = share
-            else:
-                break
-        found[name] = (least, lost)
+                return float(_wrong(surface).mean()) - here
+
+        kept = takewhile(lambda share: lost(share) <= tolerance + 1e-12, sorted(grid, reverse=True))
+        found[name] = (min(kept, default=1.0), lost(0.0))
         on_layer()
     order = sorted(found, key=lambda name: found[name], reverse=True)
     return Stragglers({name: Estimate(found[name][0]) for name in order}, "criticality")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import nn
 
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights, identity
-from remanent.errors import InputError
 
 
 def layers_of(model: nn.Module, weights: Weights | None = None) -> dict[str, Selection]:
@@ -37,13 +36,6 @@ def layers_of(model: nn.Module, weights: Weights | None = None) -> dict[str, Sel
 def selection(names: Iterable[str]) -> Selection:
     """Exactly the weights of those names."""
     return Selection(tuple("".join(f"[{sign}]" if sign in "*?[" else sign for sign in name) for name in names))
-
-
-def check_layers(layers: Mapping[str, Selection], names: Iterable[str]) -> None:
-    """Raise InputError for a layer that there is not."""
-    for name in names:
-        if name not in layers:
-            raise InputError("layer", name, f"one of {', '.join(layers)}")
 
 
 def _blocks(model: nn.Module) -> list[str]:
