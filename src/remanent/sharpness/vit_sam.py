@@ -1,7 +1,8 @@
 """The loss geometry that vision transformers and mixers converge to, with and without sharpness-aware training.
 
 One report of a model: the largest eigenvalue of the Hessian, as a whole and of each layer, the loss under Gaussian
-noise, the share of active neurons, the weights' norm, and the condition number of the tangent kernel at the start.
+noise, the share of active neurons, and the weights' norm. The paper's other figure, the condition number of the tangent
+kernel, is of a model that was not trained yet: `ntk.tangent_kernel`.
 """
 
 from __future__ import annotations
