@@ -48,7 +48,8 @@ class ClassClusters:
         label: the class.
         records: in it.
         slow: of them, with the higher mean loss; 0 where the class was left as it is.
-        fast_loss, slow_loss: mean loss of either cluster, in nats; None where the class was left as it is.
+        fast_loss: mean loss of the cluster learnt early, in nats; None where the class was left as it is.
+        slow_loss: of the other.
         reason: why it was; "" where it was not.
     """
 

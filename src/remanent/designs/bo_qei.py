@@ -31,7 +31,8 @@ class BOqEI:
         batch_size: designs asked for in each round.
         rounds: of asking.
         samples: Monte Carlo samples of the improvement.
-        restarts, raw_samples: of its maximization.
+        restarts: of its maximization.
+        raw_samples: among which those begin.
         iterations: of each of those, at most.
 
     Raises MissingExtraError, when it is made, where `botorch` is not installed.
