@@ -51,6 +51,19 @@ def test_eigenvalues_trace_and_density_are_those_of_the_dense_hessian(classifier
     assert np.trapezoid(heights, grid) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_below_zero_by_rounding_is_not_negative(dtype):
+    """f = w x over 8 inputs of 40 numbers: squares have 32 eigenvalues of 0 and none below, their negative 8 of 40."""
+    torch.manual_seed(1)
+    model = torch.nn.Linear(40, 1, bias=False).to(dtype)
+    inputs = torch.randn(8, 40, dtype=dtype)
+    up = spectral_density(LossSurface(model, [inputs], lambda model, batch: model(batch)[:, 0] ** 2))
+    assert up.nodes.min() < 0  # rounding, where most eigenvalues are
+    assert up.to_dict()["negative"] == {"value": 0, "low": 0, "high": 0}
+    down = spectral_density(LossSurface(model, [inputs], lambda model, batch: -(model(batch)[:, 0] ** 2)), 30)
+    assert down.negative().low < 8 / 40 < down.negative().high
+
+
 def test_on_a_lora_at_a_precision_products_are_finite_differences_of_gradients(
     tiny_llama, lora, make_batch, snapshot, same_bits
 ):

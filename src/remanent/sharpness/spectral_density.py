@@ -24,10 +24,12 @@ class SpectralDensity:
     Args:
         nodes: of each probe, Ritz values: (probes, steps), padded with the last.
         shares: of each probe, the share of eigenvalues that each stands for: (probes, steps), rows add to 1.
+        rounding: size below which an eigenvalue may be 0 with the rounding of the products.
     """
 
     nodes: Array
     shares: Array
+    rounding: float = 0.0
 
     def share_above(self, threshold: float) -> Estimate:
         """The share of eigenvalues above a threshold, with Student's interval over probes."""
@@ -36,6 +38,10 @@ class SpectralDensity:
     def share_below(self, threshold: float) -> Estimate:
         """The share of eigenvalues below a threshold, with Student's interval over probes."""
         return mean_over(list(np.where(self.nodes < threshold, self.shares, 0.0).sum(axis=1)))
+
+    def negative(self) -> Estimate:
+        """The share of eigenvalues below 0 by more than rounding: of directions in which the loss curves down."""
+        return self.share_below(-self.rounding)
 
     def moment(self, power: int) -> Estimate:
         """The mean of a power of the eigenvalues, with Student's interval over probes; of 1 it is trace over size."""
@@ -60,7 +66,7 @@ class SpectralDensity:
         return {
             "measure": "spectral-density",
             "mean": self.moment(1).to_dict(),
-            "negative": self.share_below(0.0).to_dict(),
+            "negative": self.negative().to_dict(),
             "nodes": self.nodes.tolist(),
             "shares": self.shares.tolist(),
             "grid": grid.tolist(),
@@ -104,9 +110,11 @@ def spectral_density(
             )
             for _ in range(probes)
         ]
+        precision = max(torch.finfo(weight.dtype).eps for weight in weights.values())
     longest = max(len(item.values) for item in found)
     nodes = _padded([item.values for item in found], longest, edge=True)
-    return SpectralDensity(nodes, _padded([item.vectors[0] ** 2 for item in found], longest, edge=False))
+    shares = _padded([item.vectors[0] ** 2 for item in found], longest, edge=False)
+    return SpectralDensity(nodes, shares, longest * precision * float(np.abs(nodes).max()))
 
 
 def _padded(rows: Sequence[Array], length: int, *, edge: bool) -> Array:
