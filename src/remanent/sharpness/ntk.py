@@ -26,8 +26,8 @@ class TangentKernel:
 
     Args:
         condition: the largest over the smallest; infinite where the smallest is 0 up to rounding. The ends are a
-            jackknife's over inputs, on the log scale: how much hangs on single inputs. None for two inputs: without either, one row is
-            left, whose condition is always 1. It grows with their number.
+            jackknife's over inputs, on the log scale: how much hangs on single inputs. It grows with their number.
+            None for two inputs: without either, one row is left, whose condition is always 1.
         eigenvalues: ascending.
         rows: rows of the kernel.
     """
