@@ -60,6 +60,20 @@ def test_what_does_not_train_is_shared():
     torch.testing.assert_close(average.model[3].bias, before + 0.5)
 
 
+def test_it_follows_the_model_whose_first_weight_is_shared():
+    """The meta device stands for an accelerator: what is shared lies there already, what is averaged does not."""
+    model = net()
+    model[0].requires_grad_(False)
+    average = WeightAverage(model, 0.5)
+    model[1].to("meta")
+    model[3].to("meta")
+    average.update()
+    assert average.model[0].weight is model[0].weight
+    assert model[0].weight.device.type == "cpu"
+    assert {tensor.device.type for tensor in average.state_dict().values()} == {"meta"}
+    assert average.model[1].num_batches_tracked.device.type == "meta"
+
+
 def test_state_goes_over():
     model = net()
     one, other = WeightAverage(model, 0.5), WeightAverage(net(), 0.5)

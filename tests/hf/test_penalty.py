@@ -85,6 +85,19 @@ def test_a_run_resumes_bit_for_bit(name, arguments, tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_a_path_resumes_as_its_text_does(arguments, tmp_path):
+    def trainer_of(steps):
+        model = bert()
+        args = arguments(output_dir=str(tmp_path), save_strategy="steps", save_steps=2, max_steps=steps)
+        return PenaltyTrainer(model, args, penalty=MESA(model, 0.9), train_dataset=sentences(8))
+
+    first, again = trainer_of(2), trainer_of(2)
+    first.train()
+    again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
+    saved, found = (trainer.penalty.average.state_dict() for trainer in (first, again))
+    assert all(torch.equal(saved[name], found[name]) for name in saved)
+
+
 def test_accumulated_terms_are_a_mean(arguments):
     """Two batches of 4 accumulated are one of 8, without dropout, where the term is a mean over records."""
     found = []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from remanent.errors import InputError, UnsupportedError
 from remanent.hf.two_pass import TwoPassTrainer
 from remanent.optim import ASAM, ESAM, GSAM, MSAM, SAM, LookSAM
 
 from .conftest import weights_of
-from .test_two_pass import accuracy, bert, images, sentences, vit
+from .test_two_pass import Items, accuracy, bert, images, sentences, vit
 
 
 def record_losses(model, inputs):
@@ -103,6 +104,34 @@ def test_the_ascent_sees_its_share_of_each_batch(arguments):
     args = arguments(max_steps=1, per_device_train_batch_size=BATCH, gradient_accumulation_steps=2)
     trainer_of("part", model, args, sentences()).train()
     assert seen == [2, 2, 8, 8]
+
+
+def test_a_share_of_a_language_models_batches_has_its_own_mean(arguments):
+    """Its loss is a sum over tokens divided by their number: of the share's tokens, when the share alone is seen."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 20, (BATCH, 6), generator=generator)
+    labels = rows.clone()
+    labels[::2, :3] = -100
+    data = Items([{"input_ids": row, "labels": label} for row, label in zip(rows, labels, strict=True)])
+    with torch.no_grad():
+        logits = model(rows).logits
+    # Of each of the two batches of four the first record; the label at a position is the next token.
+    expected = torch.nn.functional.cross_entropy(
+        logits[[0, 4], :-1].flatten(0, 1), labels[[0, 4], 1:].flatten(), ignore_index=-100
+    )
+    args = arguments(
+        max_steps=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="sequential",
+    )
+    optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)
+    trainer = TwoPassTrainer(model, args, train_dataset=data, optimizers=(optimizer, None), ascent_share=0.25)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(

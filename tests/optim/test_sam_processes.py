@@ -119,7 +119,7 @@ def test_the_family_for_each_replica(results, name):
         torch.testing.assert_close(results[f"{name}-replica.{key}"], weight.detach(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gsam", "look"])
+@pytest.mark.parametrize("name", ["gsam", "look", "esam-all"])
 def test_the_family_as_one(results, name):
     for key, weight in whole(name).items():
         torch.testing.assert_close(results[f"{name}-global.{key}"], weight.detach(), rtol=0, atol=1e-6)
@@ -128,7 +128,7 @@ def test_the_family_as_one(results, name):
 def test_how_often_the_family_averages(results):
     """GSAM and LookSAM's full steps average what they combined, by themselves."""
     counts = {name: int(results[f"{name}-replica:averaged"]) for name in FAMILY}
-    assert counts == {"gsam": 0, "look": STEPS // 2, "msam": STEPS, "esam": STEPS, "reuse": STEPS}
+    assert counts == {"gsam": 0, "look": STEPS // 2, "msam": STEPS, "esam": STEPS, "esam-all": STEPS, "reuse": STEPS}
 
 
 def test_unequal_micro_batches_are_refused(results):

@@ -315,6 +315,18 @@ def test_state_dict_goes_on_bit_for_bit(name, base, options, tmp_path):
 
 
 @every
+def test_later_steps_leave_a_state_dict_alone(name):
+    model = net()
+    optimizer = OPTIMIZERS[name](model, torch.optim.SGD, lr=0.1)
+    optimizer.step(closure_of(model, batch(0)))
+    held = [optimizer.state_dict().get("distance", {}), optimizer.state_dict().get("noise", {})]
+    before = copy.deepcopy(held)
+    optimizer.step(closure_of(model, batch(1)))
+    assert any(held)
+    torch.testing.assert_close(held, before, rtol=0, atol=0)
+
+
+@every
 def test_the_ascent_moves_and_comes_back_bit_for_bit(name):
     model, seen = net(norm=True).train(), []
     optimizer = OPTIMIZERS[name](model, torch.optim.SGD, lr=0.0)

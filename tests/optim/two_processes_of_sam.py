@@ -41,6 +41,7 @@ FAMILY = {
     "look": lambda p, **o: LookSAM(p, torch.optim.SGD, every=2, **OPTIONS, **o),
     "msam": lambda p, **o: MSAM(p, torch.optim.SGD, micro_batch_size=2, **OPTIONS, **o),
     "esam": lambda p, **o: ESAM(p, torch.optim.SGD, beta=0.5, **OPTIONS, **o),
+    "esam-all": lambda p, **o: ESAM(p, torch.optim.SGD, beta=0.5, gamma=1.0, **OPTIONS, **o),
     "reuse": lambda p, **o: SAM(p, torch.optim.SGD, every=2, between="reuse", **OPTIONS, **o),
 }
 
@@ -104,7 +105,7 @@ def main(folder):
         results.update({f"{perturbation}.{name}": w.detach() for name, w in model.module.named_parameters()})
 
     for name, make in FAMILY.items():
-        for perturbation in ("replica", "global") if name in ("gsam", "look") else ("replica",):
+        for perturbation in ("replica", "global") if name in ("gsam", "look", "esam-all") else ("replica",):
             model = accelerator.prepare(net())
             averaged = Counter(model)
             optimizer = accelerator.prepare(make(model.parameters(), model=model, perturbation=perturbation))

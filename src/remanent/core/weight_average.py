@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class WeightAverage:
         self._follow()
         share = 1.0 - (self.decay if decay is None else decay)
         averaged = self._averaged()
-        now = [tensor.detach() for tensor in _tensors(self._of, list(averaged)).values()]
+        model = _tensors(self._of)
+        now = [model[name].detach() for name in averaged]
         torch._foreach_lerp_(list(averaged.values()), now, share)
         counts = dict(self._of.named_buffers())
         for name, buffer in self.model.named_buffers():
@@ -73,15 +75,19 @@ class WeightAverage:
             tensor.copy_(state[name])
 
     def _follow(self) -> None:
-        """Be where the model is: trainers move it after this was made."""
-        device = next(self._of.parameters()).device
-        if next(self.model.parameters()).device != device:
-            self.model.to(device)
+        """Be where the model is, tensor by tensor: trainers move it after this was made, and with it what is shared."""
+        there = _tensors(self._of)
+        for name, tensor in _tensors(self.model).items():
+            device = there[name].device
+            if tensor.device != device:
+                owner = self.model.get_submodule(name.rpartition(".")[0])
+                owner._apply(partial(Tensor.to, device=device), recurse=False)  # type: ignore[no-untyped-call]
 
     def _averaged(self) -> dict[str, Tensor]:
         training = [name for name, weight in self._of.named_parameters() if weight.requires_grad]
         floating = [name for name, buffer in self._of.named_buffers() if buffer.is_floating_point()]
-        return _tensors(self.model, [*training, *floating])
+        own = _tensors(self.model)
+        return {name: own[name] for name in (*training, *floating)}
 
 
 def check_decay(field: str, decay: float) -> None:
@@ -90,6 +96,5 @@ def check_decay(field: str, decay: float) -> None:
         raise InputError(field, decay, "a number from 0 to less than 1")
 
 
-def _tensors(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: found[name] for name in names}
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ class PenaltyTrainer(Trainer):
         self.penalty = penalty
         self.add_callback(_Lifecycle(self))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, **options: Any) -> TrainOutput:
         """Trainer's, with the term's state taken up from a checkpoint."""
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if isinstance(checkpoint, str) and not isinstance(self.penalty, R3F):
+        if isinstance(checkpoint, str | os.PathLike) and not isinstance(self.penalty, R3F):
             self.penalty.load_state_dict(load_checkpoint(Path(checkpoint) / STATE).state)
         return super().train(resume_from_checkpoint=checkpoint, **options)
 

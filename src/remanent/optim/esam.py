@@ -22,6 +22,7 @@ from remanent.core.state import keep_generators
 from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.optim.sam import SAM
+from remanent.optim.two_pass import gradients_of
 
 SYSTEM = System(
     name="esam",
@@ -120,6 +121,8 @@ class ESAM(SAM):
         finally:
             for weight in still:
                 weight.requires_grad_(True)
+        if self.perturbation == "global":
+            self._average(gradients_of(weights).values())
         if self.first_step(scaler):
             try:
                 rows = whole
@@ -179,7 +182,8 @@ class ESAM(SAM):
         losses, parts = [], self._parts(rows)
         for number, part in enumerate(parts, 1):
             together = synchronized and number == len(parts)
-            with nullcontext() if together else self._unsynchronized(), torch.enable_grad():
+            # Of a first pass, where tensors stand still, DistributedDataParallel would wait for their gradients.
+            with nullcontext() if together else self._apart(), torch.enable_grad():
                 found = self._losses(closure, part)
                 loss = found.sum() / len(rows)
                 if found.requires_grad:  # not where nothing that was drawn takes part in it

@@ -20,7 +20,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Ascent
 from remanent.core.weights import Weights, sharded_on
 from remanent.errors import InputError
-from remanent.optim.two_pass import Closure, Perturbation, TwoPass
+from remanent.optim.two_pass import Closure, Perturbation, TwoPass, group_of
 
 SYSTEM = System(
     name="tram",
@@ -55,8 +55,10 @@ class TRAM(TwoPass):
             `watching()`, the first pass runs inside that block.
         scale: multiplies d, at least 0.
         eta: added to |w|, at least 0. With the paper's 0 a weight that is 0 does not move.
-        model, perturbation, same_masks, max_grad_norm: as `SAM` has them. Under "replica" d is each process's own,
-            otherwise the mean.
+        model: as `SAM` has it, like the three below.
+        perturbation: under "replica" d is each process's own, otherwise the mean.
+        same_masks: both passes draw the same random numbers.
+        max_grad_norm: of the gradient that the base optimizer takes.
         options: of the base optimizer.
 
     Raises InputError for a value out of range.
@@ -142,7 +144,7 @@ class TRAM(TwoPass):
 
     def _moving(self, weights: Weights, gradients: Mapping[str, Tensor]) -> list[str]:
         # Also where d is 0: of what moves nothing, running statistics would be those of both passes.
-        return [name for name in gradients if self.param_groups[int(name.partition(".")[0])]["scale"] > 0]
+        return [name for name in gradients if self.param_groups[group_of(name)]["scale"] > 0]
 
     def _measured(self) -> float:
         found = torch.as_tensor(self.distance(), dtype=torch.float32).detach()

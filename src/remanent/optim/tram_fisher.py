@@ -21,7 +21,7 @@ from remanent.core.model_inputs import unwrapped
 from remanent.core.weights import Weights, norm
 from remanent.errors import InputError, UnsupportedError
 from remanent.optim.trust_region import NoisedInputs
-from remanent.optim.two_pass import Closure, Perturbation, TwoPass
+from remanent.optim.two_pass import Closure, Perturbation, TwoPass, gradients_of, group_of
 
 SYSTEM = System(
     name="tram-fisher",
@@ -54,7 +54,9 @@ class TRAMFisher(TwoPass):
         eta: how much the Fisher information counts, at least 0; with 0 this is SAM.
         sigma: standard deviation of the noise on the input, or on its embeddings, at least 0; with 0 this is FSAM.
         seed: of the noise.
-        perturbation, same_masks, max_grad_norm: as `SAM` has them.
+        perturbation: as `SAM` has it, like the two below.
+        same_masks: both passes draw the same random numbers.
+        max_grad_norm: of the gradient that the base optimizer takes.
         options: of the base optimizer.
 
     Raises InputError for a value out of range.
@@ -97,7 +99,7 @@ class TRAMFisher(TwoPass):
             scale = 1.0 if scaler is None else scaler.get_scale()
             with Here().at(unwrapped(self._noise.model)), self._noise.noised(), torch.enable_grad():
                 first()
-                found = {name: w.grad for name, w in self._weights().items() if w.grad is not None}
+                found = gradients_of(self._weights())
                 self._squares = {name: (gradient / scale).square() for name, gradient in found.items()}
             return first()
 
@@ -126,7 +128,7 @@ class TRAMFisher(TwoPass):
         squares, self._squares = self._squares, {}
         if squares.keys() != gradients.keys():
             raise UnsupportedError("the Fisher information is of a pass with noise, which only step(closure) makes")
-        groups = {name: self.param_groups[int(name.partition(".")[0])] for name in gradients}
+        groups = {name: self.param_groups[group_of(name)] for name in gradients}
         metric = {name: 1 + groups[name]["eta"] * squares[name] for name in gradients}
         length = float(norm(gradient / metric[name].sqrt() for name, gradient in gradients.items()))
         if length == 0 or not math.isfinite(length):

@@ -112,7 +112,7 @@ class InitialWeights(TrustRegion):
         self._kept = {name: tensor.detach().clone() for name, tensor in Weights.of(self.model).trainable().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": dict(self._kept)}
+        return {"kept": {name: value.clone() for name, value in self._kept.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         weights = Weights.of(self.model)

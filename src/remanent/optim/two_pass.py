@@ -299,15 +299,20 @@ class TwoPass(Optimizer):
         return self._handle
 
     def _unsynchronized(self) -> AbstractContextManager[None]:
-        alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
-        if alone or self.perturbation == "global":
+        return nullcontext() if self.perturbation == "global" else self._apart()
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Inside the block each process keeps its own gradients."""
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
             return nullcontext()
         if isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         sharded = any(sharded_on(weight) for weight in self._weights().values())
         if torch.distributed.get_world_size() > 1 and not sharded:
             given = None if self.model is None else type(self.model).__name__
-            expected = "the DistributedDataParallel model, for a perturbation per replica, or perturbation='global'"
+            expected = "the DistributedDataParallel model"
+            if self.perturbation == "replica":
+                expected += ", for a perturbation per replica, or perturbation='global'"
             raise InputError("model", given, expected)
         return nullcontext()
 
