@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from remanent.core.displacement import Interpolation, Then
+from remanent.core.importance.losses import token_nll
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.errors import InputError
 from remanent.sharpness import LossSurface
@@ -17,6 +18,7 @@ from remanent.sharpness.layers import layers_of
 from remanent.sharpness.layerwise import layerwise
 from remanent.sharpness.modern_sharpness import Definition, sharpness
 from remanent.sharpness.sparse_update import SparseUpdate
+from remanent.sharpness.surface import token_record, token_wrong
 
 
 def tuned(surface, rate=0.3, steps=40):
@@ -61,6 +63,38 @@ def test_barrier_and_gain_by_hand():
     assert of(0.7, 0.68, 0.4).gain().value == 0
     interval = of(0.6, 0.5, 0.8).barrier("error")
     assert interval.low < 0.2 < interval.high
+
+
+def test_tokens_of_a_record_are_drawn_together():
+    """20 records of 8 tokens that err together: the interval is that of 20, not of 160 as if each stood alone."""
+    wrong = np.stack([np.arange(20) >= 20 * value for value in (0.6, 0.5, 0.8)], axis=1).astype(float)
+    tokens, units = wrong.repeat(8, axis=0), np.arange(20).repeat(8)
+    grid = (0.0, 0.5, 1.0)
+    records = Path(grid, (), (), wrong, wrong)
+    whole, apart = Path(grid, (), (), tokens, tokens, units), Path(grid, (), (), tokens, tokens)
+    for figure in (lambda found: found.barrier("error"), lambda found: found.barrier(), Path.gain):
+        for end in ("value", "low", "high"):
+            assert getattr(figure(whole), end) == pytest.approx(getattr(figure(records), end), abs=1e-12)
+    assert apart.barrier("error").low > whole.barrier("error").low + 0.05
+
+
+def test_units_of_a_language_model_reach_paths_and_stragglers(tiny_llama, make_batch):
+    model = tiny_llama()
+    surface = LossSurface(model, [make_batch(3)], token_nll, token_wrong, units=token_record)
+    before = {name: part + 0.05 * torch.randn_like(part) for name, part in weights_of(model).items()}
+    units = surface.unit_of_losses()
+    batch = surface.batches[0]
+    assert units.tolist() == [
+        record
+        for record, labels in zip(batch.records.tolist(), batch.labels.tolist(), strict=True)
+        for label in labels[1:]
+        if label != -100
+    ]
+    found = path(surface, before, (0.0, 1.0))
+    np.testing.assert_array_equal(found.units, units)
+    one = replace(surface, units=lambda batch: torch.zeros_like(token_record(batch)))  # one unit bounds nothing
+    assert path(one, before, (0.0, 1.0)).barrier().low is None
+    assert all(item.low is None for item in stragglers_by_reset(one, before).scores.values())
 
 
 def test_batch_norms_take_their_statistics_anew(classifier, snapshot, same_bits):

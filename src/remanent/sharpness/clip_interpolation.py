@@ -44,7 +44,8 @@ class Stragglers:
     """Layers by how much they hold the fine-tuned model back.
 
     Args:
-        scores: layer -> its score, the straggler first; with a bootstrap over samples where it is a difference.
+        scores: layer -> its score, the straggler first; with a bootstrap over the surface's units where it is a
+            difference.
         reading: "reset": accuracy gained out of distribution when the layer alone is put back. "criticality": the
             smallest weight of the fine-tuned layer that keeps the accuracy in distribution.
     """
@@ -83,13 +84,13 @@ def stragglers_by_reset(
         on_layer: called after each.
     """
     weights, chosen = _prepared(surface, before, layers)
-    here = _wrong(surface)
+    here, units = _wrong(surface), surface.unit_of_losses()
     found: dict[str, Estimate] = {}
     for name, select in chosen.items():
         back = {key: before[key] for key in select.of(weights)}
         with Restored(back).at(surface.model):
             there = _wrong(surface)
-        found[name] = bootstrapped(lambda samples: float(samples.mean()), (here - there)[:, 0])
+        found[name] = bootstrapped(lambda samples: float(samples.mean()), (here - there)[:, 0], units)
         on_layer()
     return Stragglers(_sorted(found), "reset")
 

@@ -52,23 +52,37 @@ def mean_over(values: Sequence[float]) -> Estimate:
 
 
 def bootstrapped(
-    statistic: Callable[[Array], float], samples: Array, *, seed: int = 0, resamples: int = 1000
+    statistic: Callable[[Array], float],
+    samples: Array,
+    units: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
 ) -> Estimate:
     """A statistic of samples with the percentiles of a bootstrap over them; draws that are not finite are left out.
+
+    Samples that go together (tokens of a record) are drawn together: taken as independent, they would make the
+    interval too narrow.
 
     Args:
         statistic: of an array of samples.
         samples: (samples, ...), drawn along the first dimension.
+        units: of each sample, the number of the unit that is drawn: (samples,); None where each is its own.
         seed: of the draws.
         resamples: how many.
     """
     generator = np.random.default_rng(seed)
-    drawn = np.array(
-        [statistic(samples[generator.integers(len(samples), size=len(samples))]) for _ in range(resamples)]
-    )
+    members = None if units is None else [np.flatnonzero(units == unit) for unit in np.unique(units)]
+    count = len(samples) if members is None else len(members)
+
+    def draw() -> NDArray[np.int64]:
+        chosen = generator.integers(count, size=count)
+        return chosen if members is None else np.concatenate([members[unit] for unit in chosen])
+
+    drawn = np.array([statistic(samples[draw()]) for _ in range(resamples)])
     drawn = drawn[np.isfinite(drawn)]
     value = statistic(samples)
-    if len(samples) < 2 or not len(drawn):
+    if count < 2 or not len(drawn):
         return Estimate(value)
     low, high = np.quantile(drawn, [ALPHA, 1 - ALPHA])
     return Estimate(value, float(low), float(high))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from remanent.core.displacement import Interpolation
@@ -33,6 +34,7 @@ class Path:
         errors: share answered wrongly at each; None where it was not asked for.
         samples: loss of every sample at every point: (samples, points).
         wrong: 1 where a sample is answered wrongly: (samples, points); None as above.
+        units: of each sample, the unit that bootstraps draw: (samples,); None where each is its own.
     """
 
     weights_of_model: tuple[float, ...]
@@ -40,9 +42,10 @@ class Path:
     errors: tuple[Estimate, ...] | None
     samples: Array
     wrong: Array | None
+    units: NDArray[np.int64] | None = None
 
     def barrier(self, of: str = "loss") -> Estimate:
-        """How far the path rises above the straight line between its ends, at most; with a bootstrap over samples.
+        """How far the path rises above the straight line between its ends, at most; with a bootstrap over units.
 
         Args:
             of: "loss", in nats, or "error", a share.
@@ -54,20 +57,20 @@ class Path:
             line = found[0] + (at - at[0]) / (at[-1] - at[0]) * (found[-1] - found[0])
             return float(np.maximum(found - line - _ROUNDING, 0.0).max())
 
-        return bootstrapped(height, self._of(of))
+        return bootstrapped(height, self._of(of), self.units)
 
     def gain(self) -> Estimate:
         """Accuracy gained on the path over the better end: the best point's minus that of the better end.
 
         0 where no point is better than both ends: out of distribution that is the failure mode of robust fine-tuning.
-        A maximum over points is optimistic; its bootstrap over samples does not correct that.
+        A maximum over points is optimistic; its bootstrap over units does not correct that.
         """
 
         def gained(samples: Array) -> float:
             right = 1 - samples.mean(axis=0)
             return float(right.max() - max(right[0], right[-1]))
 
-        return bootstrapped(gained, self._of("error"))
+        return bootstrapped(gained, self._of("error"), self.units)
 
     def _of(self, of: str) -> Array:
         if of not in ("loss", "error"):
@@ -138,6 +141,7 @@ def path(
         tuple(map(_estimate, wrong)) if wrong else None,
         stacked(losses),
         stacked(wrong) if wrong else None,
+        surface.unit_of_losses(),
     )
 
 

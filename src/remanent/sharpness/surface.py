@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from remanent.core.batch import Batch
+from remanent.core.batch import IGNORED, Batch
 from remanent.core.displacement import Displacement, Here
 from remanent.core.importance.losses import SampleLoss, class_nll
 from remanent.core.scores import answer_scores
@@ -34,6 +36,8 @@ class LossSurface:
         wrong: (model, batch) -> 1 where a sample is answered wrongly, else 0; None where errors are not asked for.
         select: the weights that are perturbed or differentiated, frozen ones too. `ADAPTERS` is a LoRA alone.
         at: the point: `Rounding("int4-row")` looks around the rounded model.
+        units: batch -> of each loss, the number of the unit that bootstraps draw, the same in every batch:
+            `token_record` where losses are of tokens; None where each loss is a unit.
 
     Raises:
         InputError: where there is no batch.
@@ -45,6 +49,7 @@ class LossSurface:
     wrong: SampleLoss | None = None
     select: Selection = EVERYTHING
     at: Displacement = Here()  # noqa: RUF009  (frozen)
+    units: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.batches) == 0:
@@ -94,6 +99,13 @@ class LossSurface:
         """The losses of a batch: float64, on the CPU."""
         return self.loss(self.model, batch).double().cpu()
 
+    def unit_of_losses(self) -> NDArray[np.int64] | None:
+        """The unit of each loss of all batches, in their order; None where each is its own."""
+        if self.units is None:
+            return None
+        found: NDArray[np.int64] = torch.cat([self.units(batch).cpu() for batch in self.batches]).numpy()
+        return found
+
     @torch.no_grad()
     def error(self, batch: Any) -> float:
         """The share of a batch that is answered wrongly; NaN where errors are not asked for."""
@@ -113,3 +125,8 @@ def class_wrong(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def token_wrong(model: nn.Module, batch: Batch) -> Tensor:
     """1 for each scored token of a batch that is not the most likely: (tokens,)."""
     return 1 - answer_scores(model, batch).hits.float()
+
+
+def token_record(batch: Batch) -> Tensor:
+    """The record of each scored token of a batch, by its index in the set: int64, (tokens,)."""
+    return batch.records[(batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]]
