@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_canaries_are_alike_and_their_codes_differ():
     assert load("canaries:control:3", "control") == list(canaries(3).control)
     with pytest.raises(InputError, match="canaries"):
         load("canaries:retain", "retain")
+
+
+@pytest.mark.parametrize("answers", [2, 6, 256])
+def test_unseen_exposure_is_what_the_page_says(answers):
+    """The mean over every rank."""
+    ranks = [exposure(rank - 0.5, list(range(answers - 1))) for rank in range(answers)]
+    unseen = sum(ranks) / answers
+    assert unseen == pytest.approx(math.log2(answers) - math.lgamma(answers + 1) / math.log(2) / answers)
+    row = next(
+        line
+        for line in (Path(__file__).parents[2] / "docs" / "measures.md").read_text("utf-8").splitlines()
+        if "| `exposure` |" in line
+    )
+    assert f"{unseen:.2f} of {answers}" in row
 
 
 def test_exposure_by_hand():

@@ -53,6 +53,18 @@ def test_options_go_before_the_file_which_keeps_what_is_a_methods_own(tmp_path):
     }
 
 
+def test_a_rate_is_for_all_that_have_one_where_they_have_it():
+    methods = ["npo,durable,simnpo,eul,ssd"]
+    found = asked(method=methods, set=["learning_rate=2e-5", "eul.learning_rate=1e-3"], budget=10).compare.methods
+    assert {name: own.learning_rate for name, own in found.items()} == {
+        "npo": 2e-5, "durable": 2e-5, "simnpo": 2e-5, "eul": None, "ssd": None,
+    }  # fmt: skip
+    assert found["eul"].hyperparameters == {"learning_rate": 1e-3}
+    assert found["ssd"].hyperparameters == {}
+    both = asked(method=methods, set=["learning_rate=2e-5"], budget=10).compare.methods
+    assert both["eul"].hyperparameters == {"learning_rate": 2e-5}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -64,6 +64,8 @@ def test_a_table_for_which_it_trains_the_early_model(call, tmp_path):
         ({"outputs": np.ones((3, 2), "f")}, "labels, and outputs or inputs"),
         ({"outputs": np.ones((3, 2), "f"), "labels": np.array([0, 1])}, "2 records"),
         ({"outputs": np.ones((3, 2), "f"), "labels": np.array([0.0, 1.0, 0.5])}, "whole numbers"),
+        ({"outputs": np.ones((3, 2), "f"), "labels": np.array([0, 1, 0]), "losses": np.array(1.0)}, "single number"),
+        ({"inputs": np.array([[1.0], [np.nan], [2.0]]), "labels": np.array([0, 1, 0])}, "data: inputs"),
     ],
 )
 def test_bad_arrays_are_named(call, tmp_path, arrays, said):
@@ -80,3 +82,21 @@ def test_other_bad_input_is_named(call, tmp_path):
         result = call("upsample", "--data", tmp_path / name, "--out", tmp_path / "repeat.json")
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--label", "animal"), ("--skip", "id")])
+def test_columns_of_arrays_are_refused(call, tmp_path, options):
+    np.savez(tmp_path / "early.npz", outputs=np.array(OUTPUTS, "f"), labels=np.array(LABELS))
+    result = call("upsample", "--data", tmp_path / "early.npz", *options, "--out", tmp_path / "repeat.json")
+    assert result.exit_code == 2
+    assert options[1] in result.stderr
+    assert not (tmp_path / "repeat.json").exists()
+
+
+@pytest.mark.parametrize(("slow", "doubted"), [(0.15, True), (0.25, False)])
+def test_clusters_whose_losses_are_near_are_doubted(call, tmp_path, slow, doubted):
+    outputs, losses = np.array(OUTPUTS[:3], "f"), np.array([0.1, 0.1, slow], "f")
+    np.savez(tmp_path / "early.npz", outputs=outputs, labels=np.array(LABELS[:3]), losses=losses)
+    result = call("upsample", "--data", tmp_path / "early.npz", "--out", tmp_path / "repeat.json")
+    assert result.exit_code == 0, result.stderr
+    assert ("may be noise" in " ".join(result.stderr.split())) is doubted

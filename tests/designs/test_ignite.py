@@ -276,6 +276,9 @@ def test_a_loss_that_is_no_number_stops_before_anything_moves():
         optimizer.step(fitting(model, inputs * float("nan"), scores), lambda: model(inputs).mean())
     with pytest.raises(DivergedError, match="mean prediction"):
         optimizer.step(fitting(model, inputs, scores), lambda: model(inputs * float("inf")).mean())
+    means = iter([1.0, float("inf")])  # finite at the weights, not at the second point
+    with pytest.raises(DivergedError, match="second point"):
+        optimizer.step(fitting(model, inputs, scores), lambda: model(inputs).mean() * next(means))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

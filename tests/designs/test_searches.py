@@ -220,12 +220,26 @@ def test_a_missing_package_names_the_extra(name, package, monkeypatch):
 def test_a_problem_is_normalized_and_turned_back():
     designs = torch.tensor([[1.0, 7.0, 1.0, 0.0], [3.0, 7.0, 0.0, 1.0]])
     problem = Problem.of(designs, torch.tensor([2.0, 4.0]), [slice(2, 4)])
-    assert problem.inputs.tolist() == [[-1, 0, 1, 0], [1, 0, 0, 1]]
+    assert problem.inputs.tolist() == [[-1, 1, 0], [1, 0, 1]]
+    assert problem.blocks == (slice(1, 3),)
     assert problem.scores.tolist() == [-1, 1]
     assert torch.equal(problem.designs(problem.inputs), designs.double())
-    assert problem.designs(torch.tensor([[2.0, 0.0, 0.4, 0.3]])).tolist() == [[4.0, 7.0, 1.0, 0.0]]
-    assert problem.outside(torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 0.1, 1.0, 0.0]])).tolist() == [1, 1]
-    assert problem.best(1).tolist() == [[1, 0, 0, 1]]
+    assert problem.designs(torch.tensor([[2.0, 0.4, 0.3]])).tolist() == [[4.0, 7.0, 1.0, 0.0]]
+    assert problem.outside(torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]])).tolist() == [1, 0]
+    assert problem.best(1).tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("name", sorted(SMALL_SEARCHES))
+def test_what_never_changes_is_not_searched(name):
+    """Neither a number nor a category of one value; 0.1 is one that a mean does not give back."""
+    designs, scores = slope()
+    constant = torch.tensor([0.1, 1.0], dtype=torch.float64).expand(len(designs), 2)
+    wide = torch.cat([designs[:, :2], constant, designs[:, 2:]], dim=1)
+    plain = propose(designs, scores, SMALL_SEARCHES[name], count=4)
+    found = propose(wide, scores, SMALL_SEARCHES[name], count=4, blocks=[slice(3, 4)])
+    assert torch.equal(found.designs[:, 2:4], constant[:4])
+    assert torch.equal(found.designs[:, [0, 1, 4, 5]], plain.designs)
+    assert torch.equal(found.outside, plain.outside)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +250,8 @@ def test_a_problem_is_normalized_and_turned_back():
         (torch.full((3, 2), float("nan")), torch.arange(3.0), "designs"),
         (torch.ones(3, 2), torch.tensor([1.0, 2.0, float("inf")]), "scores"),
         (torch.ones(3, 2), torch.ones(3), "scores"),
+        (torch.arange(6.0).reshape(3, 2), torch.full((3,), 0.1, dtype=torch.float64), "scores"),
+        (torch.full((3, 2), 0.1), torch.arange(3.0), "designs"),
     ],
 )
 def test_bad_problems_are_named(designs, scores, field):
@@ -249,7 +265,10 @@ def test_bad_settings_are_named():
         propose(designs, scores, SMALL_SEARCHES["gradient-ascent"], count=121)
     with pytest.raises(InputError, match="recipe"):
         RoMA(MANY)
-    with pytest.raises(InputError, match="designs"):
-        propose(designs[:, :1], scores, replace(SMALL_SEARCHES["cma-es"], recipe=replace(MANY, epochs=1)), count=4)
+    with pytest.raises(InputError, match="at least 2 inputs"):
+        propose(designs[:, :1], scores, SMALL_SEARCHES["cma-es"], count=4, on_epoch=lambda *_: pytest.fail("trained"))
+    for alpha in (0.0, -1.0, math.inf):
+        with pytest.raises(InputError, match="alpha"):
+            COMs(alpha=alpha)
     with pytest.raises(DivergedError):
         propose(designs, scores, GradientAscent(replace(SMALL, learning_rate=1e30, epochs=3)), count=4)

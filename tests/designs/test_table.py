@@ -51,6 +51,11 @@ def test_proposals_are_written_in_the_tables_columns(tmp_path, minimize):
         ("a,score\n1,2\n3,inf\n", 3, "score"),
         ("a,a,score\n1,2,3\n1,2,4\n", 1, "a"),
         ("a,score\n1,2\n\n3,4\n", 3, ""),
+        ("a,score\n1,2\nNaN,3\n", 3, "a"),
+        ("a,score\n1,2\nwater,3\n", 3, "a"),
+        ("a,score\nnan,2\noil,3\n", 2, "a"),
+        ("a,score\n1000,2\n1_000,3\n", 3, "a"),
+        ("a,score\n1,2\n3,1_000\n", 3, "score"),
         ("name,score\n" + "".join(f"thing {n},{n}\n" for n in range(60)), 2, "name"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from remanent.errors import InputError
-from remanent.jobs.folders import Sides, audit_folder, sides
+from remanent.jobs.folders import Sides, audit_folder, check_new_file, sides
 
 
 @pytest.fixture
@@ -43,3 +43,11 @@ def test_where_an_audit_goes(run, tmp_path, monkeypatch):
     assert audit_folder(str(tmp_path / "plain")) == Path("runs/audit-plain")
     assert audit_folder("owner/name") == Path("runs/audit-name")
     assert audit_folder("models/small.gguf") == Path("runs/audit-small")
+
+
+def test_a_new_file_is_none_that_is_there_and_its_folder_is(run):
+    check_new_file(run / "new.csv")
+    with pytest.raises(InputError, match="not there yet"):
+        check_new_file(run / "config.yaml")
+    with pytest.raises(InputError, match="folder that is there"):
+        check_new_file(run / "none" / "new.csv")

@@ -13,7 +13,7 @@ from remanent.core.edit import EditSettings
 from remanent.core.intervention import put_on
 from remanent.core.scores import score_records
 from remanent.errors import InputError, UnsupportedError
-from remanent.unlearning.eul import SelectiveTeacher, UnlearningLayers, edit, feed_forward_networks, fused
+from remanent.unlearning.eul import SelectiveTeacher, UnlearningLayers, _Student, edit, feed_forward_networks, fused
 
 
 def layers(model, width=3, seed=0):
@@ -120,6 +120,37 @@ def test_fused_layers_are_the_nearest_to_all_on_what_they_met(tiny_llama, make_r
     assert far(made) < min(far(first), far(second), far(mean))
     nudged = {**made.tensors, "0.down.weight": made.tensors["0.down.weight"] + 1e-2}
     assert far(made) < far(UnlearningLayers(nudged))
+
+
+def test_a_student_leaves_the_global_generator_alone(tiny_llama):
+    model = tiny_llama()
+    before = torch.get_rng_state()
+    student = _Student(model, 3, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(bool(torch.isfinite(weight).all()) for weight in student.parameters())
+
+
+def test_fusing_is_in_eval_mode_and_leaves_no_hooks_where_it_fails(tiny_llama, make_records):
+    model = tiny_llama().train()
+    made, networks = layers(model), feed_forward_networks(model)
+    modes = []
+    handle = networks[0].register_forward_pre_hook(lambda module, inputs: modes.append(model.training))
+    fused(model, [made], [make_records(2, seed=1)])
+    handle.remove()
+    assert modes == [False]
+    short = UnlearningLayers({name: value for name, value in made.tensors.items() if name.startswith("0.")})
+    with pytest.raises(InputError, match="a model of 2"):
+        fused(model, [short], [make_records(2, seed=1)])
+    assert all(part.training for part in model.modules())
+    assert not any(network._forward_hooks for network in networks)
+
+
+def test_a_missing_role_leaves_the_model_as_it_was(tiny_llama, make_records):
+    model = tiny_llama().train()
+    with pytest.raises(KeyError):
+        edit().edit(model, {"forget": make_records(4, seed=1)}, EditSettings())
+    assert all(part.training for part in model.modules())
+    assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_what_does_not_fit_is_named(tiny_llama, make_records):

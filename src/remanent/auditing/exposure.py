@@ -1,8 +1,9 @@
 """Exposure: how high a record's own answer stands among others of the same form, by how likely the model finds them.
 
 Carlini et al., The Secret Sharer (arXiv 1802.08232), definition 5: log2 |R| - log2 rank, R the answer and its wrong
-ones, rank 1 the likeliest. In bits. An answer that was never seen has about 1.44 on average, whatever R: its rank is as
-likely any. Answers are ranked by their summed NLL, so that they should be as long as each other (`data.canaries`).
+ones, rank 1 the likeliest. In bits. An answer that was never seen, whose rank is as likely any, has on average
+log2 |R| - log2(|R|!) / |R|: 0.50 of 2 answers, 1.00 of 6, 1.42 of 256, towards 1.44. Answers are ranked by their summed
+NLL, so that they should be as long as each other (`data.canaries`).
 """
 
 from __future__ import annotations

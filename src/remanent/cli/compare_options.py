@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from remanent.cli.sweep_options import PAIRS, filled, option, optional, options_of, split
-from remanent.core.catalogue import unlearners
+from remanent.core.catalogue import edits, unlearners
 from remanent.errors import InputError
 from remanent.jobs.compare_config import CompareFile, CompareSettings
 from remanent.jobs.config import UnlearnSettings
@@ -71,9 +71,12 @@ def _set(pair: str, methods: dict[str, dict[str, Any]]) -> None:
     if not equals or (dot and one not in methods):
         raise InputError("--set", pair, f"[METHOD.]NAME=VALUE, of one of {', '.join(methods)}")
     known = unlearners()
-    able = [method for method in methods if method in known and name in known[method].hyperparameters]
+    own_name = {method for method in methods if method in known and name in known[method].hyperparameters}
+    # What is no edit is trained by the run's own loop, which has a rate.
+    trained = {method for method in methods if method not in edits()} if name == RATE else set()
+    able = [method for method in methods if method in own_name | trained]
     for method in [one] if dot else able or list(methods)[:1]:
-        if name == RATE:
+        if name == RATE and method not in own_name:
             try:
                 methods[method][RATE] = float(text)
             except ValueError:

@@ -26,12 +26,12 @@ def train_beside(
         data: role -> records.
         settings: seed and padding.
     """
+    records = per_update(method.recipe, {role: len(data[role]) for role in method.roles})
     flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
     modes = [(part, part.training) for part in base.modules()]
     base.eval()
     for parameter, _ in flags:
         parameter.requires_grad_(False)
-    records = per_update(method.recipe, {role: len(data[role]) for role in method.roles})
     try:
         run_episode(
             module,

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from remanent.designs.problem import Problem
 from remanent.designs.reinforce import BOOTSTRAPS
 from remanent.designs.surrogate import Loss, Recipe, Surrogate, Surrogates, own_loss
-from remanent.errors import InputError, MissingExtraError
+from remanent.errors import MissingExtraError
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class CMAES:
     deviation: float = 0.5
     generations: int = 100
 
+    least_inputs: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
         _cma()
 
@@ -44,9 +46,7 @@ class CMAES:
         return own_loss(self.recipe)
 
     def search(self, members: Sequence[Surrogate], problem: Problem, count: int, generator: torch.Generator) -> Tensor:
-        """Inputs of the designs found: (count, inputs). Raises InputError for designs of one number."""
-        if problem.inputs.shape[1] < 2:
-            raise InputError("designs", 1, "at least 2 inputs, which CMA-ES needs")
+        """Inputs of the designs found: (count, inputs)."""
         cma, predict = _cma(), Surrogates(members)
         draws = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         # A seed that is not a number leaves NumPy's global generator alone.

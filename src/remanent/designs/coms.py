@@ -17,6 +17,7 @@ from torch.optim import Adam
 from remanent.designs.gradient_ascent import ascend
 from remanent.designs.problem import Problem
 from remanent.designs.surrogate import Loss, Recipe, Surrogate, Surrogates
+from remanent.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class COMs:
     alpha: float = 0.1
     alpha_rate: float = 0.01
     limit: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise InputError("alpha", self.alpha, "a finite number above 0, since its logarithm is learnt")
 
     def loss(self, generator: torch.Generator) -> Loss:
         """The conservative loss, with an alpha of its own."""

@@ -95,7 +95,7 @@ class IGNITE:
             prediction: returns the mean prediction of the batch, one number with its graph; called twice, or not at
                 all where lambda is 0 and stays 0.
 
-        Raises DivergedError where the loss or the mean prediction's gradient is not finite; nothing has moved then.
+        Raises DivergedError where the loss or a gradient of the mean prediction is not finite; nothing has moved then.
         """
         self.base.zero_grad()
         with torch.enable_grad():
@@ -122,6 +122,9 @@ class IGNITE:
             climb(weights, here, dict.fromkeys(here, Ascent(self.radius)))
             state.rewind_generators()
             _, there = loss_and_gradients(weights, [prediction])
+            length = float(norm(list(there.values())))
+            if not math.isfinite(length):
+                raise DivergedError(f"at the second point the mean prediction's gradient has norm {length}")
         factor = self.coefficient * self.rho / self.radius
         with torch.no_grad():
             for name, gradient in here.items():

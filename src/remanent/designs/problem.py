@@ -13,14 +13,16 @@ from remanent.errors import InputError
 
 @dataclass(frozen=True)
 class Problem:
-    """Designs and their scores, normalized.
+    """Designs and their scores, normalized. A number, or a category of one value, that never changes is no input.
 
     Args:
         inputs: float32, (designs, inputs).
         scores: float32, (designs,): higher is better.
         blocks: slices of the inputs that are one category each, one-hot.
-        center, scale: of each input; 0 and 1 in blocks, a scale of 1 where an input never changes.
+        center, scale: of each input; 0 and 1 in blocks.
         score_center, score_scale: of the scores.
+        varying: bool, (numbers of a design,): which of them are inputs.
+        first: float64, the first design, which has what never changes.
     """
 
     inputs: Tensor
@@ -30,6 +32,8 @@ class Problem:
     scale: Tensor
     score_center: float
     score_scale: float
+    varying: Tensor
+    first: Tensor
 
     @classmethod
     def of(cls, designs: Tensor, scores: Tensor, blocks: Sequence[slice] = ()) -> Problem:
@@ -40,8 +44,8 @@ class Problem:
             scores: (designs,), higher is better.
             blocks: slices of the inputs that are one category each, one-hot.
 
-        Raises InputError for shapes that do not fit, fewer than 2 designs, numbers that are not finite, or scores
-        that are all the same.
+        Raises InputError for shapes that do not fit, fewer than 2 designs, numbers that are not finite, or designs or
+        scores that are all the same.
         """
         if designs.dim() != 2 or scores.shape != designs.shape[:1]:
             found = f"designs {tuple(designs.shape)} and scores {tuple(scores.shape)}"
@@ -51,16 +55,25 @@ class Problem:
         for name, values in (("designs", designs), ("scores", scores)):
             if not bool(torch.isfinite(values).all()):
                 raise InputError(name, "a number that is not finite", "finite numbers")
-        inputs, scores = designs.double(), scores.double()
+        designs, scores = designs.double(), scores.double()
+        # Not by the standard deviation, which rounding keeps from 0.
+        varying = designs.amin(dim=0) < designs.amax(dim=0)
+        if scores.min() == scores.max():
+            raise InputError("scores", f"{float(scores[0])} everywhere", "scores that differ")
+        if not bool(varying.any()):
+            raise InputError("designs", "all alike", "designs that differ")
+        wide = [block for block in blocks if len(varying[block]) > 1]
+        for block in wide:
+            varying[block] = True  # a category that no design has is one all the same
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), varying.cumsum(dim=0)]).tolist()
+        places = tuple(slice(before[block.start], before[block.stop]) for block in wide)
+        inputs = designs[:, varying]
         center, scale = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
-        scale[scale == 0] = 1.0
-        for block in blocks:
-            center[block], scale[block] = 0.0, 1.0
+        for place in places:
+            center[place], scale[place] = 0.0, 1.0
         middle, spread = float(scores.mean()), float(scores.std(correction=0))
-        if spread == 0:
-            raise InputError("scores", middle, "scores that differ")
         normalized = ((inputs - center) / scale).float(), ((scores - middle) / spread).float()
-        return cls(*normalized, tuple(blocks), center, scale, middle, spread)
+        return cls(*normalized, places, center, scale, middle, spread, varying, designs[0].clone())
 
     def best(self, count: int) -> Tensor:
         """The inputs of the designs with the highest scores: (count, inputs)."""
@@ -77,8 +90,10 @@ class Problem:
         return inputs
 
     def designs(self, inputs: Tensor) -> Tensor:
-        """Inputs back in the units of the designs, float64, blocks one-hot."""
-        return self.snapped(inputs).double() * self.scale + self.center
+        """Inputs as designs in their units, float64, blocks one-hot."""
+        found = self.first.repeat(len(inputs), 1)
+        found[:, self.varying] = self.snapped(inputs).double() * self.scale + self.center
+        return found
 
     def outside(self, inputs: Tensor) -> Tensor:
         """How many inputs of each design lie outside the range of the known ones: int64, (designs,)."""

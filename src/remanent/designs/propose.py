@@ -13,10 +13,14 @@ from remanent.core.sampling import seed_of
 from remanent.designs.gradient_ascent import GradientAscent
 from remanent.designs.problem import Problem
 from remanent.designs.surrogate import PLAIN, Loss, Recipe, Regularizer, Surrogate, Surrogates, fit
+from remanent.errors import InputError
 
 
 class Search(Protocol):
-    """An offline optimizer: how surrogates are trained, and how they are searched."""
+    """An offline optimizer: how surrogates are trained, and how they are searched.
+
+    One that needs several inputs says how many in `least_inputs`.
+    """
 
     @property
     def recipe(self) -> Recipe: ...
@@ -76,6 +80,11 @@ def propose(
     search = search or GradientAscent()
     problem = Problem.of(designs, scores, blocks)
     problem.best(count)
+    least = getattr(search, "least_inputs", 1)
+    if problem.inputs.shape[1] < least:
+        raise InputError(
+            "designs", problem.inputs.shape[1], f"at least {least} inputs that vary, which the search needs"
+        )
     members = fit(
         problem.inputs,
         problem.scores,

@@ -92,7 +92,7 @@ class Table:
 def read_table(file: Path, score: str, skip: Sequence[str] = ()) -> Table:
     """Read a CSV file with a header: one row for each design, one column with its score.
 
-    A column all of whose values are numbers is one; any other holds categories.
+    A column all of whose values are numbers is one; a column without any holds categories.
 
     Args:
         file: the file, UTF-8.
@@ -137,15 +137,19 @@ def read_columns(
             continue
         values = [row[place] for row in lines]
         numbers = [_number(value) for value in values]
+        if any(_like_number(value) for value in values) and None in numbers:
+            wrong = numbers.index(None)
+            problem = f"is {values[wrong][:40]!r} in a column with numbers"
+            expected = "a finite number, written without '_', or none in the column, which then holds categories"
+            raise DataError(file, wrong + 2, name, f"{problem}; expected {expected}")
         if None not in numbers:
             columns.append(Column(name))
             parts.append(torch.tensor(numbers, dtype=torch.float64)[:, None])
             continue
         categories = tuple(sorted(set(values)))
         if len(categories) > _MOST:
-            wrong = next(number for number, value in enumerate(numbers) if value is None)
-            problem = f"holds {values[wrong][:40]!r}, no number, and {len(categories)} values in all, more than {_MOST}"
-            raise DataError(file, wrong + 2, name, f"{problem} categories; mend it, or skip the column")
+            problem = f"holds {values[0][:40]!r}, no number, and {len(categories)} values in all, more than {_MOST}"
+            raise DataError(file, 2, name, f"{problem} categories; mend it, or skip the column")
         columns.append(Column(name, categories))
         places = torch.tensor([categories.index(value) for value in values])
         parts.append(torch.nn.functional.one_hot(places, len(categories)).double())
@@ -182,9 +186,15 @@ def _read(file: Path) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _number(text: str) -> float | None:
+def _like_number(text: str) -> bool:
+    """Whether Python reads a number, be it nan, inf or 1_000."""
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True
+
+
+def _number(text: str) -> float | None:
+    value = float(text) if _like_number(text) and "_" not in text else math.nan
     return value if math.isfinite(value) else None

@@ -18,6 +18,7 @@ from remanent.data.record import Record
 from remanent.errors import InputError
 from remanent.jobs.config import ControlsSettings
 from remanent.jobs.data import best_device, load_records
+from remanent.jobs.folders import check_new_file
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
 from remanent.models.source import find
@@ -103,11 +104,11 @@ def controls(
         records: role -> records in place of the settings' names.
 
     Raises:
-        InputError: where the file is there already, or the forget records leave fewer than 2 groups of controls.
+        InputError: where the file is there already, its folder is not, or the forget records leave fewer than 2 groups
+            of controls.
     """
     interface = interface or Interface()
-    if out.exists():
-        raise InputError("out", str(out), "a file that is not there yet")
+    check_new_file(out)
     forget = load_records("forget", settings.forget, None, records)
     find(settings.model)  # a model that is not there is said before any work
     draws = [swap_entities(forget, settings.seed * _DRAWS + draw) for draw in range(settings.draws)]

@@ -1,4 +1,4 @@
-"""What a person means who names a run's folder, or a model's."""
+"""What a person means who names a run's folder, or a model's, and where a new file may lie."""
 
 from __future__ import annotations
 
@@ -57,3 +57,11 @@ def audit_folder(model: str) -> Path:
 def sharpness_folder(model: str) -> Path:
     """Where measures of sharpness go whose folder nobody named: runs/sharpness-<name>."""
     return _RUNS / f"sharpness-{Path(model).resolve().name.removesuffix('.gguf')}"
+
+
+def check_new_file(out: Path) -> None:
+    """Raise InputError where a file to be written is there already, or its folder is not."""
+    if out.exists():
+        raise InputError("out", str(out), "a file that is not there yet")
+    if not out.parent.is_dir():
+        raise InputError("out", str(out), f"a file in a folder that is there; {out.parent} is not")

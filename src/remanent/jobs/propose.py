@@ -15,6 +15,7 @@ from remanent.designs.propose import Search
 from remanent.designs.surrogate import PLAIN, Regularizer
 from remanent.designs.table import read_table
 from remanent.errors import InputError
+from remanent.jobs.folders import check_new_file
 from remanent.jobs.progress import Interface
 from remanent.jobs.propose_config import ProposeSettings
 
@@ -73,10 +74,7 @@ def propose(settings: ProposeSettings, out: Path, *, interface: Interface | None
         MissingExtraError: where the search needs a package that is not installed.
     """
     interface = interface or Interface()
-    if out.exists():
-        raise InputError("out", str(out), "a file that is not there yet")
-    if not out.parent.is_dir():
-        raise InputError("out", str(out), f"a file in a folder that is there; {out.parent} is not")
+    check_new_file(out)
     regularizer, search = _regularizer(settings), _search(settings)
     table = read_table(Path(settings.table), settings.score, settings.skip.split(",") if settings.skip else ())
     if settings.threads is not None:

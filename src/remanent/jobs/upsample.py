@@ -14,9 +14,12 @@ from remanent.core.sampling import seed_of
 from remanent.data.useful import Useful, elbow, useful
 from remanent.designs.table import read_columns
 from remanent.errors import DivergedError, InputError
+from remanent.jobs.folders import check_new_file
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.upsample_config import UpsampleSettings
 from remanent.optim import SAM
+
+_LEAST_GAP = 0.1  # nats between the clusters' mean losses, below which they are doubted
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,7 @@ def upsample(settings: UpsampleSettings, out: Path, *, interface: Interface | No
         DivergedError: where the early model's outputs are not finite.
     """
     interface = interface or Interface()
-    if out.exists():
-        raise InputError("out", str(out), "a file that is not there yet")
-    if not out.parent.is_dir():
-        raise InputError("out", str(out), f"a file in a folder that is there; {out.parent} is not")
+    check_new_file(out)
     arrays, names = _read(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -73,6 +73,11 @@ def upsample(settings: UpsampleSettings, out: Path, *, interface: Interface | No
     for item in found.classes:
         if item.reason:
             interface.warn(f"class {names[item.label]} is left as it is: {item.reason}")
+        elif item.fast_loss is not None and item.slow_loss is not None and item.slow_loss - item.fast_loss < _LEAST_GAP:
+            interface.warn(
+                f"class {names[item.label]}: the loss of what is repeated is {item.slow_loss:.3f} nats, of the rest "
+                f"{item.fast_loss:.3f}: the clusters may be noise, as they are of a model too early or too late"
+            )
     found.save(out)
     return Upsampled(out, found, names, epochs, tuple(errors))
 
@@ -88,15 +93,22 @@ def _read(settings: UpsampleSettings) -> tuple[dict[str, Tensor], tuple[str, ...
         )
         names = tuple(sorted(set(texts)))
         return {"inputs": inputs, "labels": torch.tensor([names.index(text) for text in texts])}, names
+    for setting, value in (("label", settings.label), ("skip", settings.skip)):
+        if value:
+            raise InputError(setting, value, f"nothing: it names columns of a CSV file, which {file} is not")
     arrays = _arrays(file)
     if "labels" not in arrays or not {"outputs", "inputs"} & set(arrays):
         raise InputError("data", f"{file}: {', '.join(sorted(arrays)) or 'nothing'}", "labels, and outputs or inputs")
     for name, values in arrays.items():
+        if values.dim() == 0:
+            raise InputError(f"data: {name}", "a single number", "a number or more for each record")
         if len(values) != len(arrays["labels"]):
             raise InputError(f"data: {name}", len(values), f"{len(arrays['labels'])} records, as many as labels")
     labels = arrays["labels"]
     if labels.dim() != 1 or labels.dtype.is_floating_point or int(labels.min()) < 0:
         raise InputError("data: labels", f"{labels.dtype} of shape {tuple(labels.shape)}", "whole numbers from 0 on")
+    if not bool(torch.isfinite(arrays.get("inputs", labels)).all()):
+        raise InputError("data: inputs", "a number that is not finite", "finite numbers")
     arrays["labels"] = labels.long()
     return arrays, tuple(map(str, range(int(labels.max()) + 1)))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from remanent.core.activations import decoder_layers
 from remanent.core.batch import Batch, Encoded, collate
@@ -151,7 +152,8 @@ class _Student(nn.Module):
         made = []
         generator = torch.Generator().manual_seed(seed)
         for _ in feed_forward_networks(base):
-            down, up = nn.Linear(hidden, width), nn.Linear(width, hidden)
+            # Their own first weights would be drawn from the global generator.
+            down, up = skip_init(nn.Linear, hidden, width), skip_init(nn.Linear, width, hidden)
             with torch.no_grad():
                 down.weight.copy_(torch.randn(width, hidden, generator=generator) / math.sqrt(hidden))
             for weight in (down.bias, up.weight, up.bias):
@@ -274,19 +276,17 @@ def _met(model: nn.Module, layers: UnlearningLayers, records: Sequence[Encoded])
 
 @contextmanager
 def _entering(model: nn.Module, layers: UnlearningLayers) -> Iterator[list[Tensor]]:
-    """Inside the block the model wears the layers, and what enters each is kept."""
+    """Inside the block the model, in eval mode, wears the layers, and what enters each is kept."""
     seen: list[Tensor] = []
-    handles = [
-        network.register_forward_hook(lambda module, inputs, states: seen.append(states))
-        for network in feed_forward_networks(model)
-    ]
-    remove = layers.install(model)
-    try:
+    modes = [(part, part.training) for part in model.modules()]
+    with ExitStack() as stack:
+        for network in feed_forward_networks(model):
+            stack.callback(network.register_forward_hook(lambda module, inputs, states: seen.append(states)).remove)
+        stack.callback(layers.install(model))
+        for part, mode in modes:
+            stack.callback(setattr, part, "training", mode)
+        model.eval()
         yield seen
-    finally:
-        remove()
-        for handle in handles:
-            handle.remove()
 
 
 def edit(
