@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, ViT
 
 from remanent.core.batch import collate
 from remanent.core.displacement import Ascent
+from remanent.core.gradient_rules import PCGrad
 from remanent.core.method import Method
 from remanent.core.sampling import Sampler
 from remanent.core.scores import answer_scores
@@ -18,7 +19,7 @@ from remanent.core.task import Task
 from remanent.errors import InputError
 from remanent.hf.trainer import MethodTrainer
 from remanent.hf.two_pass import TwoPassTrainer
-from remanent.optim import SAM
+from remanent.optim import FMTL, SAM, SAMO
 
 from .conftest import weights_of
 
@@ -159,6 +160,16 @@ def test_another_optimizer_is_refused(arguments):
     model = vit()
     with pytest.raises(InputError, match="optimizers: got 'AdamW'"):
         TwoPassTrainer(model, arguments(), train_dataset=images()).train()
+
+
+@pytest.mark.parametrize("kind", [FMTL, SAMO])
+def test_optimizers_of_several_losses_are_refused_before_a_pass(kind, arguments):
+    model, seen = vit(), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    optimizer = kind(model.parameters(), torch.optim.SGD, PCGrad(), lr=0.1)
+    with pytest.raises(InputError, match=f"optimizers: got '{kind.__name__}'"):
+        TwoPassTrainer(model, arguments(), train_dataset=images(), optimizers=(optimizer, None)).train()
+    assert not seen
 
 
 def test_a_plain_trainer_is_told_what_to_do(arguments):
