@@ -71,6 +71,21 @@ def test_what_is_wrong_is_said_before_any_work(world, call, tmp_path, more, mess
     assert not (tmp_path / "o" / "sharpness.json").exists()
 
 
+def test_the_seed_moves_random_points_alone(world, call, tmp_path):
+    found = []
+    for seed in (0, 1):
+        asked = ("sharpness", "--model", world.model, "--data", world.sets["forget"], *SMALL, "--seed", seed)
+        more = ("--measures", "sharpness,layers", "--select", "*layers.0.*", "--out", tmp_path / str(seed))
+        assert call(*asked, *more).exit_code == 0
+        rows = json.loads((tmp_path / str(seed) / "sharpness.json").read_text())["rows"]
+        found.append({row["name"]: row for row in rows})
+    first, second = found
+    assert first["worst-l2-0.05"]["loss"] == second["worst-l2-0.05"]["loss"]
+    assert first["average-l2-element-0.02"]["loss"] != second["average-l2-element-0.02"]["loss"]
+    assert first["layers"]["whole"]["loss"] != second["layers"]["whole"]["loss"]
+    assert second["layers"]["whole"]["definition"]["seed"] == 1
+
+
 def test_in_python_with_records_of_ones_own(world, tmp_path):
     from remanent.api import sharpness
     from remanent.data.jsonl import read_records

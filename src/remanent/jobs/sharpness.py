@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from remanent.auditing.condition import parse_conditions
-from remanent.core.batch import Encoded, collate
+from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import Displacement
 from remanent.core.files import read_json, write_json
 from remanent.core.importance.losses import answer_nll, token_nll
@@ -38,7 +39,7 @@ from remanent.sharpness.layers import layers_of
 from remanent.sharpness.layerwise import DEFINITION, layerwise
 from remanent.sharpness.modern_sharpness import Definition, sharpness
 from remanent.sharpness.spectral_density import spectral_density
-from remanent.sharpness.surface import LossSurface, token_wrong
+from remanent.sharpness.surface import LossSurface, token_record, token_wrong
 from remanent.sharpness.trace import trace
 
 STANDARD = ("sharpness", "eigenvalues", "fisher", "gradient", "landscape", "path", "stragglers")
@@ -63,7 +64,9 @@ class _Task:
 
     @property
     def file(self) -> str:
-        return re.sub(r"[^\w.+-]+", "_", f"{self.data}--{self.at}--{self.measure}") + ".json"
+        name = f"{self.data}--{self.at}--{self.measure}"
+        digest = sha256(name.encode()).hexdigest()[:8]  # x/y and x_y read alike, and are not
+        return re.sub(r"[^\w.+-]+", "_", name) + f"--{digest}.json"
 
 
 def measure_sharpness(
@@ -83,7 +86,9 @@ def measure_sharpness(
     """
     interface = interface or Interface()
     measures = _measures(settings)
-    definitions = [Definition.parse(name, settings.steps) for name in _listed(settings.definitions)]
+    definitions = [
+        replace(Definition.parse(name, settings.steps), seed=settings.seed) for name in _listed(settings.definitions)
+    ]
     points = _points(settings.at)
     names = _listed(settings.data)
     if not names:
@@ -109,7 +114,7 @@ def measure_sharpness(
         encoded = spread(encode_all(found, loaded.tokenizer, settings.max_length), settings.records)
         batches = _batches(encoded, settings.batch_size, pad_id(loaded.tokenizer))
         for at, point in points.items():
-            surface = LossSurface(loaded.model, batches, token_nll, token_wrong, select, point)
+            surface = LossSurface(loaded.model, batches, token_nll, token_wrong, select, point, _groups(encoded))
             tasks += _tasks(settings, measures, definitions, name, at, surface, before, interface.warn)
     rows = _found(tasks, out / "found", interface)
     result = {
@@ -228,7 +233,7 @@ def _tasks(
                     name,
                     ticks,
                     ticks * DEFINITION.steps,
-                    lambda tick: layerwise(surface, _SMALL, layers=layers, on_batch=tick),
+                    lambda tick: layerwise(surface, replace(_SMALL, seed=seed), layers=layers, on_batch=tick),
                 )
             case "path":
                 assert before is not None
@@ -275,12 +280,19 @@ def _points(text: str) -> dict[str, Displacement]:
     return found
 
 
-def _batches(encoded: list[Encoded], size: int, pad: int) -> list[Any]:
+def _batches(encoded: list[Encoded], size: int, pad: int) -> list[Batch]:
     device = best_device()
     return [
         collate(encoded, range(start, min(start + size, len(encoded))), pad).to(device)
         for start in range(0, len(encoded), size)
     ]
+
+
+def _groups(encoded: Sequence[Encoded]) -> Callable[[Batch], torch.Tensor]:
+    """Batch -> the number of each token's group, the unit that intervals count."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(item.group for item in encoded))}
+    groups = torch.tensor([numbers[item.group] for item in encoded])
+    return lambda batch: groups[token_record(batch).cpu()]
 
 
 def _given(records: Mapping[str, list[Record]] | None, name: str) -> Mapping[str, list[Record]] | None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from remanent.report.figures import INK, LINES, MARKERS, SIZE, SOFT, Handles, add_legend, new_figure
 from remanent.report.sharpness_view import Figure as Estimate
-from remanent.report.sharpness_view import Row, main, series, significant
+from remanent.report.sharpness_view import Row, main, named, significant
 from remanent.report.svg import ROLES
 from remanent.report.text import visible
 
@@ -22,7 +22,7 @@ _CONTOURS = 12
 
 def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     """Name -> (figure, title, what it shows in a sentence), for what was measured."""
-    rows: list[Row] = found["rows"]
+    rows = named(found)
     made: dict[str, tuple[Figure, str, str]] = {}
     for name, title, kind, draw in (
         ("definitions", "How much the loss grows nearby", "sharpness", _definitions),
@@ -38,8 +38,8 @@ def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     for number, row in enumerate(row for row in rows if row["name"] == "plane"):
         made[f"plane-{number + 1}"] = (
             _plane(row),
-            f"The loss over two random directions, {series(row)}",
-            series(row),
+            f"The loss over two random directions, {row['series']}",
+            row["series"],
         )
     return made
 
@@ -101,7 +101,7 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
 def _definitions(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
-        found.setdefault(row["name"], {})[series(row)] = main(row)
+        found.setdefault(row["name"], {})[row["series"]] = main(row)
     return _dots(found, "growth of the loss, nats", 0.36)
 
 
@@ -109,7 +109,7 @@ def _layers(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         for name, item in [*row["layers"].items(), ("all together", row["whole"])]:
-            found.setdefault(name, {})[series(row)] = item["loss"]
+            found.setdefault(name, {})[row["series"]] = item["loss"]
     return _dots(found, "growth of the loss, nats", 0.36)
 
 
@@ -117,7 +117,7 @@ def _stragglers(rows: list[Row]) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         for name, item in row["scores"].items():
-            found.setdefault(name, {})[series(row)] = item
+            found.setdefault(name, {})[row["series"]] = item
     return _dots(found, "accuracy gained, share", 0.36)
 
 
@@ -136,10 +136,10 @@ def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str,
 
 
 def _lines(rows: list[Row]) -> Figure:
-    names = [series(row) for row in rows]
+    names = [row["series"] for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
     for row in rows:
-        _curve(axes, row["distances"], row["losses"], _style(names, series(row)))
+        _curve(axes, row["distances"], row["losses"], _style(names, row["series"]))
     axes.set_xlabel("distance, in lengths of the filters")
     axes.set_ylabel("loss, nats")
     _legend(figure, names)
@@ -147,10 +147,10 @@ def _lines(rows: list[Row]) -> Figure:
 
 
 def _path(rows: list[Row]) -> Figure:
-    names = [series(row) for row in rows]
+    names = [row["series"] for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
     for row in rows:
-        _curve(axes, row["weights_of_model"], row["losses"], _style(names, series(row)))
+        _curve(axes, row["weights_of_model"], row["losses"], _style(names, row["series"]))
     axes.set_xlabel("weight of the model (0: the one before)")
     axes.set_ylabel("loss, nats")
     _legend(figure, names)
@@ -158,10 +158,10 @@ def _path(rows: list[Row]) -> Figure:
 
 
 def _spectrum(rows: list[Row]) -> Figure:
-    names = [series(row) for row in rows]
+    names = [row["series"] for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.14, bottom=0.46, top=_top(names))
     for row in rows:
-        style = _style(names, series(row)) | {"marker": ""}
+        style = _style(names, row["series"]) | {"marker": ""}
         axes.plot(row["grid"], np.maximum(row["density"], 1e-9), linewidth=1.2, **style)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-7)
@@ -189,12 +189,12 @@ def _described(rows: list[Row]) -> str:
     parts = []
     for row in rows:
         if row["measure"] in ("sharpness", "path", "spectral-density"):
-            parts.append(f"{series(row)}, {row['name']}: {significant(main(row)['value'])}")
+            parts.append(f"{row['series']}, {row['name']}: {significant(main(row)['value'])}")
         elif row["measure"] == "landscape":
             ends = [significant(row["losses"][place]["value"]) for place in (0, len(row["losses"]) // 2, -1)]
-            parts.append(f"{series(row)}: {', '.join(ends)} at the left, the middle and the right")
+            parts.append(f"{row['series']}: {', '.join(ends)} at the left, the middle and the right")
         elif row["measure"] == "stragglers":
-            parts.append(f"{series(row)}: most by {next(iter(row['scores']))}")
+            parts.append(f"{row['series']}: most by {next(iter(row['scores']))}")
         else:
-            parts.append(f"{series(row)}: all together {significant(row['whole']['loss']['value'])}")
+            parts.append(f"{row['series']}: all together {significant(row['whole']['loss']['value'])}")
     return visible("; ".join(parts))

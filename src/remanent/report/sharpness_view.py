@@ -24,20 +24,31 @@ _TITLES = {
 _DRAWN_ONLY = ("landscape", "plane")
 
 
-def series(row: Row) -> str:
-    """What a row is about: its records, and the precision where it is not full."""
-    name = str(row["data"]).removesuffix(".jsonl").rpartition("/")[2]
-    return name if row["at"] == "full" else f"{name} at {row['at']}"
+def named(found: Mapping[str, Any]) -> list[Row]:
+    """The rows, each with its `series`: its records, and the precision where it is not full.
+
+    Records go by the last part of their name, and by the whole where another set has the same last part.
+    """
+    names = list(dict.fromkeys(str(row["data"]) for row in found["rows"]))
+    last = {name: name.removesuffix(".jsonl").rpartition("/")[2] for name in names}
+    taken = list(last.values())
+    short = {name: part if taken.count(part) == 1 else name for name, part in last.items()}
+
+    def series(row: Row) -> str:
+        name = short[str(row["data"])]
+        return name if row["at"] == "full" else f"{name} at {row['at']}"
+
+    return [{**row, "series": series(row)} for row in found["rows"]]
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
     """Headings: the records at each precision."""
-    return ["", *dict.fromkeys(series(row) for row in found["rows"])]
+    return ["", *dict.fromkeys(row["series"] for row in named(found))]
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[list[str | None]]:
     """A line for each measure that is a figure, the loss itself first."""
-    rows = {(row["name"], series(row)): row for row in found["rows"]}
+    rows = {(row["name"], row["series"]): row for row in named(found)}
     names = dict.fromkeys(name for name, _ in rows if name not in _DRAWN_ONLY)
     about = columns(found)[1:]
     clean = {
