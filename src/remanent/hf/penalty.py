@@ -45,9 +45,11 @@ class PenaltyTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, **options: Any) -> TrainOutput:
         """Trainer's, with the term's state taken up from a checkpoint."""
         checkpoint = resume_from_checkpoint
+        if isinstance(checkpoint, os.PathLike):
+            checkpoint = os.fspath(checkpoint)
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if isinstance(checkpoint, str | os.PathLike) and not isinstance(self.penalty, R3F):
+        if isinstance(checkpoint, str) and not isinstance(self.penalty, R3F):
             self.penalty.load_state_dict(load_checkpoint(Path(checkpoint) / STATE).state)
         return super().train(resume_from_checkpoint=checkpoint, **options)
 
