@@ -77,9 +77,9 @@ class Surrogate(nn.Module):
         }
         layers: list[nn.Module] = []
         for width in recipe.hidden:
-            layers += [skip_init(nn.Linear, inputs, width), between[recipe.activation]()]
+            layers += [skip_init(nn.Linear, inputs, width), between[recipe.activation]()]  # type: ignore[no-untyped-call]
             inputs = width
-        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, inputs, 2 if recipe.gaussian else 1))
+        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, inputs, 2 if recipe.gaussian else 1))  # type: ignore[no-untyped-call]
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -186,7 +186,7 @@ def fit(
             weights = torch.bincount(drawn, minlength=len(inputs)).float()
         optimizer = regularizer(Adam(surrogate.parameters(), lr=recipe.learning_rate, eps=_TINY), model=surrogate)
         for epoch in range(recipe.epochs):
-            for rows in torch.randperm(len(inputs), generator=generator).split(recipe.batch_size):
+            for rows in torch.randperm(len(inputs), generator=generator).split(recipe.batch_size):  # type: ignore[no-untyped-call]
                 x, y, w = inputs[rows], scores[rows], weights[rows]
                 optimizer.step(lambda: loss(surrogate, x, y, w), lambda: surrogate(x).mean())  # noqa: B023
             on_epoch(number * recipe.epochs + epoch + 1, recipe.members * recipe.epochs)

@@ -59,7 +59,8 @@ def upsample(settings: UpsampleSettings, out: Path, *, interface: Interface | No
     arrays, names = _read(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    labels, losses, epochs, errors = arrays["labels"], None, settings.early_epochs, []
+    labels, losses, epochs = arrays["labels"], None, settings.early_epochs
+    errors: list[float] = []
     if "outputs" in arrays:
         outputs, losses, epochs = arrays["outputs"], arrays.get("losses"), None
     else:
@@ -150,7 +151,7 @@ def _trained(
     )
     outputs, errors = inputs.new_empty(0), []
     for epoch in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):
+        for rows in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):  # type: ignore[no-untyped-call]
 
             def closure(rows: Tensor = rows) -> Tensor:
                 loss = nn.functional.cross_entropy(model(inputs[rows]), labels[rows])

@@ -153,7 +153,7 @@ class _Student(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for _ in feed_forward_networks(base):
             # Their own first weights would be drawn from the global generator.
-            down, up = skip_init(nn.Linear, hidden, width), skip_init(nn.Linear, width, hidden)
+            down, up = skip_init(nn.Linear, hidden, width), skip_init(nn.Linear, width, hidden)  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 down.weight.copy_(torch.randn(width, hidden, generator=generator) / math.sqrt(hidden))
             for weight in (down.bias, up.weight, up.bias):
