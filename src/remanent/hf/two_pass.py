@@ -91,16 +91,19 @@ class TwoPassTrainer(Trainer):
         if isinstance(optimizer, MSAM):
             return optimizer.added([partial(one_batch, model, b, num_items_in_batch) for b in batches], scaler)
 
-        def passed(*given: Inputs) -> Tensor:
+        def passed(items: Tensor | int | None, *given: Inputs) -> Tensor:
             *before, last = given
             with self.accelerator.no_sync(model):
-                losses = [one_batch(model, batch, num_items_in_batch) for batch in before]
-            return torch.stack([*losses, one_batch(model, last, num_items_in_batch)]).sum()
+                losses = [one_batch(model, batch, items) for batch in before]
+            return torch.stack([*losses, one_batch(model, last, items)]).sum()
 
+        whole = partial(passed, num_items_in_batch, *batches)
         if self.ascent_share == 1:
-            return optimizer.gradients(partial(passed, *batches), scaler)
+            return optimizer.gradients(whole, scaler)
         parts = [_rows(batch, slice(0, math.ceil(self.ascent_share * _size(batch)))) for batch in batches]
-        return optimizer.gradients(partial(passed, *batches), scaler, ascent=partial(passed, *parts))
+        # A loss that is a sum over items is divided by those of the parts; where these have none it is 0 anyway.
+        _, items = self.get_batch_samples(iter(parts), len(parts), self.args.device)
+        return optimizer.gradients(whole, scaler, ascent=partial(passed, items or num_items_in_batch, *parts))
 
     def _check(self, optimizer: Any) -> None:
         if not isinstance(optimizer, TwoPass):
