@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from remanent.auditing.judgement import Judgement
     from remanent.data.record import Record
     from remanent.jobs.verify import Verified
+    from remanent.report.sweep_view import SweepView
 
 Records = str | Path | Sequence["Record"] | None
 
@@ -125,6 +126,45 @@ def sharpness(
     chosen = parse(SharpnessSettings, {**models, "data": named, **settings}, "sharpness")
     folder = sharpness_folder(chosen.model) if out is None else Path(out)
     return measure_sharpness(chosen, folder, interface=_interface(progress), records=given)
+
+
+def compare(
+    model: str | Path,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
+    *,
+    budget: int,
+    forget: str | Path,
+    retain: str | Path,
+    control: str | Path,
+    out: str | Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    audit: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> SweepView:
+    """Compare methods over seeds at one budget of passes; the page is `out`/compare.html, and the best model stays.
+
+    Args:
+        model: the model that knows too much: a folder, a .gguf file or a hub name.
+        methods: names, or name -> what is the method's own: learning_rate, hyperparameters and so on.
+        budget: records passed forward and backward in a trial at most, at every point together.
+        forget, retain, control: JSON Lines files or names.
+        out: the comparison's folder; one that was cut off goes on.
+        seeds: every method is run with each of them.
+        audit: settings of the audit, fields of `remanent.jobs.config.AuditSettings`.
+        progress: show progress.
+        settings: what all trials share: a field of `remanent.jobs.config.UnlearnSettings`, or of its `DataSettings`; or
+            processes, ray and keep_models, as of `remanent compare`.
+    """
+    from remanent.jobs.compare import compare as run
+    from remanent.jobs.compare_config import CompareFile, CompareSettings
+    from remanent.jobs.config import parse
+
+    own = {name: settings.pop(name) for name in tuple(settings) if name in CompareSettings.model_fields}
+    asked = {"methods": methods, "budget": budget, "seeds": list(seeds), **own}
+    fields, _ = _fields({"forget": forget, "retain": retain, "control": control}, settings)
+    whole = {"compare": asked, "unlearn": {"model": str(model), **fields}, "audit": dict(audit or {})}
+    return run(parse(CompareFile, whole, "compare"), Path(out), interface=_interface(progress))
 
 
 def certify(

@@ -161,3 +161,25 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
         with pytest.raises(InputError, match=field):
             compare(CompareFile.model_validate(asked(sweep_world, **given)), tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_in_python_the_same_is_asked(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.compare as job
+    from remanent import api
+
+    seen = []
+    monkeypatch.setattr(job, "compare", lambda file, out, interface: seen.append((file, out)))
+    files = {role: str(file) for role, file in sweep_world.files.items()}
+    methods = {"npo": {"learning_rate": 1e-3}, "ssd": {}}
+    api.compare("m", methods, budget=50, **files, out=tmp_path, seeds=(3,), batch_size=4, audit={"at": "full"})
+    ((file, out),) = seen
+    assert out == tmp_path
+    assert file == CompareFile.model_validate(
+        {
+            "compare": {"methods": methods, "seeds": [3], "budget": 50},
+            "unlearn": {"model": "m", "data": files, "batch_size": 4},
+            "audit": {"at": "full"},
+        }
+    )
+    with pytest.raises(InputError, match="batch_sise"):
+        api.compare("m", ["npo"], budget=50, **files, out=tmp_path, batch_sise=4)
