@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 from remanent.errors import InputError, UnsupportedError
 from remanent.optim import ESAM, MSAM
+from remanent.optim.multi_task import MultiTask
 from remanent.optim.two_pass import TwoPass
 
 Inputs = dict[str, Tensor | Any]
@@ -108,6 +109,9 @@ class TwoPassTrainer(Trainer):
     def _check(self, optimizer: Any) -> None:
         if not isinstance(optimizer, TwoPass):
             raise InputError("optimizers", type(optimizer).__name__, "one of remanent.optim, such as SAM")
+        if isinstance(optimizer, MultiTask):
+            expected = "an optimizer of one loss, such as SAM: Trainer has none for each task; call `step` in a loop"
+            raise InputError("optimizers", type(optimizer).__name__, expected)
         if isinstance(optimizer, ESAM) != (self.record_losses is not None):
             expected = "a function of the model and a batch for ESAM, which chooses records by their losses, else None"
             raise InputError("record_losses", self.record_losses, expected)
