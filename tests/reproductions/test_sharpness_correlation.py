@@ -1,7 +1,8 @@
 """No definition of sharpness goes well with test error; the learning rate explains sharpness better than error does.
 
 The whole study is `python -m tests.reproductions.sharpness_correlation`; here a third of its digits. Falsified if the
-mean size of tau with the learning rate is not above that with test error, or a definition reaches 0.5.
+mean size of tau with the learning rate is not above that with test error, or the tau of a definition with test error
+reaches 0.5 (of 16 models trained, at least 12 must fit their data).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-lear
 def test_sharpness_follows_the_learning_rate_and_not_the_error():
     pool = pools()["digits"]
     rows = kept([measured(pool, setting, seed) for seed, setting in enumerate(grid()) if seed % 3 == 0])
-    assert len(rows) >= 8
+    assert len(rows) >= 12
     found = {name: correlations(rows, name) for name in definitions()}
     size = {
         other: statistics.fmean(abs(item[other].tau.value) for item in found.values())
         for other in ("test error", "rate")
     }
     assert size["rate"] > size["test error"], size
-    assert all(item["test error"].tau.low < 0.5 for item in found.values()), found
+    assert all(item["test error"].tau.value < 0.5 for item in found.values()), found
