@@ -156,6 +156,24 @@ def test_the_mode_of_the_forward_passes(local_in_eval):
     assert all(mode for grad, mode in seen if grad)
 
 
+def test_every_look_in_eval_mode_reads_the_statistics_of_the_first_pass():
+    model, seen = net(norm=True).train(), []
+    norm = model.trunk[1]
+    norm.register_forward_pre_hook(
+        lambda module, _: None if module.training else seen.append(module.running_mean.clone())
+    )
+    optimizer = SAMO(groups(model), torch.optim.SGD, PCGrad(), rho=0.5, lr=0.1, model=model)
+    optimizer.step(joint_of(model, *data()))
+    assert len(seen) == 3 * 2
+    assert all(torch.equal(mean, norm.running_mean) for mean in seen)
+
+
+def test_eval_mode_is_the_default_where_there_is_a_model():
+    model = net()
+    assert SAMO(groups(model), torch.optim.SGD, PCGrad(), lr=0.1, model=model).local_in_eval is True
+    assert SAMO(groups(model), torch.optim.SGD, PCGrad(), lr=0.1).local_in_eval is False
+
+
 def test_one_draw_for_all_tasks_is_looked_at_once():
     model, seen = net(torch.float64), []
     given = data(dtype=torch.float64)
@@ -179,7 +197,16 @@ def test_it_trains():
 
 @pytest.mark.parametrize(
     "options",
-    [{"beta": 1.5}, {"beta": -0.1}, {"estimator": "forward"}, {"samples": 0}, {"difference": 0.0}],
+    [
+        {"beta": 1.5},
+        {"beta": -0.1},
+        {"estimator": "forward"},
+        {"samples": 0},
+        {"difference": 0.0},
+        {"samples": 2, "estimator": "random"},
+        {"difference": 0.1, "estimator": "exact"},
+        {"local_in_eval": True},
+    ],
 )
 def test_values_out_of_range_of_samo(options):
     with pytest.raises(InputError, match=next(iter(options))):

@@ -93,6 +93,7 @@ class MultiTask(TwoPass):
         Arguments and result are those of `step`; the gradient that is left is still scaled.
         """
         self._refuse_displaced()
+        self._handle = None
         self.zero_grad()
         weights = self._weights()
         passes = Passes(closures, weights, self._heads(weights), scaler)
@@ -129,7 +130,7 @@ class MultiTask(TwoPass):
 
     @contextmanager
     def _displaceable(self, weights: Weights, names: Iterable[str]) -> Iterator[Callable[[], None]]:
-        """Inside, weights may move; the function brings them back, as the end of the block does. One copy of them."""
+        """Inside, weights may move; the function brings them and buffers back, as the end does. One copy of them."""
         moved = weights.only(name for name in names if self._radius(name) > 0)
         with State.of(weights, moved=moved, gradients_aside=False, learning=True) as state:
             tensors, kept = list(moved.values()), [state.weight(name) for name in moved]
@@ -137,6 +138,7 @@ class MultiTask(TwoPass):
             @torch.no_grad()
             def home() -> None:
                 torch._foreach_copy_(tensors, kept)
+                state.rewind_buffers()  # the next pass may read running statistics, in eval mode
                 torch.clear_autocast_cache()  # an enclosing autocast holds casts of the weights from before
 
             yield home

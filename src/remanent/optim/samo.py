@@ -61,14 +61,14 @@ class SAMO(MultiTask):
         estimator: of the local part. "spsa": s z, z standard normal, s the loss's central difference along z, from two
             forward passes; "exact": the gradient, from a forward and a backward pass per task in place of the mean
             loss's; "random": z alone, the control that shows what the difference is worth.
-        samples: draws of z that "spsa" is the mean of, at least 1.
-        difference: mu, the step of the central difference, above 0.
+        samples: draws of z that "spsa" is the mean of, at least 1; other estimators take no other value.
+        difference: mu, the step of the central difference, above 0; other estimators take no other value.
         match_norms: give the local part of each tensor the length of the global one; where it is 0, or not finite,
             the global one is left alone.
         shared_draws: draw one z for all tasks; a closure that returns all losses is then passed forward twice for each
             sample, and not twice for each task and sample. The estimates of the tasks lie along one line.
-        local_in_eval: take the differences in eval mode; otherwise in the model's own, with the masks of its first
-            pass. Running statistics are kept either way. Needs `model`.
+        local_in_eval: take the differences in eval mode, which needs `model`; otherwise in the model's own, with the
+            masks of its first pass. None is eval mode where there is a `model`. Running statistics are kept either way.
         adaptive: measure the radius relative to the weights, as `ASAM` does.
         eta: added to |w| when adaptive, at least 0.
         model: the model; with it batch norm's running statistics are left alone by all but the first passes.
@@ -94,7 +94,7 @@ class SAMO(MultiTask):
         difference: float = 0.01,
         match_norms: bool = True,
         shared_draws: bool = False,
-        local_in_eval: bool = True,
+        local_in_eval: bool | None = None,
         adaptive: bool = False,
         eta: float = 0.0,
         model: nn.Module | None = None,
@@ -107,6 +107,9 @@ class SAMO(MultiTask):
             ("estimator", estimator, estimator in get_args(Estimator), "'spsa', 'exact' or 'random'"),
             ("samples", samples, samples >= 1, "at least 1"),
             ("difference", difference, 0 < difference < math.inf, "a finite number above 0"),
+            ("samples", samples, samples == 1 or estimator == "spsa", f"1: '{estimator}' takes no mean of draws"),
+            ("difference", difference, difference == 0.01 or estimator == "spsa", f"0.01: '{estimator}' takes none"),
+            ("local_in_eval", local_in_eval, not local_in_eval or model is not None, "no True without a `model`"),
         ):
             if not right:
                 raise InputError(name, value, expected)
@@ -121,7 +124,8 @@ class SAMO(MultiTask):
             options=options,
         )
         self.beta, self.estimator, self.samples, self.difference = beta, estimator, samples, difference
-        self.match_norms, self.shared_draws, self.local_in_eval = match_norms, shared_draws, local_in_eval
+        self.match_norms, self.shared_draws = match_norms, shared_draws
+        self.local_in_eval = model is not None if local_in_eval is None else local_in_eval
         self._slopes: dict[int, dict[str, float]] = {}  # of a step: sample -> task -> s
 
     def _gradients(self, passes: Passes) -> Gradients:

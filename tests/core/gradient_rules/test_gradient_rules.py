@@ -20,13 +20,14 @@ from remanent.core.gradient_rules import (
     PCGrad,
     UPGrad,
     conflict,
+    fairgrad,
     gramian,
     weighted_sum,
 )
 from remanent.core.method import AskingCombine, Method, UpdateView
 from remanent.core.passes import learning_passes
 from remanent.core.update import Update
-from remanent.errors import InputError
+from remanent.errors import InputError, UnsupportedError
 from remanent.unlearning.grad_diff import GradDiff
 from remanent.unlearning.npo import NPO
 
@@ -206,6 +207,38 @@ def test_opposite_gradients_leave_nothing(rule):
     assert float(combined(rule, rows_of([[1.0, 2.0], [-1.0, -2.0]])).norm()) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("rule", "share"),
+    [(NashMTL(), 0.0), (NashMTL(normalize=True), 0.0), (FairGrad(2.0), 0.0), (CAGrad(rescale=0), 0.175)],
+)
+def test_gradients_opposite_but_for_float32s_rounding_are_opposite(rule, share):
+    """g and -0.3 g: of CAGrad's ball round 0.35 g the nearest point to 0 harms the second least."""
+    for seed in range(12):
+        row = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(combined(rule, [row, -0.3 * row]), share * row, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [NashMTL(), FairGrad(2.0), CAGrad()])
+def test_a_task_with_small_gradients_is_no_cancellation(rule):
+    assert float(combined(rule, rows_of([[1.0, 0.0], [0.0, 1e-6]])).norm()) > 1e-7
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 2.0, 10.0])
+def test_fair_weights_are_found_where_gradients_nearly_cancel(alpha):
+    rows = draw(6, 10, 0)
+    rows[1] = -0.9 * rows[0] + 1e-2 * rows[5]
+    products = rows @ rows.T
+    weights = FairGrad(alpha).weights(products)
+    assert float(weights.min()) > 0
+    torch.testing.assert_close(products @ weights * weights ** (1 / alpha), torch.ones(6).double(), rtol=1e-5, atol=0)
+
+
+def test_fair_weights_that_are_not_found_are_not_given_out(monkeypatch):
+    monkeypatch.setattr(fairgrad, "_STEPS", 1)
+    with pytest.raises(UnsupportedError, match="alpha"):
+        FairGrad(2.0).weights(rows_of(THREE) @ rows_of(THREE).T)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_what_is_not_finite_is_seen(rule):
     assert not torch.isfinite(combined(rule, rows_of([[1.0, math.inf], [0.0, 1.0]]))).all()
@@ -248,6 +281,16 @@ def test_the_gramian_streams_over_tensors_of_any_dtype_and_blocks():
     assert total["half"].dtype == torch.bfloat16
     torch.testing.assert_close(total["own"], torch.full((2, 2), 6.0))
     torch.testing.assert_close(total["big"], (big[0] + 2 * big[1] - big[2]).reshape(1000, 300))
+
+
+def test_autocast_leaves_inner_products_alone():
+    row = torch.randn(70_000, generator=torch.Generator().manual_seed(0))
+    parts = [{"a": row, "b": row}, {"a": row, "b": -1.002 * row}]
+    outside = gramian(parts)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gramian(parts), outside)
+    a, b = (torch.cat([part["a"], part["b"]]).double() for part in parts)
+    assert float(outside[0, 1]) == pytest.approx(float(a @ b), rel=1e-9)
 
 
 def test_conflict_is_the_share_of_pairs():

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from remanent.core.gradient_rules.gramian import RANK
 from remanent.core.gradient_rules.rule import GradientRule
-
-_RANK = torch.finfo(torch.float32).eps  # per task, of the largest eigenvalue: what gradients in float32 leave of 0
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class AlignedMTL(GradientRule):
 
     def weights(self, gramian: Tensor, generator: torch.Generator | None = None) -> Tensor:
         values, vectors = torch.linalg.eigh(gramian)
-        kept = values > values[-1] * len(gramian) * _RANK
+        kept = values > values[-1] * len(gramian) * RANK
         if not kept.any():
             return torch.ones(len(gramian), dtype=torch.float64)
         values, vectors = values[kept], vectors[:, kept]

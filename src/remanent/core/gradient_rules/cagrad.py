@@ -9,11 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from remanent.core.gradient_rules.min_norm import min_norm
+from remanent.core.gradient_rules.min_norm import length, min_norm, rounding
 from remanent.core.gradient_rules.rule import GradientRule
 from remanent.errors import InputError
-
-_PARETO = 1e-9  # of the longest gradient: the length below which the hull's point is 0
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class CAGrad(GradientRule):
 
     By its dual, min over the simplex of <g_w, g0> + c |g0| |g_w|, g_w = sum w_i g_i: d = g0 + c |g0| g_w / |g_w|. For a
     given |g_w| = t that is the least-norm point of the gradients g_i + t / (c |g0|) g0, so that a root in t is left.
-    Where g_w is 0 no step serves all, and the gradient is 0.
+    Where g_w is 0, or cancels to what rounding leaves of 0, no step serves all, and the gradient is 0.
 
     Args:
         c: radius, at least 0 and below 1; 0 is the mean.
@@ -46,24 +44,21 @@ class CAGrad(GradientRule):
         size = len(gramian)
         mean = torch.full((size,), 1 / size, dtype=torch.float64)
         longest = math.sqrt(float(gramian.diagonal().max()))
-        radius = self.c * math.sqrt(max(0.0, float(gramian.mean())))
+        radius = self.c * length(gramian, mean)
         divisor = {0: 1.0, 1: 1 + self.c**2, 2: 1 + self.c}[self.rescale]
-        if radius <= self.c * _PARETO * longest:
+        if radius <= self.c * rounding(gramian, mean):
             return mean / divisor
 
-        def towards(length: float) -> Tensor:
-            shift = torch.eye(size, dtype=torch.float64) + length / (radius * size)
+        def towards(wanted: float) -> Tensor:
+            shift = torch.eye(size, dtype=torch.float64) + wanted / (radius * size)
             return min_norm(shift @ gramian @ shift)
 
-        def excess(length: float) -> float:
-            return length - _length(gramian, towards(length))
+        def excess(wanted: float) -> float:
+            return wanted - length(gramian, towards(wanted))
 
-        if excess(_PARETO * longest) >= 0:
+        least = rounding(gramian, min_norm(gramian))
+        if excess(least) >= 0:
             return torch.zeros_like(mean)
-        weights = towards(brentq(excess, _PARETO * longest, longest * (1 + 1e-9), xtol=1e-13 * longest))
-        total: Tensor = (mean + radius / _length(gramian, weights) * weights) / divisor
+        weights = towards(brentq(excess, least, longest * (1 + 1e-9), xtol=1e-13 * longest))
+        total: Tensor = (mean + radius / length(gramian, weights) * weights) / divisor
         return total
-
-
-def _length(gramian: Tensor, weights: Tensor) -> float:
-    return math.sqrt(max(0.0, float(weights @ gramian @ weights)))

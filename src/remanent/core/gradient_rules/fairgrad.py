@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from remanent.core.gradient_rules.min_norm import min_norm
+from remanent.core.gradient_rules.min_norm import length, min_norm, rounding
 from remanent.core.gradient_rules.rule import GradientRule
-from remanent.errors import InputError
+from remanent.errors import InputError, UnsupportedError
 
-_PARETO = 1e-12  # of the mean square of the gradients: the hull's least square below which 0 is in the hull
 _STEPS = 200
-_EXACT = 1e-12  # largest relative residual
+_EXACT = 1e-13  # of the residual's terms: what more steps do not better
+_ENOUGH = 1e-6  # largest relative residual that is given out
 
 
 @dataclass(frozen=True)
 class FairGrad(GradientRule):
     """w > 0 with (A w)_i = w_i^(-1 / alpha) for all i, A the Gramian.
 
-    Solved exactly. Scaling the gradients by s scales the result by s^((1 - alpha) / (1 + alpha)): with an alpha above 1
-    smaller gradients give a larger one. With `normalize` it scales by s, as other rules' do. Where 0 is in the
+    Solved to rounding, or where gradients nearly cancel to a relative residual of at most 1e-6; UnsupportedError where
+    that is not reached. Scaling the gradients by s scales the result by s^((1 - alpha) / (1 + alpha)): with an alpha
+    above 1 smaller gradients give a larger one. With `normalize` it scales by s, as other rules' do. Where 0 is in the
     gradients' convex hull there is no w, and the gradient is 0.
 
     Args:
@@ -53,7 +54,7 @@ def fair_weights(gramian: Tensor, alpha: float, normalize: bool) -> Tensor:
         return torch.zeros(len(gramian), dtype=torch.float64)
     scaled = gramian / scale
     nearest = min_norm(scaled)
-    if float(nearest @ scaled @ nearest) <= _PARETO:
+    if length(scaled, nearest) <= rounding(scaled, nearest):
         return torch.zeros_like(nearest)
     found = _minimum(scaled, alpha)
     return found if normalize else found * scale ** (-alpha / (1 + alpha))
@@ -61,22 +62,26 @@ def fair_weights(gramian: Tensor, alpha: float, normalize: bool) -> Tensor:
 
 def _minimum(gramian: Tensor, alpha: float) -> Tensor:
     power = 1 / alpha
-
-    def value(weights: Tensor) -> float:
-        gain = weights.log() if alpha == 1 else weights ** (1 - power) / (1 - power)
-        return float(weights @ gramian @ weights / 2 - gain.sum())
-
-    weights = gramian.diagonal() ** (-alpha / (1 + alpha))  # right where gradients are orthogonal
+    if alpha > 4:  # from a smaller alpha's: far from the minimum such a curve is next to straight, and steps too long
+        weights = _minimum(gramian, alpha / 2)
+    else:
+        weights = gramian.diagonal() ** (-alpha / (1 + alpha))  # right where gradients are orthogonal
     for _ in range(_STEPS):
         wanted = weights**-power
         slope = gramian @ weights - wanted
-        if float((slope / wanted).abs().max()) < _EXACT:
-            break
+        if bool((slope.abs() <= _EXACT * (wanted + gramian.abs() @ weights)).all()):
+            return weights
         step = -torch.linalg.solve(gramian + torch.diag(power * wanted / weights), slope)
         share = min(1.0, 0.99 / max(1e-300, float((-step / weights).max())))
-        here, promised = value(weights), float(slope @ step)
-        # Near the minimum the value's own rounding hides what a step gains: there Newton's step is right as it is.
-        while share > 1e-10 and value(weights + share * step) > here + 1e-4 * share * promised + 1e-14 * abs(here):
+        # Judged by the slope along the step, which must not turn: rounding hides what the value gains where gradients
+        # nearly cancel.
+        most = -0.1 * float(slope @ step)
+        while share > 1e-10:
+            tried = weights + share * step
+            if float((gramian @ tried - tried**-power) @ step) <= most:
+                break
             share /= 2
         weights = weights + share * step
-    return weights
+    if bool((slope.abs() <= _ENOUGH * wanted).all()):
+        return weights
+    raise UnsupportedError(f"no fair weights with an alpha of {alpha} in {_STEPS} steps: take an alpha nearer to 1")

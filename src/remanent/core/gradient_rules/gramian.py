@@ -10,15 +10,15 @@ from torch import Tensor
 from remanent.core.weights import sharded_on
 from remanent.errors import UnsupportedError
 
-_BLOCK = 1 << 16  # entries: small enough to stay in a CPU's cache, and for sums in float32
+RANK = torch.finfo(torch.float32).eps  # per task, of the largest square: what gradients in float32 leave of 0
+_BLOCK = 1 << 16  # entries: small enough to stay in a CPU's cache
 
 
 @torch.no_grad()
 def gramian(parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """A_ij = <g_i, g_j> over all weights together: (tasks, tasks), float64, on the CPU.
 
-    Products in at least float32, in blocks of entries whose sums are added up in float64. Memory beyond the gradients:
-    one block per task.
+    In float64, which autocast and TF32 leave alone. Memory beyond the gradients: one block of entries per task.
 
     Args:
         parts: of each task, name -> gradient; a weight that a task has none of counts as 0.
@@ -31,10 +31,9 @@ def gramian(parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
         gradients = [parts[task][name] for task in tasks]
         if any(sharded_on(gradient) for gradient in gradients):
             raise UnsupportedError(f"the gradient of {name} is sharded: inner products are of whole ones")
-        dtype = torch.promote_types(gradients[0].dtype, torch.float32)
         total = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device=gradients[0].device)
         for blocks in zip(*(torch.split(gradient.reshape(-1), _BLOCK) for gradient in gradients), strict=True):
-            rows = torch.stack([block.to(dtype) for block in blocks])
+            rows = torch.stack([block.double() for block in blocks])
             total += rows @ rows.T
         index = torch.tensor(tasks)
         products[index[:, None], index] += total.cpu()

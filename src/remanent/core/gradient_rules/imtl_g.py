@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from remanent.core.gradient_rules.gramian import RANK
 from remanent.core.gradient_rules.rule import GradientRule
-
-_RANK = torch.finfo(torch.float32).eps  # per task, of the largest eigenvalue: what gradients in float32 leave of 0
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class IMTLG(GradientRule):
         scale = float(lengths.mean())
         if scale == 0:
             return torch.zeros_like(lengths)
-        inverse = torch.linalg.pinv(gramian / scale**2, rtol=_RANK * len(gramian), hermitian=True)
+        inverse = torch.linalg.pinv(gramian / scale**2, rtol=RANK * len(gramian), hermitian=True)
         least: Tensor = inverse @ (lengths / scale)
         total = float(least.sum())
         return torch.zeros_like(least) if abs(total) < 1e-12 else least / total

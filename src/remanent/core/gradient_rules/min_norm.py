@@ -3,8 +3,12 @@ products."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from remanent.core.gradient_rules.gramian import RANK
 
 
 def min_norm(gramian: Tensor) -> Tensor:
@@ -25,6 +29,19 @@ def min_norm(gramian: Tensor) -> Tensor:
     target[-1] = 1.0
     found = non_negative(system, target)
     return found / found.sum()
+
+
+def length(gramian: Tensor, weights: Tensor) -> float:
+    """|sum of w_i g_i|."""
+    return math.sqrt(max(0.0, float(weights @ gramian @ weights)))
+
+
+def rounding(gramian: Tensor, weights: Tensor) -> float:
+    """The length of a sum with weights of at least 0 below which gradients in float32 do not tell it from 0.
+
+    Relative to the sum of w_i |g_i|: a task with small gradients alone is no cancellation.
+    """
+    return math.sqrt(len(weights) * RANK) * float(weights @ gramian.diagonal().sqrt())
 
 
 def non_negative(system: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from remanent.core.gradient_rules.rule import GradientRule
 class NashMTL(GradientRule):
     """w > 0 with (A w)_i w_i = 1 for all i, A the Gramian: the largest product of the tasks' gains.
 
-    Solved exactly, anew in each update. The result's length is sqrt(tasks), however long the gradients are; with
+    Solved as `FairGrad`, anew in each update. The result's length is sqrt(tasks), however long the gradients are; with
     `normalize` it scales as they do. Where 0 is in the gradients' convex hull there is no bargain, and it is 0.
 
     Args:
