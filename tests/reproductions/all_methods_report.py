@@ -179,7 +179,7 @@ Made by `python -m tests.reproductions.all_methods --worlds {len(worlds)} --data
 intervals by Student's t over worlds, on one thread. A world has records and first weights of its own, for a Llama of
 two layers and width 64: of the embedded authors 24 to forget, 64 to keep and 40 unseen; of TOFU the two of forget01, 10
 to keep and 8 unseen. Every run passes at most {BUDGET} records forward and backward, at every point together, and is
-ended where forget is no better known than unseen at full precision and int4-row; its rate is the better of
+ended where forget is no better known than unseen at full precision and int4-row; its rate is the best of
 {" and ".join(f"{rate:g}" for rate in RATES)} on world {TUNED_ON}, which is not in the table. What a method does before
 its first update (a mask, a reinforced model) is in its seconds, not in its passes. NLL is that of answers, in nats per
 token; a gap is forget's minus that of unseen records, at the worst of {PRECISIONS}, and after {ATTACK} at
