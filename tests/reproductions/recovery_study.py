@@ -112,7 +112,8 @@ def study(seeds: Sequence[int]) -> Rows:
     world = World()
     for role, make in PREFERRED.items():
         try:
-            world.encoded[role] = encode_all(make(world.records["forget"], 0), world.tokenizer)
+            made = make(world.records["forget"], 0, world.records["retain-train"])
+            world.encoded[role] = encode_all(made, world.tokenizer)
         except RemanentError:
             continue  # the authors have no false answers
     base = world.base()
