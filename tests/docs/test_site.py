@@ -15,6 +15,7 @@ from remanent.core.catalogue import systems, unlearners
 from .pages import ROOT, text_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OF_THEIR_OWN = ("optim", "sharpness", "data", "designs")  # rooms whose pages have a folder of their name
 _LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"?([^\"\s>]+)")
 
 
@@ -33,7 +34,9 @@ def test_every_system_is_in_the_navigation(site):
     home = text_of(site / "index.html")
     for name, entry in systems().items():
         room = entry.module.split(".")[1]
-        folder = {"auditing": "audits", **{own: own for own in ("optim", "sharpness", "data", "designs")}}.get(room, "methods")
+        folder = {"auditing": "audits", **{own: own for own in ("optim", "sharpness", "data", "designs")}}.get(
+            room, "methods"
+        )
         assert f'href="{folder}/{name}.html"' in home, name
 
 
