@@ -148,7 +148,9 @@ def compare(
         model: the model that knows too much: a folder, a .gguf file or a hub name.
         methods: names, or name -> what is the method's own: learning_rate, hyperparameters and so on.
         budget: records passed forward and backward in a trial at most, at every point together.
-        forget, retain, control: JSON Lines files or names.
+        forget: records to be forgotten: a JSON Lines file or a name.
+        retain: records to be kept.
+        control: records that no model has seen.
         out: the comparison's folder; one that was cut off goes on.
         seeds: every method is run with each of them.
         audit: settings of the audit, fields of `remanent.jobs.config.AuditSettings`.
