@@ -22,8 +22,9 @@ from remanent.auditing.evidence import (
     TEXT,
     Evidence,
 )
+from remanent.auditing.generation import generate
 from remanent.auditing.judge import judge
-from remanent.auditing.measure import AuditSet, Measurer, generate
+from remanent.auditing.measure import AuditSet, Measurer
 from remanent.core.displacement import Rounding
 from remanent.core.scores import score_records
 from remanent.data.authors import author_sets

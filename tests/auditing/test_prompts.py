@@ -6,7 +6,8 @@ import torch
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.decoding import Greedy, Sampled
 from remanent.auditing.ensembles import THOROUGH
-from remanent.auditing.measure import AuditSet, generate
+from remanent.auditing.generation import generate
+from remanent.auditing.measure import AuditSet
 from remanent.auditing.prompts import FewShot
 from remanent.core.displacement import Here, Rounding
 from remanent.data.authors import author_sets

@@ -81,14 +81,7 @@ class Anamnesis:
             # Anew from the start each time: the same updates, and the weights come back bit for bit.
             first = Relearning(batches[:steps], steps, self.learning_rate, 0, measurer.autocast) if steps else Here()
             with Then(first, condition.displacement).at(measurer.model):
-                found = score_records(
-                    measurer.model,
-                    part.encoded,
-                    pad_id=fill,
-                    batch_size=measurer.batch_size,
-                    autocast=measurer.autocast,
-                    on_batch=measurer.on_batch,
-                )
+                found = score_records(measurer.model, part.encoded, **measurer.how)
             for item, share in zip(values, (found.hits / found.tokens).tolist(), strict=True):
                 item[f"{RELEARNT}{steps}"] = share
         return [TextScore(*names, item) for names, item in zip(part.hashes, values, strict=True)]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from remanent.auditing.measure import generate
+from remanent.auditing.generation import generate
 from remanent.core.batch import Encoded
+from remanent.core.modes import evaluating
 from remanent.core.scores import score_records
 from remanent.data.encode import pad_id, prompt_ids
 from remanent.data.record import Record
@@ -100,19 +101,17 @@ def _rouge_l(
     if not asked:
         return None
     scorer, total = RougeScorer(["rougeL"], use_stemmer=True), 0.0
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for start in range(0, len(asked), batch_size):
-        rows = asked[start : start + batch_size]
-        # Room for an answer half as long again as the longest true one; a longer one is cut, as its score would fall.
-        room = max(item.scored for _, item in rows) * 3 // 2 + 4
-        answers = generate(model, tokenizer, [prompt_ids(record, tokenizer) for record, _ in rows], room, autocast)
-        total += sum(
-            scorer.score(record.answer, answer)["rougeL"].fmeasure
-            for (record, _), answer in zip(rows, answers, strict=True)
-        )
-    for module, mode in modes:
-        module.training = mode
+    with evaluating(model):
+        for start in range(0, len(asked), batch_size):
+            rows = asked[start : start + batch_size]
+            # Room for an answer half as long again as the longest true one; a longer one is cut, as its score would
+            # fall.
+            room = max(item.scored for _, item in rows) * 3 // 2 + 4
+            answers = generate(model, tokenizer, [prompt_ids(record, tokenizer) for record, _ in rows], room, autocast)
+            total += sum(
+                scorer.score(record.answer, answer)["rougeL"].fmeasure
+                for (record, _), answer in zip(rows, answers, strict=True)
+            )
     return total / len(asked)
 
 

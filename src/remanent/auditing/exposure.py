@@ -17,7 +17,7 @@ from remanent.auditing.evidence import CONTROL, FORGET
 from remanent.auditing.measure_names import EXPOSURE
 from remanent.auditing.text_score import TextScore
 from remanent.core.scores import score_records
-from remanent.data.encode import encode_all, pad_id
+from remanent.data.encode import encode_all
 from remanent.data.record import Record
 from remanent.errors import InputError
 
@@ -69,16 +69,8 @@ class Exposure:
                     for row in rows
                     for answer in (part.records[row].answer, *part.records[row].wrong_answers)
                 ]
-                nll = iter(
-                    score_records(
-                        model,
-                        encode_all(asked, measurer.tokenizer, measurer.max_length),
-                        pad_id=pad_id(measurer.tokenizer),
-                        batch_size=measurer.batch_size,
-                        autocast=measurer.autocast,
-                        on_batch=measurer.on_batch,
-                    ).nll.tolist()
-                )
+                encoded = encode_all(asked, measurer.tokenizer, measurer.max_length)
+                nll = iter(score_records(model, encoded, **measurer.how).nll.tolist())
                 found[name] = []
                 for row in rows:
                     own, others = next(nll), [next(nll) for _ in part.records[row].wrong_answers]

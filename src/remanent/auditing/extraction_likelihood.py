@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from remanent.auditing.evidence import CONTROL, FORGET
+from remanent.auditing.generation import generated
 from remanent.auditing.measure_names import LIKELIHOOD, MEMORIZATION
 from remanent.auditing.text_score import TextScore
 from remanent.core.batch import IGNORED, Encoded
@@ -119,19 +120,11 @@ class ExtractionLikelihood:
 def memorized(model: nn.Module, texts: Sequence[Encoded], measurer: Measurer) -> list[float]:
     """MA: the share of a text's tokens, its question's too, that are the likeliest given all before them."""
     whole = [replace(text, labels=(IGNORED, *text.input_ids[1:])) for text in texts]
-    found = score_records(
-        model,
-        whole,
-        pad_id=pad_id(measurer.tokenizer),
-        batch_size=measurer.batch_size,
-        autocast=measurer.autocast,
-        on_batch=measurer.on_batch,
-    )
+    found = score_records(model, whole, **measurer.how)
     shares: list[float] = (found.hits / found.tokens).tolist()
     return shares
 
 
-@torch.no_grad()
 def continued(
     model: nn.Module, begun: Sequence[Sequence[int]], room: int, fill: int, autocast: torch.dtype | None
 ) -> list[list[int]]:
@@ -144,17 +137,10 @@ def continued(
         fill: token that fills short rows on the left.
         autocast: dtype of the arithmetic.
     """
-    device = next(model.parameters()).device
-    longest = max(map(len, begun))
-    ids = torch.tensor([[fill] * (longest - len(row)) + list(row) for row in begun], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in begun], device=device)
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        made = model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, max_new_tokens=room, do_sample=False, pad_token_id=fill
-        )
+    made = generated(model, fill, begun, room, autocast)
     ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
     stops = {fill, *(ends if isinstance(ends, list) else [ends])}
-    return [_before(row, stops) for row in made[:, longest:].tolist()]
+    return [_before(row, stops) for row in made.tolist()]
 
 
 def _before(tokens: Sequence[int], stops: set[int | None]) -> list[int]:

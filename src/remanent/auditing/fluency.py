@@ -17,7 +17,6 @@ from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.auditing.measure_names import ENTROPY, PERPLEXITY, REPETITION
 from remanent.auditing.text_score import TextScore
 from remanent.core.scores import score_records
-from remanent.data.encode import pad_id
 from remanent.data.record import Record
 
 if TYPE_CHECKING:
@@ -72,14 +71,7 @@ class Fluency:
                 if name not in measurer.sets:
                     continue
                 part = measurer.sets[name].asked(condition.prompts, measurer.tokenizer)
-                nll = score_records(
-                    model,
-                    part.encoded,
-                    pad_id=pad_id(measurer.tokenizer),
-                    batch_size=measurer.batch_size,
-                    autocast=measurer.autocast,
-                    on_batch=measurer.on_batch,
-                ).mean_nll.tolist()
+                nll = score_records(model, part.encoded, **measurer.how).mean_nll.tolist()
                 values = [{PERPLEXITY: value} for value in nll]
                 rows = [row for row, record in enumerate(part.records) if record.prompt][:most]
                 answers = measurer.answers(model, [part.records[row] for row in rows], ROOM) if rows else []

@@ -18,6 +18,7 @@ from remanent.auditing.evidence import CONTROL, FORGET
 from remanent.auditing.measure_names import GRADIENT
 from remanent.auditing.text_score import TextScore
 from remanent.core.batch import Batch, collate
+from remanent.core.modes import evaluating
 from remanent.core.scores import answer_scores
 from remanent.data.encode import pad_id
 from remanent.data.record import Record
@@ -86,20 +87,17 @@ def gradient_norm(model: nn.Module, batch: Batch, autocast: torch.dtype | None =
         weight.grad = None
 
     aside = [weight.grad for weight in weights]
-    modes = [(module, module.training) for module in model.modules()]
     for weight in weights:
         weight.grad = None
     hooks = [weight.register_post_accumulate_grad_hook(let_go) for weight in weights]
-    model.eval()
     try:
-        with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
-            loss = -answer_scores(model, batch).log_probs.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with evaluating(model):
+            with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
+                loss = -answer_scores(model, batch).log_probs.mean()
+            loss.backward()  # type: ignore[no-untyped-call]
     finally:
         for hook in hooks:
             hook.remove()
         for weight, grad in zip(weights, aside, strict=True):
             weight.grad = grad
-        for module, mode in modes:
-            module.training = mode
     return sum(norms) / len(norms)

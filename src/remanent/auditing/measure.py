@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import Condition
-from remanent.auditing.decoding import Decoding, Greedy
 from remanent.auditing.evidence import (
     AUDITED,
     CONTROL,
@@ -22,6 +21,7 @@ from remanent.auditing.evidence import (
     Measurement,
     RecordScore,
 )
+from remanent.auditing.generation import generate
 from remanent.auditing.prompts import Prompts
 from remanent.auditing.relearning import RelearningAttack, relearned
 from remanent.auditing.standing import standing
@@ -107,6 +107,16 @@ class Measurer:
     max_length: int | None = None
     tokens: dict[tuple[str, str], list[TokenScores]] = field(default_factory=dict)
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """How records are scored: what `score_records` and `token_scores` take by name."""
+        return {
+            "pad_id": pad_id(self.tokenizer),
+            "batch_size": self.batch_size,
+            "autocast": self.autocast,
+            "on_batch": self.on_batch,
+        }
+
     def measure(self, condition: Condition, seed: int | None) -> list[Measurement]:
         """Every set, at a condition. Under an attack only what was forgotten and the control are scored."""
         condition = self._here(condition)
@@ -159,19 +169,13 @@ class Measurer:
     ) -> Measurement:
         encoded = part.asked(condition.prompts, self.tokenizer).encoded
         self._check_room(model, condition, encoded)
-        how: dict[str, Any] = {
-            "pad_id": pad_id(self.tokenizer),
-            "batch_size": self.batch_size,
-            "autocast": self.autocast,
-            "on_batch": self.on_batch,
-        }
         figures: Iterable[tuple[float, float, float]]
         if name in TEXT_MEASURED and condition.attack is None:
-            tokens = token_scores(model, encoded, **how)
+            tokens = token_scores(model, encoded, **self.how)
             self.tokens[condition.info.name, name] = tokens
             figures = ((item.nll, len(item.hits), int(item.hits.sum())) for item in tokens)
         else:
-            found = score_records(model, encoded, **how)
+            found = score_records(model, encoded, **self.how)
             figures = zip(found.mean_nll.tolist(), found.tokens.tolist(), found.hits.tolist(), strict=True)
         rows = zip(part.hashes, figures, strict=True)
         scores = tuple(RecordScore(key, group, nll, int(n), int(hits)) for (key, group), (nll, n, hits) in rows)
@@ -223,42 +227,6 @@ def _cut(encoded: Encoded, scored: int) -> Encoded:
     places = [place for place, label in enumerate(encoded.labels) if place and label != IGNORED]
     end = places[scored - 1] + 1 if len(places) > scored else len(encoded.input_ids)
     return replace(encoded, input_ids=encoded.input_ids[:end], labels=encoded.labels[:end])
-
-
-@torch.no_grad()
-def generate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    autocast: torch.dtype | None = None,
-    decoding: Decoding | None = None,
-    seed: int = 0,
-) -> list[str]:
-    """Answers to prompts given as tokens, padded on the left; greedy where no decoding is given.
-
-    Args:
-        decoding: as many answers to each prompt as its `samples`, one after the other.
-        seed: of what is drawn; torch's own generators are given back as they were.
-    """
-    device = next(model.parameters()).device
-    length, fill = max(map(len, prompts)), pad_id(tokenizer)
-    ids = torch.tensor([[fill] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-    ):
-        torch.manual_seed(seed)  # transformers draws from torch's own generators and takes no other
-        out = model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=fill,
-            **(decoding or Greedy()).options(),
-        )
-    return tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
 
 
 def with_rouge(measurement: Measurement, scores: Mapping[tuple[str, str], float]) -> Measurement:

@@ -28,7 +28,6 @@ from remanent.core.batch import IGNORED, Encoded
 from remanent.core.catalogue import System
 from remanent.core.sampling import seed_of
 from remanent.core.scores import score_records
-from remanent.data.encode import pad_id
 from remanent.data.record import Record
 from remanent.errors import InputError
 
@@ -93,16 +92,7 @@ class Remind:
         # The embeddings as loaded, so that a model's neighbours are the same at every condition.
         table = TokenNeighbours.of(embeddings(measurer.model), measurer.tokenizer, everything, self.random)
         with measurer.at(condition) as model:
-            found = landscapes(
-                model,
-                everything,
-                table,
-                self.neighbours,
-                pad_id=pad_id(measurer.tokenizer),
-                batch_size=measurer.batch_size,
-                autocast=measurer.autocast,
-                on_batch=measurer.on_batch,
-            )
+            found = landscapes(model, everything, table, self.neighbours, **measurer.how)
         figures = iter(found)
         return {
             name: [

@@ -67,14 +67,7 @@ def drawn_answers(measurer: Measurer, condition: Condition, most: int) -> dict[s
 def _of_set(
     measurer: Measurer, model: nn.Module, part: AuditSet, found: list[TokenScores] | None, truth_ratio: bool
 ) -> list[TextScore]:
-    found = found or token_scores(
-        model,
-        part.encoded,
-        pad_id=pad_id(measurer.tokenizer),
-        batch_size=measurer.batch_size,
-        autocast=measurer.autocast,
-        on_batch=measurer.on_batch,
-    )
+    found = found or token_scores(model, part.encoded, **measurer.how)
     ratios = _truth_ratios(measurer, model, part.records, found) if truth_ratio else {}
     special = set(measurer.tokenizer.all_special_ids)
     scores = []

@@ -19,7 +19,7 @@ from remanent.auditing.intervals import Interval
 from remanent.auditing.measure_names import PROBABILITY, RECALL, TRUE_BETTER
 from remanent.auditing.text_score import TextScore
 from remanent.core.scores import score_records
-from remanent.data.encode import encode_all, pad_id
+from remanent.data.encode import encode_all
 from remanent.data.named import load
 from remanent.data.record import Record
 from remanent.errors import InputError
@@ -88,16 +88,8 @@ def _of_set(
         right = record.answer if chosen else record.paraphrased_answer or record.answer
         asked += [record, replace(record, answer=right)]
         asked += [replace(record, answer=wrong) for wrong in record.wrong_answers]
-    nll = iter(
-        score_records(
-            model,
-            encode_all(asked, measurer.tokenizer, measurer.max_length),
-            pad_id=pad_id(measurer.tokenizer),
-            batch_size=measurer.batch_size,
-            autocast=measurer.autocast,
-            on_batch=measurer.on_batch,
-        ).mean_nll.tolist()
-    )
+    encoded = encode_all(asked, measurer.tokenizer, measurer.max_length)
+    nll = iter(score_records(model, encoded, **measurer.how).mean_nll.tolist())
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     answers = iter(measurer.answers(model, [record for record, _ in rows[:most]], NEW_TOKENS) if most else ())
     found = []

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from remanent.cli.compare_options import CompareOptions, file_of
 from remanent.cli.options import from_settings
-from remanent.cli.output import console, interface, print_json
-
-if TYPE_CHECKING:
-    from remanent.jobs.compare_config import CompareFile
+from remanent.cli.output import interface
+from remanent.cli.sweep import start
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -45,21 +43,6 @@ def compare(
     compare.json (written after each trial), compare.html with the frontier, and chosen.yaml, which `remanent run`
     takes. Stopped at any moment and called again, it goes on; with more methods or seeds, it does what is missing.
     """
-    start(file_of(settings, config), out, json)
-
-
-def start(file: CompareFile, out: Path, json: bool) -> None:
-    """Run a comparison and show what came of it; exit code 1 where no trial ended well."""
-    from remanent.core.files import read_json
     from remanent.jobs.compare import Comparison
-    from remanent.report.sweep_terminal import show
 
-    comparison = Comparison(file, out, interface())
-    view = comparison.run()
-    if json:
-        print_json(read_json(comparison.results))
-    else:
-        show(view, console())
-        typer.echo(out / comparison.page.name)
-    if not any(item.seeds for item in view.settings):
-        raise typer.Exit(1)
+    start(Comparison(file_of(settings, config), out, interface()), out, json)

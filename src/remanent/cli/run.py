@@ -40,13 +40,15 @@ def run(
     kind = kind_of(config)
     if kind == "sweep":
         from remanent.cli import sweep, sweep_options
+        from remanent.jobs.sweep import Sweep
 
-        sweep.start(sweep_options.file_of(None, config), out, json)
+        sweep.start(Sweep(sweep_options.file_of(None, config), out, interface()), out, json)
         return
     if kind == "compare":
-        from remanent.cli import compare, compare_options
+        from remanent.cli import compare_options, sweep
+        from remanent.jobs.compare import Comparison
 
-        compare.start(compare_options.file_of(None, config), out, json)
+        sweep.start(Comparison(compare_options.file_of(None, config), out, interface()), out, json)
         return
     if run_job(read_job(config, out), out, interface=interface()) is not None:
         end_with(out, json)

@@ -12,7 +12,7 @@ from remanent.cli.output import console, interface, print_json
 from remanent.cli.sweep_options import SweepOptions, file_of
 
 if TYPE_CHECKING:
-    from remanent.jobs.sweep_config import SweepFile
+    from remanent.jobs.sweep import Sweep
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -45,21 +45,21 @@ def sweep(
     sweep.json (written after each trial), sweep.html with the frontier, and chosen.yaml, which `remanent run` takes.
     Stopped at any moment and called again, it goes on; with more values or seeds, it does what is missing.
     """
-    start(file_of(settings, config), out, json)
-
-
-def start(file: SweepFile, out: Path, json: bool) -> None:
-    """Run a sweep and show what came of it; exit code 1 where no trial ended well."""
-    from remanent.core.files import read_json
     from remanent.jobs.sweep import Sweep
+
+    start(Sweep(file_of(settings, config), out, interface()), out, json)
+
+
+def start(trials: Sweep, out: Path, json: bool) -> None:
+    """Run a sweep or a comparison and show what came of it; exit code 1 where no trial ended well."""
+    from remanent.core.files import read_json
     from remanent.report.sweep_terminal import show
 
-    made = Sweep(file, out, interface())
-    view = made.run()
+    view = trials.run()
     if json:
-        print_json(read_json(made.results))
+        print_json(read_json(trials.results))
     else:
         show(view, console())
-        typer.echo(out / made.page.name)
+        typer.echo(out / trials.page.name)
     if not any(item.seeds for item in view.settings):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -150,18 +151,13 @@ def states_of(
     """
     found: dict[int, list[Tensor]] = {depth: [] for depth in depths}
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, len(records), records_per_pass):
             indices = range(start, min(start + records_per_pass, len(records)))
             batch = collate(records, indices, pad_id=0).to(device)  # the mask hides what fills rows
             for depth, values in residual_stream(model, batch, depths).items():
                 found[depth].append(taken(values, batch).float().cpu())
             on_batch(len(batch))
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return {depth: torch.cat(parts) for depth, parts in found.items()}
 
 

@@ -11,6 +11,7 @@ from remanent.core.edit import EditSettings
 from remanent.core.episode import Episode
 from remanent.core.loop import Settings, planned_steps, run_episode
 from remanent.core.method import Method, Recipe
+from remanent.core.modes import evaluating
 
 
 def train_beside(
@@ -28,24 +29,21 @@ def train_beside(
     """
     records = per_update(method.recipe, {role: len(data[role]) for role in method.roles})
     flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
-    modes = [(part, part.training) for part in base.modules()]
-    base.eval()
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
-        run_episode(
-            module,
-            method,
-            Episode("beside", "erase", {role: data[role] for role in method.roles}),
-            Settings(settings.pad_id, settings.seed, evaluate_every=0, checkpoint_every=0),
-            on_step=lambda step, steps, losses: settings.on_batch(records),
-            on_warning=settings.on_warning,
-        )
+        with evaluating(base):
+            run_episode(
+                module,
+                method,
+                Episode("beside", "erase", {role: data[role] for role in method.roles}),
+                Settings(settings.pad_id, settings.seed, evaluate_every=0, checkpoint_every=0),
+                on_step=lambda step, steps, losses: settings.on_batch(records),
+                on_warning=settings.on_warning,
+            )
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for part, mode in modes:
-            part.training = mode
 
 
 def passes_beside(recipe: Recipe, sizes: Mapping[str, int], roles: Sequence[str]) -> int:

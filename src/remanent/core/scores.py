@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.modes import evaluating
 from remanent.core.packed import keep_as_packed
 from remanent.core.processes import added_up, process
 from remanent.core.weights import sharded_on
@@ -127,13 +127,8 @@ def score_records(
     found = torch.zeros(3, len(encoded), dtype=torch.float64)
     shared = shared and not any(sharded_on(parameter) for parameter in model.parameters())
     first, stride = process() if shared else (0, 1)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     # One autocast round all batches, so that each weight is cast once.
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
-        for module, mode in modes:
-            stack.callback(setattr, module, "training", mode)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None), evaluating(model):
         for start in range(first * batch_size, len(order), stride * batch_size):
             indices = order[start : start + batch_size]
             scores = answer_scores(model, collate(encoded, indices, pad_id).to(device))

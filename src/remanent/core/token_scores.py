@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import Encoded, collate
+from remanent.core.modes import evaluating
 from remanent.core.scores import answer_scores
 
 _ROWS = 256  # tokens whose whole distributions are copied at once
@@ -60,12 +60,7 @@ def token_scores(
     device = next(model.parameters()).device
     order = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index].input_ids), index))
     found: dict[int, TokenScores] = {}
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
-        for module, mode in modes:
-            stack.callback(setattr, module, "training", mode)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None), evaluating(model):
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             scores = answer_scores(model, collate(encoded, indices, pad_id).to(device))

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, RandomSampler, Sampler, Subset
 
 from remanent.core.catalogue import System
 from remanent.core.files import read_json, write_json
+from remanent.core.modes import evaluating
 from remanent.errors import InputError, IntegrityError
 
 SYSTEM = System(
@@ -188,18 +189,12 @@ def early_outputs(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
         batches: (inputs, labels) on the model's device, in the data set's order: a DataLoader without shuffling, over
             the data without augmentation.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     outputs, labels = [], []
-    try:
-        with torch.no_grad():
-            for inputs, classes in batches:
-                made = model(inputs)
-                outputs.append(getattr(made, "logits", made).float().cpu())
-                labels.append(classes.cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.no_grad():
+        for inputs, classes in batches:
+            made = model(inputs)
+            outputs.append(getattr(made, "logits", made).float().cpu())
+            labels.append(classes.cpu())
     return torch.cat(outputs), torch.cat(labels)
 
 

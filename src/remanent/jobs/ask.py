@@ -10,7 +10,7 @@ import torch
 
 from remanent.auditing.backends.gguf_file import GivenGGUF
 from remanent.auditing.condition import parse_conditions
-from remanent.auditing.measure import generate
+from remanent.auditing.generation import generate
 from remanent.auditing.standing import standing
 from remanent.data.encode import prompt_ids
 from remanent.data.record import Message, Record

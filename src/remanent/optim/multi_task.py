@@ -288,16 +288,3 @@ class Passes:
             torch._foreach_mul_(list(gradients.values()), 1.0 / self._scaler.get_scale())
         shared = {name: gradient for name, gradient in gradients.items() if name not in self.heads}
         return shared, {name: gradient for name, gradient in gradients.items() if name in self.heads}
-
-
-@contextmanager
-def evaluating(model: nn.Module | None) -> Iterator[None]:
-    """Inside, the model is in eval mode."""
-    modes = [] if model is None else [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

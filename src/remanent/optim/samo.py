@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,9 +23,10 @@ from torch.optim import Optimizer
 from remanent.core.catalogue import System
 from remanent.core.gradient_rules import GradientRule
 from remanent.core.gradient_rules.gramian import weighted_sum
+from remanent.core.modes import evaluating
 from remanent.core.weights import norm
 from remanent.errors import InputError
-from remanent.optim.multi_task import Gradients, MultiTask, Passes, evaluating
+from remanent.optim.multi_task import Gradients, MultiTask, Passes
 
 SYSTEM = System(
     name="samo",
@@ -198,7 +200,7 @@ class SAMO(MultiTask):
     def _looked(self, passes: Passes, tasks: list[str], drawn: Gradients, home: Callable[[], None]) -> dict[str, float]:
         """s of those tasks, along z."""
         tensors, noise, losses = [passes.weights[name] for name in drawn], list(drawn.values()), []
-        with evaluating(self.model if self.local_in_eval else None):
+        with nullcontext() if self.model is None or not self.local_in_eval else evaluating(self.model):
             for step in (self.difference, -2 * self.difference):
                 torch._foreach_add_(tensors, noise, alpha=step)
                 torch.clear_autocast_cache()

@@ -136,22 +136,19 @@ def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str,
 
 
 def _lines(rows: list[Row]) -> Figure:
-    names = [row["series"] for row in rows]
-    figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
-    for row in rows:
-        _curve(axes, row["distances"], row["losses"], _style(names, row["series"]))
-    axes.set_xlabel("distance, in lengths of the filters")
-    axes.set_ylabel("loss, nats")
-    _legend(figure, names)
-    return figure
+    return _losses(rows, "distances", "distance, in lengths of the filters")
 
 
 def _path(rows: list[Row]) -> Figure:
+    return _losses(rows, "weights_of_model", "weight of the model (0: the one before)")
+
+
+def _losses(rows: list[Row], along: str, label: str) -> Figure:
     names = [row["series"] for row in rows]
     figure, axes = new_figure(2.7 + _top(names), left=0.12, bottom=0.46, top=_top(names))
     for row in rows:
-        _curve(axes, row["weights_of_model"], row["losses"], _style(names, row["series"]))
-    axes.set_xlabel("weight of the model (0: the one before)")
+        _curve(axes, row[along], row["losses"], _style(names, row["series"]))
+    axes.set_xlabel(label)
     axes.set_ylabel("loss, nats")
     _legend(figure, names)
     return figure

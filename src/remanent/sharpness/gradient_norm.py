@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from remanent.sharpness.estimate import Estimate, over_batches
-from remanent.sharpness.hessian import flat_gradient
+from remanent.sharpness.hessian import batch_gradient
 from remanent.sharpness.surface import LossSurface
 
 
@@ -43,12 +43,10 @@ def gradient_norm(surface: LossSurface, *, on_batch: Callable[[], None] = lambda
     with surface.entered() as weights:
         total: torch.Tensor | None = None
         for batch in surface.batches:
-            losses = surface.loss(surface.model, batch)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            gradient = flat_gradient(weights)
-            norms.append(float(gradient.norm()) / losses.numel())
+            gradient, size = batch_gradient(surface, weights, batch)
+            norms.append(float(gradient.norm()) / size)
             total = gradient if total is None else total.add_(gradient)
-            count += losses.numel()
+            count += size
             on_batch()
         assert total is not None
         length = float(total.norm()) / count
@@ -57,8 +55,7 @@ def gradient_norm(surface: LossSurface, *, on_batch: Callable[[], None] = lambda
         direction = total / total.norm()
         sums, counts = [], []
         for batch in surface.batches:
-            losses = surface.loss(surface.model, batch)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            sums.append(float(direction @ flat_gradient(weights)))
-            counts.append(losses.numel())
+            gradient, size = batch_gradient(surface, weights, batch)
+            sums.append(float(direction @ gradient))
+            counts.append(size)
     return GradientNorm(over_batches(sums, counts), tuple(norms))

@@ -45,6 +45,13 @@ def flat_gradient(weights: Weights) -> Tensor:
     return torch.cat(parts)
 
 
+def batch_gradient(surface: LossSurface, weights: Weights, batch: object) -> tuple[Tensor, int]:
+    """The gradient of the summed losses of a batch, flat, and how many losses they are."""
+    losses = surface.loss(surface.model, batch)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    return flat_gradient(weights), losses.numel()
+
+
 def batch_product(surface: LossSurface, weights: Weights, batch: object, vector: Tensor) -> tuple[Tensor, int]:
     """H v of the summed losses of a batch, and how many losses they are."""
     with twice_differentiable():

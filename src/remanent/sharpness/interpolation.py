@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from remanent.core.displacement import Interpolation
+from remanent.core.modes import evaluating
 from remanent.core.state import State
 from remanent.core.weights import Weights
 from remanent.errors import InputError
@@ -169,20 +170,17 @@ def take_statistics(surface: LossSurface) -> None:
     """Running statistics of batch norms as the mean over the surface's batches; they stay so."""
     norms = [module for module in surface.model.modules() if getattr(module, "running_mean", None) is not None]
     before = [(module, module.momentum) for module in norms]
-    modes = [(module, module.training) for module in surface.model.modules()]
-    surface.model.eval()
-    for module in norms:
-        module.reset_running_stats()  # type: ignore[operator]
-        module.momentum = None  # type: ignore[assignment]
-        module.train()
-    try:
-        for batch in surface.batches:
-            surface.loss(surface.model, batch)
-    finally:
-        for module, momentum in before:
-            module.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(surface.model):
+        for module in norms:
+            module.reset_running_stats()  # type: ignore[operator]
+            module.momentum = None  # type: ignore[assignment]
+            module.train()
+        try:
+            for batch in surface.batches:
+                surface.loss(surface.model, batch)
+        finally:
+            for module, momentum in before:
+                module.momentum = momentum
 
 
 def _estimate(batches: Sequence[Tensor]) -> Estimate:

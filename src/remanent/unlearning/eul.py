@@ -24,6 +24,7 @@ from remanent.core.catalogue import System
 from remanent.core.edit import Edited, EditSettings
 from remanent.core.intervention import inner, put_on
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.errors import InputError, UnsupportedError
 from remanent.unlearning.kl_min import kl_to_reference
@@ -278,14 +279,11 @@ def _met(model: nn.Module, layers: UnlearningLayers, records: Sequence[Encoded])
 def _entering(model: nn.Module, layers: UnlearningLayers) -> Iterator[list[Tensor]]:
     """Inside the block the model, in eval mode, wears the layers, and what enters each is kept."""
     seen: list[Tensor] = []
-    modes = [(part, part.training) for part in model.modules()]
     with ExitStack() as stack:
         for network in feed_forward_networks(model):
             stack.callback(network.register_forward_hook(lambda module, inputs, states: seen.append(states)).remove)
         stack.callback(layers.install(model))
-        for part, mode in modes:
-            stack.callback(setattr, part, "training", mode)
-        model.eval()
+        stack.enter_context(evaluating(model))
         yield seen
 
 

@@ -24,6 +24,7 @@ from remanent.core.displacement import Restored
 from remanent.core.episode import Episode
 from remanent.core.layer_attribution import block_weights, layer_attribution
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.core.scores import answer_scores
 from remanent.core.selection import Selection
@@ -306,26 +307,24 @@ def input_gradient_norm(model: nn.Module, records: Sequence[Encoded]) -> float:
     """
     source = model.get_input_embeddings()  # type: ignore[operator]
     tokens, total = sum(record.scored for record in records), 0.0
-    device, modes = next(model.parameters()).device, [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
     caught: list[Tensor] = []
 
     def cut(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         caught.append(output.detach().requires_grad_())
         return caught[-1]
 
-    model.eval()
     handle = source.register_forward_hook(cut)
     try:
-        for first in range(0, len(records), _BATCH):
-            indices = range(first, min(first + _BATCH, len(records)))
-            with torch.enable_grad():
-                loss = -answer_scores(model, collate(records, indices, 0).to(device)).log_probs.sum() / tokens
-                (gradient,) = torch.autograd.grad(loss, [caught.pop()])
-            total += float(gradient.float().square().sum(dtype=torch.float64))
+        with evaluating(model):
+            for first in range(0, len(records), _BATCH):
+                indices = range(first, min(first + _BATCH, len(records)))
+                with torch.enable_grad():
+                    loss = -answer_scores(model, collate(records, indices, 0).to(device)).log_probs.sum() / tokens
+                    (gradient,) = torch.autograd.grad(loss, [caught.pop()])
+                total += float(gradient.float().square().sum(dtype=torch.float64))
     finally:
         handle.remove()
-        for module, mode in modes:
-            module.training = mode
     return math.sqrt(total)
 
 

@@ -20,6 +20,7 @@ from remanent.core.batch import Batch, collate
 from remanent.core.catalogue import System
 from remanent.core.episode import Episode
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.core.selection import Selection
 from remanent.errors import InputError
@@ -130,18 +131,13 @@ def _mean_length(model: nn.Module, episode: Episode, layer: int) -> float:
     """Mean length of the forget set's hidden states at a layer, over scored tokens, in eval mode."""
     records, device = episode.data["forget"], next(model.parameters()).device
     total, tokens = 0.0, 0
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, len(records), _BATCH):
             indices = range(start, min(start + _BATCH, len(records)))
             batch = collate(records, list(indices), pad_id=0).to(device)  # the mask hides what fills rows
             states, _ = labelled(hidden_states(model, batch, layer), batch)
             total += float(torch.linalg.vector_norm(states.float(), dim=-1).sum())
             tokens += len(states)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return total / max(1, tokens)
 
 

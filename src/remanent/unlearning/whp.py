@@ -21,6 +21,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Interpolation, Relearning
 from remanent.core.episode import Episode
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.core.sampling import Sampler
 from remanent.core.weights import Weights
@@ -102,10 +103,8 @@ class GenericLabels(Method):
         weights = Weights.of(model).trainable()
         with self._reinforcement(records).at(model):
             reinforced = Interpolation({name: tensor.detach().clone() for name, tensor in weights.items()}, 1.0)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         labels: dict[int, Tensor] = {}
-        try:
+        with evaluating(model):
             for batch in _batches(records, next(model.parameters()).device):
                 base = _logits(model, batch)
                 with reinforced.at(weights):
@@ -113,9 +112,6 @@ class GenericLabels(Method):
                 found = (base - self.alpha * raised).argmax(dim=-1).cpu()
                 sizes = (batch.labels[:, 1:] != IGNORED).sum(dim=1).tolist()
                 labels |= dict(zip(batch.records.tolist(), torch.split(found, sizes), strict=True))
-        finally:
-            for module, mode in modes:
-                module.training = mode
         return replace(self, objective=WHP(labels))
 
     def _reinforcement(self, records: Sequence[Encoded]) -> Relearning:

@@ -9,6 +9,7 @@ import torch
 
 from remanent.core.batch import Batch
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.modes import keeping_modes
 from remanent.core.scores import answer_scores
 from remanent.core.weights import Weights
 from remanent.errors import DivergedError, InputError, UnsupportedError
@@ -55,28 +56,26 @@ class Relearning(Displacement):
         if model is None:
             raise UnsupportedError("relearning trains a model; optimizer param_groups are not enough")
         aside = {name: tensor.grad for name, tensor in weights.items()}
-        modes = [(module, module.training) for module in model.modules()]
         device = next(iter(weights.values())).device
         torch.manual_seed(self.seed)  # the generators' states are given back when the point is left
         optimizer = torch.optim.AdamW(list(weights.values()), lr=self.learning_rate, weight_decay=0.0)
-        model.train()
         try:
-            for step in range(self.steps):
-                optimizer.zero_grad(set_to_none=True)
-                batch = self.batches[step % len(self.batches)].to(device)
-                with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                    scores = answer_scores(model, batch)
-                loss = -scores.log_probs.mean()
-                if not torch.isfinite(loss):
-                    raise DivergedError(f"relearning: the loss is {loss.item()} at step {step + 1} of {self.steps}")
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                torch.clear_autocast_cache()
+            with keeping_modes(model):
+                model.train()
+                for step in range(self.steps):
+                    optimizer.zero_grad(set_to_none=True)
+                    batch = self.batches[step % len(self.batches)].to(device)
+                    with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                        scores = answer_scores(model, batch)
+                    loss = -scores.log_probs.mean()
+                    if not torch.isfinite(loss):
+                        raise DivergedError(f"relearning: the loss is {loss.item()} at step {step + 1} of {self.steps}")
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    torch.clear_autocast_cache()
         finally:
             for name, tensor in weights.items():
                 tensor.grad = aside[name]
-            for module, training in modes:
-                module.training = training
 
     def __str__(self) -> str:
         return f"relearning-{self.steps}"
