@@ -51,7 +51,7 @@ def mean_and_range(values: list[float], form: str = ".2f") -> str:
 def mean_and_interval(values: Sequence[float], form: str = ".2f") -> str:
     """Of two seeds or more: their mean and its 95% interval by Student's t."""
     half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return f"{fmean(values):{form}} ± {half:{form}}"
+    return f"{fmean(values):{form}} ± {half:{form.removeprefix('+')}}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,12 +22,17 @@ class Noise(Displacement):
         seed: which point.
         scale: c, see `Scale`; by default each tensor's own root mean square.
         uniform: n uniform between -1 and 1.
+        fresh: another point at each update of a run, the same ones in a resumed run.
+        trained: move only weights that take a gradient.
     """
 
     sigma: float
     seed: int = 0
     scale: Scale = "tensor"
     uniform: bool = False
+    fresh: bool = False
+    trained: bool = False
+    _update: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.sigma >= 0:
@@ -38,12 +43,22 @@ class Noise(Displacement):
     def local(self) -> bool:
         return True
 
+    def moving(self, weights: Weights) -> Weights:
+        return weights.trainable() if self.trained else weights
+
+    def resolve(self, step: int) -> Noise:
+        if not self.fresh:
+            return self
+        point = replace(self)
+        object.__setattr__(point, "_update", step)
+        return point
+
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
         for name, weight in weights.items():
             if local(weight) is not weight:
                 raise UnsupportedError(f"{name} is sharded, and each process would draw other noise for it")
-            generator = generator_of(name, self.seed)
+            generator = generator_of(name, (self._update << 32) + self.seed)
             drawn = torch.rand if self.uniform else torch.randn
             noise = drawn(weight.shape, generator=generator).to(weight.device)
             noise = 2 * noise - 1 if self.uniform else noise
