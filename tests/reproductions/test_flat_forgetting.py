@@ -1,4 +1,4 @@
-"""Forgetting at the worst point nearby gives rounding less back than forgetting at the weights: flat-npo on a tiny model.
+"""Forgetting at the worst point nearby gives rounding less back than forgetting at the weights: flat-npo, small.
 
 The original lies on the int4-row grid, as in test_durableun. Falsified if the recovered share does not fall with a
 radius of 0.1, or if random points as near do as well: then it would be no matter of the direction. That noise as far as

@@ -27,7 +27,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_flat_forgetting.py",
     needs=("forget", "retain"),
     notes="The paper's NPO+SAM and NPO+RS; its gradient penalty, curvature regularization and weight averaging are not "
-    "here. Its forget loss is never taken at the weights themselves, here neither but beside roundings, which are ours.",
+    "here. Roundings are ours.",
 )
 
 Around = Literal["ascent", "noise", "roundings"]
