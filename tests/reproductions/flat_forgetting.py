@@ -183,11 +183,11 @@ def main() -> None:
 
 Made by `python -m tests.reproductions.flat_forgetting`. Mean answer NLL in nats over 20 forgotten authors and 30
 unseen ones, means over seeds of unlearning with the smallest and largest; one taught model. Every way is NPO but
-DurableUn-SAF, passes {BUDGET} records at most and ends where forget is within 0.1 nats of the control at full precision.
-Gap: forget's NLL minus the control's. Came back: the share of the NLL that forget had gained at full precision that is
-gone there. noise-{ROUNDED_AS_FAR:g}: seeded noise of that share of each tensor's root mean square; how flat the
-forgetting is. relearning-overlap-20: 20 updates on half of the forgotten authors, of whom the other half is then asked.
-Kept: the share of what was known of retained authors beyond unseen ones.
+DurableUn-SAF, passes {BUDGET} records at most and ends where forget is within 0.1 nats of the control at full
+precision. Gap: forget's NLL minus the control's. Came back: the share of the NLL that forget had gained at full
+precision that is gone there. noise-{ROUNDED_AS_FAR:g}: seeded noise of that share of each tensor's root mean square;
+how flat the forgetting is. relearning-overlap-20: 20 updates on half of the forgotten authors, of whom the other half
+is then asked. Kept: the share of what was known of retained authors beyond unseen ones.
 
 {table(rows)}
 """
