@@ -322,7 +322,8 @@ def _movement(
     if audited is None or not TensorFolder.is_one(audited):
         return {}
     saved = TensorFolder(audited)
-    linears = LINEARS.of(Weights.of(original))
+    weights = Weights.of(original)
+    linears = LINEARS.of(weights)
     result: dict[str, Mapping[str, float]] = {}
     for condition in conditions:
         point = condition.displacement
@@ -337,7 +338,10 @@ def _movement(
             if after is None or after.shape != before.shape:
                 return {}
             count += before.numel()
-            moved = movement(before.detach().float(), after.float(), point.quantization)
+            pair = before.detach().float(), after.float()
+            if weights.transposed(name):
+                pair = pair[0].T, pair[1].T
+            moved = movement(*pair, point.quantization)
             for key, value in moved.items():
                 sums[key] = sums.get(key, 0.0) + value * before.numel()
         result[condition.info.name] = {key: value / count for key, value in sums.items()}

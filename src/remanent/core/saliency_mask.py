@@ -96,7 +96,7 @@ def row_norms(scores: Mapping[str, Tensor], weights: Weights) -> dict[str, Tenso
         name: values.abs()
         if values.dim() < 2
         else torch.linalg.vector_norm(
-            values, dim=[d for d in range(values.dim()) if d != _output_dimension(weights, name)], keepdim=True
+            values, dim=[d for d in range(values.dim()) if d != int(weights.transposed(name))], keepdim=True
         )
         for name, values in scores.items()
     }
@@ -158,7 +158,3 @@ def _bin_of_kth(numbers: Iterable[Tensor], k: int) -> tuple[int, int]:
     place = int(torch.searchsorted(from_above, k))
     found = 2**16 - 1 - place
     return found, k - int(from_above[place] - counts[found])
-
-
-def _output_dimension(weights: Weights, name: str) -> int:
-    return 1 if type(weights.owner(name)).__name__ == "Conv1D" else 0  # GPT-2's layers hold their weights transposed

@@ -90,6 +90,10 @@ class Weights(Mapping[str, Tensor]):
         """The module that owns a weight; None for weights of param_groups."""
         return self._owners.get(name)
 
+    def transposed(self, name: str) -> bool:
+        """Whether a layer keeps its inputs in the first dimension, as GPT-2's do: its columns are a neuron each."""
+        return type(self.owner(name)).__name__ == "Conv1D"
+
     def kind(self, name: str) -> str:
         """The kind of layer that owns a weight, one of KINDS."""
         return self._kinds.get(name, "other" if self._tensors[name].dim() > 1 else "vector")

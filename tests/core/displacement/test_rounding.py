@@ -30,14 +30,38 @@ def test_linear_layers_inside_the_model_are_rounded_and_nothing_else(name, tiny_
     format = QuantizationFormat.parse(name)
     for model in (tiny_llama(tied=True), tiny_llama(tied=False), tiny_gpt2()):
         linear = {
-            f"{path}.weight": module.weight
+            f"{path}.weight": module
             for path, module in model.named_modules()
             if type(module).__name__ in ("Linear", "Conv1D") and path != "lm_head"
         }
         there = moved(Rounding(name), model)
         assert set(there) == set(linear)
-        for key, weight in linear.items():
-            assert torch.equal(there[key], round_to(weight.detach(), format))
+        for key, module in linear.items():
+            if isinstance(module, torch.nn.Linear):
+                assert torch.equal(there[key], round_to(module.weight.detach(), format))
+            else:  # a neuron is a column: bitsandbytes and others transpose it, too
+                assert torch.equal(there[key].T, round_to(module.weight.detach().T, format))
+
+
+def test_a_layer_that_keeps_its_inputs_first_is_rounded_as_the_same_linear_layer_with_a_lora_too(tiny_gpt2, lora):
+    for name in ("int4-row", "nf4"):
+        model = lora(tiny_gpt2())
+        layer = next(module for module in layers(model).values() if "Conv1D" in type(module.base_layer).__name__)
+        merged = layer.base_layer.weight.detach() + layer.get_delta_weight("default").detach()
+        delta = layer.get_delta_weight("default").detach()
+        with Rounding(name).at(model):
+            there = (layer.base_layer.weight.detach() + delta).T
+        expected = round_to(merged.T, QuantizationFormat.parse(name))
+        torch.testing.assert_close(there, expected, rtol=0, atol=1e-6)
+
+
+def test_a_clip_by_rows_cannot_be_learned_where_rows_are_columns(tiny_gpt2, make_batch, mean_loss):
+    model = tiny_gpt2()
+    clipping = Rounding(QuantizationFormat.parse("int4-row-p90"))
+    with clipping.at(model):
+        pass
+    with pytest.raises(UnsupportedError, match="Conv1D"):
+        gradient_at(clipping, Weights.of(model), lambda: mean_loss(model, make_batch(2)).backward())
 
 
 def test_the_forms_of_a_format():

@@ -196,8 +196,7 @@ class UnwrittenDirections(Displacement):
             for name in weights:
                 owner = weights.owner(name)
                 if owner is not None and id(owner) in writers:
-                    turned = type(owner).__name__ == "Conv1D"
-                    found[name] = "last" if turned or weights[name].dim() == 1 else "first"
+                    found[name] = "last" if weights.transposed(name) or weights[name].dim() == 1 else "first"
         return found
 
     def __str__(self) -> str:

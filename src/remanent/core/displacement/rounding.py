@@ -83,6 +83,12 @@ class Rounding(Displacement):
         moved = self.moving(weights)
         if self.view == "adapter" or not self.quantization.clips:
             return moved
+        for name in moved:
+            if weights.transposed(name) and self.quantization.granularity not in ("tensor", "element"):
+                raise UnsupportedError(
+                    f"{self} masks what its clip cuts off, row by row, and {name} keeps its rows in columns (Conv1D); "
+                    "learn at a format without a clip"
+                )
         # What is clipped of a merged weight is clipped of the adapters' sum.
         return weights.only(name for name in weights if name in moved or weights.kind(name) == "adapter")
 
@@ -90,13 +96,16 @@ class Rounding(Displacement):
     def move(self, weights: Weights, context: Context) -> None:
         layers = context.once(self._entered)
         for name, weight in weights.items():
-            part = self._rows(name, weight)
+            transposed = weights.transposed(name)
+            part = self._rows(name, weight, int(transposed))
+            part = part.T if transposed else part
             owner = weights.owner(name)
             above = None if owner is None else layers.get(owner)
             if above is None:
                 part.copy_(self._round(part))
                 continue
             delta = lora_delta(above).to(weight.dtype)
+            delta = delta.T if transposed else delta
             part.copy_(self._round(part.float() + delta.float()) - delta.float())
 
     def _entered(self, context: Context) -> dict[nn.Module, nn.Module]:
@@ -131,12 +140,12 @@ class Rounding(Displacement):
     def _round(self, weight: Tensor) -> Tensor:
         return round_to(weight, self.quantization)
 
-    def _rows(self, name: str, weight: Tensor) -> Tensor:
+    def _rows(self, name: str, weight: Tensor, along: int) -> Tensor:
         dimensions = sharded_on(weight)
-        if dimensions and (dimensions != (0,) or not self.quantization.local_to_rows):
+        if dimensions and (dimensions != (along,) or not self.quantization.local_to_rows):
             raise UnsupportedError(
                 f"{name} is sharded on dimension {dimensions}; {self.quantization} needs whole "
-                + ("rows, so shard on dimension 0" if self.quantization.local_to_rows else "tensors")
+                + (f"rows, so shard on dimension {along}" if self.quantization.local_to_rows else "tensors")
             )
         return local(weight)
 
