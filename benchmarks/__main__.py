@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,32 +27,53 @@ from remanent.core.sampling import Sampler
 from remanent.core.scores import answer_scores
 from remanent.core.task import teach
 
+PARTS = (
+    "looks",
+    "loop",
+    "npo",
+    "sam",
+    "trust-region",
+    "multi-task",
+    "gu",
+    "importance",
+    "ewc",
+    "remind",
+    "nf4",
+    "start",
+)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a small model in place of SmolLM2-135M")
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each pair")
     parser.add_argument("--out", type=Path, help="write the table there")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the table alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = subject.model(arguments.tiny)
-    records = subject.records(model, 24 if arguments.tiny else 32)
-    rows = [
-        *looks.time_rows(model, records, arguments.runs),
-        *looks.memory_rows(arguments.tiny),
-        _loop(model, records, arguments.runs),
-        *npo.rows(model, arguments.tiny, arguments.runs),
-        *sam.rows(model, arguments.tiny, records, arguments.runs),
-        *trust_region.rows(model, arguments.tiny, records, arguments.runs),
-        *multi_task.rows(model, arguments.tiny, arguments.runs),
-        gu.row(model, records, arguments.runs),
-        *importance.rows(arguments.runs),
-        ewc.row(arguments.runs),
-        remind.row(model, records[:4], max(1, arguments.runs // 2)),  # each is looked at 48 times
-        *_nf4(arguments.runs),
-        *_start(arguments.runs),
-    ]
-    table = _table(rows, subject.name(arguments.tiny), arguments.runs)
+    tiny, runs = arguments.tiny, arguments.runs
+    model = subject.model(tiny)
+    records = subject.records(model, 24 if tiny else 32)
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "looks": lambda: [*looks.time_rows(model, records, runs), *looks.memory_rows(tiny)],
+        "loop": lambda: [_loop(model, records, runs)],
+        "npo": lambda: npo.rows(model, tiny, runs),
+        "sam": lambda: sam.rows(model, tiny, records, runs),
+        "trust-region": lambda: trust_region.rows(model, tiny, records, runs),
+        "multi-task": lambda: multi_task.rows(model, tiny, runs),
+        "gu": lambda: [gu.row(model, records, runs)],
+        "importance": lambda: importance.rows(runs),
+        "ewc": lambda: [ewc.row(runs)],
+        "remind": lambda: [remind.row(model, records[:4], max(1, runs // 2))],  # each is looked at 48 times
+        "nf4": lambda: _nf4(runs),
+        "start": lambda: _start(runs),
+    }
+    rows = []
+    for name in arguments.only:
+        began = time.monotonic()
+        rows += parts[name]()
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    table = _table(rows, subject.name(tiny), runs)
     print(table)
     if arguments.out is not None:
         arguments.out.write_text(table, encoding="utf-8")
