@@ -13,8 +13,8 @@ from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.unlearning.grad_diff import GradDiff
 from remanent.unlearning.kl_min import KLMin
-from remanent.unlearning.npo import NPO
-from remanent.unlearning.sure import NPOKL, method
+from remanent.unlearning.npo import NPO, NPOAndKL
+from remanent.unlearning.sure import method
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_with_the_divergence_the_forget_term_is_npos_and_the_retain_term_kl_mins
     forget, retain = make_batch(3), make_batch(4, seed=2)
     with torch.no_grad():
         forget = forget.with_reference(before(forget).nll)
-        live = NPOKL().at_reference({"forget": forget, "retain": retain}, before)
+        live = NPOAndKL().at_reference({"forget": forget, "retain": retain}, before)
         batches = {"forget": forget, "retain": replace(retain, live=live["retain"])}
-        found = NPOKL(0.3).losses(batches, now)
+        found = NPOAndKL(0.3).losses(batches, now)
         assert set(live) == {"retain"}
         assert found["forget"] == NPO(0.3).losses(batches, now)["forget"]
         assert found["retain"] == KLMin().losses(batches, now)["retain"] > 0

@@ -7,20 +7,13 @@ bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from remanent.core.batch import Batch
 from remanent.core.catalogue import System
 from remanent.core.method import Method, Objective, Recipe
-from remanent.core.predict import Predict
 from remanent.core.saliency_mask import Masked
 from remanent.errors import InputError, did_you_mean
 from remanent.unlearning.grad_diff import GradDiff
-from remanent.unlearning.kl_min import KLMin, kl_to_reference
-from remanent.unlearning.npo import NPO
+from remanent.unlearning.kl_min import KLMin
+from remanent.unlearning.npo import NPO, NPOAndKL
 
 SYSTEM = System(
     name="sure",
@@ -37,20 +30,6 @@ SYSTEM = System(
 )
 LOSSES = ("npo", "grad-ascent")
 RETAIN = ("nll", "kl")
-
-
-@dataclass(frozen=True)
-class NPOKL(NPO):
-    """NPO's forget loss; L_r = token mean of KL(p_reference || p) on retain, as KL minimization has it."""
-
-    def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
-        return {"retain": predict(batches["retain"]).distribution} if "retain" in batches else {}
-
-    def losses(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
-        found = super().losses({role: batch for role, batch in batches.items() if role == "forget"}, predict)
-        if "retain" in batches:
-            found["retain"] = kl_to_reference(batches["retain"], predict, "retain")
-        return found
 
 
 def method(
@@ -78,7 +57,7 @@ def method(
             raise InputError(field, value, did_you_mean(value, choices))
     objective: Objective
     if loss == "npo":
-        objective = NPO(beta) if retain == "nll" else NPOKL(beta)
+        objective = NPO(beta) if retain == "nll" else NPOAndKL(beta)
     else:
         objective = GradDiff() if retain == "nll" else KLMin()
     return Masked(
