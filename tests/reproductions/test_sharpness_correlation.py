@@ -1,8 +1,9 @@
-"""No definition of sharpness goes well with test error; the learning rate explains sharpness better than error does.
+"""The learning rate explains sharpness better than test error does.
 
 The whole study is `python -m tests.reproductions.sharpness_correlation`; here a third of its digits. Falsified if the
-mean size of tau with the learning rate is not above that with test error, or the tau of a definition with test error
-reaches 0.5 (of 16 models trained, at least 12 must fit their data).
+mean size of tau with the learning rate is not above that with test error (of 16 models trained, at least 12 must fit
+their data). That no definition's tau with test error reaches 0.5 was claimed here too, and did not hold: adaptive
+average sharpness is at 0.52 over the study's 36 models of digits, and at 0.12 on Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -27,4 +28,3 @@ def test_sharpness_follows_the_learning_rate_and_not_the_error():
         for other in ("test error", "rate")
     }
     assert size["rate"] > size["test error"], size
-    assert all(item["test error"].tau.value < 0.5 for item in found.values()), found
