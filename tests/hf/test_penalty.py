@@ -98,6 +98,13 @@ def test_a_path_resumes_as_its_text_does(arguments, tmp_path):
     assert all(torch.equal(saved[name], found[name]) for name in saved)
 
 
+def test_train_takes_trainers_arguments_by_position(arguments):
+    model = bert()
+    trainer = PenaltyTrainer(model, arguments(max_steps=1), penalty=MESA(model, 0.9), train_dataset=sentences(8))
+    trainer.train(None, None, ["logits"])
+    assert trainer.state.global_step == 1
+
+
 def test_accumulated_terms_are_a_mean(arguments):
     """Two batches of 4 accumulated are one of 8, without dropout, where the term is a mean over records."""
     found = []

@@ -71,6 +71,12 @@ def test_makes_the_loops_updates_bit_for_bit(model, data, arguments, method):
         assert {name: row["grad_norm" if name == "gradient_norm" else name] for name in losses} == losses
 
 
+def test_train_takes_trainers_arguments_by_position(model, data, arguments):
+    trainer = MethodTrainer(model, npo.method(), arguments(max_steps=1), {role: data[role] for role in ROLES})
+    trainer.train(None, None, ["logits"])
+    assert trainer.state.global_step == 1
+
+
 def test_logs_the_weighted_loss(model, data, arguments):
     trainer = trained(model, SAF, arguments(max_steps=6), data)
     last = [row for row in trainer.state.log_history if "loss" in row][-1]

@@ -202,7 +202,7 @@ class Together:
                     [prompts.alone(*pair) for pair in pairs],
                     [partner for _, partner in pairs],
                 )
-                answers = [measurer.answers(model, records, 3 * longest + 4) for records in asked]
+                together, forgotten, retained = (measurer.answers(model, records, 3 * longest + 4) for records in asked)
                 found[name] = [
                     TextScore(
                         *part.hashes[row],
@@ -213,7 +213,9 @@ class Together:
                             SERVED_ALONE: recall(partner.answer, served),
                         },
                     )
-                    for (row, _), (record, partner), both, alone, served in zip(rows, pairs, *answers, strict=True)
+                    for (row, _), (record, partner), both, alone, served in zip(
+                        rows, pairs, together, forgotten, retained, strict=True
+                    )
                 ]
         return found
 

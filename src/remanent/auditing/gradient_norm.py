@@ -89,7 +89,7 @@ def gradient_norm(model: nn.Module, batch: Batch, autocast: torch.dtype | None =
     aside = [weight.grad for weight in weights]
     for weight in weights:
         weight.grad = None
-    hooks = [weight.register_post_accumulate_grad_hook(let_go) for weight in weights]
+    hooks = [weight.register_post_accumulate_grad_hook(let_go) for weight in weights]  # type: ignore[no-untyped-call]
     try:
         with evaluating(model):
             with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):

@@ -147,9 +147,11 @@ def _on_both(place: Place, records: str, baseline: str, condition: str) -> tuple
     return sample_of([ours for ours, _ in pairs]), sample_of([theirs for _, theirs in pairs])
 
 
-def _shares(place: Place, *samples: Sample) -> tuple[Interval, Interval]:
-    criteria = place.criteria
-    return share_kept(*samples, lambda: place.generator("retention"), criteria.alpha, criteria.bootstrap_resamples)
+def _shares(
+    place: Place, retain: Sample, retain0: Sample, control: Sample, control0: Sample
+) -> tuple[Interval, Interval]:
+    alpha, resamples = place.criteria.alpha, place.criteria.bootstrap_resamples
+    return share_kept(retain, retain0, control, control0, lambda: place.generator("retention"), alpha, resamples)
 
 
 def _perplexities(

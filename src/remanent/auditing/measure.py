@@ -64,7 +64,11 @@ class AuditSet:
     def where(self, chosen: Callable[[Record], bool]) -> AuditSet:
         """Those of the records that are chosen."""
         rows = [index for index, record in enumerate(self.records) if chosen(record)]
-        return AuditSet(*([part[row] for row in rows] for part in (self.records, self.encoded, self.hashes)))
+        return AuditSet(
+            [self.records[row] for row in rows],
+            [self.encoded[row] for row in rows],
+            [self.hashes[row] for row in rows],
+        )
 
     def asked(self, prompts: Prompts | None, tokenizer: PreTrainedTokenizerBase) -> AuditSet:
         """The same records, asked in another way; an answer that was cut is cut at the same token."""

@@ -98,7 +98,7 @@ from remanent.auditing.tofu import utility_interval
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality
 
 # Measures that are the mean of a figure in [0, 1].
-MEANS = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
+MEANS: tuple[str, ...] = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
 MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
 MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN)
 UNBOUNDED = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)  # means of other figures; of perplexity, of its logarithm
@@ -228,7 +228,7 @@ class _Place:
             return []
         n = len(self.ours[FORGET]) + len(self.ours[CONTROL])
         without = self._fit(self.ours, around)
-        auc = auc_interval(*without, *self._draws(REMIND_AROUND)) if without else None
+        auc = auc_interval(without[0], without[1], *self._draws(REMIND_AROUND)) if without else None
         pairs = _whole(pair, alone)
         gain = auc_pair_interval(pairs[0], pairs[1], _further, *self._draws(REMIND_GAIN)) if pairs else None
         return [self._measure(FORGET, REMIND_AROUND, auc, n), self._measure(FORGET, REMIND_GAIN, gain, n)]

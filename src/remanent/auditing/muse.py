@@ -79,7 +79,7 @@ class Muse:
         ids = [part.encoded[row].input_ids for row in rows]
         begun = [tokens[: len(tokens) // 2] for tokens in ids]
         truths = measurer.tokenizer.batch_decode(
-            [tokens[len(tokens) // 2 :][:CONTINUED] for tokens in ids], skip_special_tokens=True
+            [list(tokens[len(tokens) // 2 :][:CONTINUED]) for tokens in ids], skip_special_tokens=True
         )
         written = measurer.written(model, begun, CONTINUED)
         return [

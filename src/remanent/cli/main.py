@@ -58,7 +58,12 @@ class _Lazy(TyperGroup):
         from remanent.cli.faults import guarded
 
         name, known, rest = super().resolve_command(ctx, args)
+        # Only the completion of a shell, which this program does not offer, goes on with a command that is not there.
+        assert name is not None
+        assert known is not None
         command = typer.main.get_command(import_module(f"remanent.cli.{COMMANDS[name][0]}").app)
+        assert command.callback is not None
+        assert command.help is not None  # every command has a docstring
         command.callback = guarded(command.callback, name, debug=ctx.params["debug"])
         command.help = _flowing(command.help)
         return known.name, command, rest

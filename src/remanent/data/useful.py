@@ -121,7 +121,7 @@ class Useful:
 class _Upsampled(Sampler[int]):
     def __init__(self, indices: Sequence[int], generator: torch.Generator | None) -> None:
         self.indices = indices
-        self.order = RandomSampler(indices, generator=generator)  # type: ignore[arg-type]
+        self.order = RandomSampler(indices, generator=generator)
 
     def __iter__(self) -> Iterator[int]:
         return (self.indices[place] for place in self.order)
@@ -164,7 +164,7 @@ def useful(outputs: Tensor, labels: Tensor, *, losses: Tensor | None = None, fac
     draws = np.random.default_rng(seed)
     classes: list[ClassClusters] = []
     chosen: list[int] = []
-    for label in labels.unique().tolist():
+    for label in labels.unique().tolist():  # type: ignore[no-untyped-call]
         rows = np.flatnonzero(labels.cpu().numpy() == label)
         sides, reason = _two_means(points[rows], draws)
         if sides is None:

@@ -67,9 +67,10 @@ class RemanentCallback(TrainerCallback):
         self._best: dict[str, Tensor] | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **rest: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """Evaluate the model as it is, or go on from what the checkpoint holds."""
+        model: nn.Module = rest["model"]
         self.evaluations, self.best_step, self._best = [], 0, None
         if self.method is not None and self.episode is not None:
             self.method = self.method.begin(model, self.episode)
@@ -84,16 +85,16 @@ class RemanentCallback(TrainerCallback):
             self._evaluate(model, state)
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **rest: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """Tell the method."""
+        model: nn.Module = rest["model"]
         if self.method is not None:
             self.method.after_update(model, state.global_step + 1)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **rest: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Evaluate where it is due, and stop where the rule is met."""
+        model: nn.Module = rest["model"]
         if self._met():
             # Resumed from a checkpoint that was written when the rule was met: Trainer makes an update before it asks.
             control.should_training_stop = True
@@ -121,10 +122,9 @@ class RemanentCallback(TrainerCallback):
         }
         save_checkpoint(_folder(args, state), Checkpoint(state.global_step, {}, saved))
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **rest: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Put the best step's weights into the model, and end the episode."""
+        model: nn.Module = rest["model"]
         if self._best is not None:
             copy_into(_kept(model), self._best, "the best step")
         if self.method is not None and self.episode is not None:
@@ -160,6 +160,7 @@ def _kept(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    assert args.output_dir is not None  # TrainingArguments gives itself one
     return Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
 
 

@@ -42,16 +42,18 @@ class PenaltyTrainer(Trainer):
         self.penalty = penalty
         self.add_callback(_Lifecycle(self))
 
-    def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, **options: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *arguments: Any, **options: Any
+    ) -> TrainOutput:
         """Trainer's, with the term's state taken up from a checkpoint."""
         checkpoint = resume_from_checkpoint
         if isinstance(checkpoint, os.PathLike):
             checkpoint = os.fspath(checkpoint)
         if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir) or True
+            checkpoint = get_last_checkpoint(self.args.output_dir) or True  # type: ignore[no-untyped-call]
         if isinstance(checkpoint, str) and not isinstance(self.penalty, R3F):
             self.penalty.load_state_dict(load_checkpoint(Path(checkpoint) / STATE).state)
-        return super().train(resume_from_checkpoint=checkpoint, **options)
+        return super().train(checkpoint, *arguments, **options)
 
     def compute_loss(
         self,

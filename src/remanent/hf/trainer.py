@@ -56,6 +56,11 @@ class MethodTrainer(Trainer):
         UnsupportedError: under DeepSpeed and FSDP.
     """
 
+    model: nn.Module
+    train_dataset: RoleDataset
+    _update: Update
+    _gradient_norm: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -89,7 +94,9 @@ class MethodTrainer(Trainer):
         self.add_callback(_Lifecycle(self))
         self._reference: dict[str, Tensor] | None = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *arguments: Any, **options: Any
+    ) -> TrainOutput:
         """Trainer's. A checkpoint also holds the method's state and its reference's scores.
 
         Raises RunConflictError where the records are not those of the checkpoint's run, InputError where a callback's
@@ -111,7 +118,7 @@ class MethodTrainer(Trainer):
         if isinstance(checkpoint, os.PathLike):
             checkpoint = os.fspath(checkpoint)
         if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir) or True
+            checkpoint = get_last_checkpoint(self.args.output_dir) or True  # type: ignore[no-untyped-call]
         if isinstance(checkpoint, str):
             self._take_up(Path(checkpoint))
         elif self._reference is None:
@@ -124,7 +131,7 @@ class MethodTrainer(Trainer):
             for name, tensor in Weights.of(self.model).items():
                 if name not in chosen:
                     tensor.requires_grad_(False)
-            output = super().train(resume_from_checkpoint=checkpoint, **options)
+            output = super().train(checkpoint, *arguments, **options)
         finally:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
@@ -149,6 +156,7 @@ class MethodTrainer(Trainer):
             batches[role] = batch.with_reference((self._reference or {}).get(role))
         self._waiting = []
         self.model.train()
+        assert self.optimizer is not None
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()  # optimizers without a schedule train at other weights than they show
         self._update.step = self.state.global_step
@@ -236,6 +244,7 @@ class _Lifecycle(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **rest: Any) -> None:
         trainer = self.trainer
+        assert trainer.optimizer is not None
         trainer._update = Update(
             trainer.model,
             trainer._begun,
@@ -265,6 +274,7 @@ class _Lifecycle(TrainerCallback):
             "reference": trainer._reference,
             "data": trainer._digests(),
         }
+        assert args.output_dir is not None  # TrainingArguments gives itself one
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
         save_checkpoint(folder, Checkpoint(state.global_step, {}, saved))
 

@@ -71,16 +71,16 @@ def _lines(kind: type[BaseModel], indent: str, implied: dict[str, str]) -> list[
     found: list[str] = []
     for name, field in kind.model_fields.items():
         annotation = field.annotation
-        inner = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        inner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
         said = implied.get(name) or ("" if inner or not field.is_required() else "REQUIRED")
-        described = field.description or (_first_line(annotation) if inner else "")
+        described = field.description or (_first_line(inner) if inner else "")
         choices = _choices(annotation)
         parts = [described, f"One of {', '.join(choices)}." if choices else "", f"({said})" if said else ""]
         comment = textwrap.wrap(" ".join(part for part in parts if part), _WIDTH - len(indent))
         found += [f"{indent}# {line}\n" for line in comment]
         if inner and not implied.get(name):
             found.append(f"{indent}{name}:\n")
-            found += _lines(annotation, indent + "  ", {})
+            found += _lines(inner, indent + "  ", {})
             continue
         default = field.get_default(call_default_factory=True) if not field.is_required() else None
         found.append(f"{indent}{_spelled(name, default)}\n")

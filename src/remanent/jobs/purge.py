@@ -113,9 +113,9 @@ def _removable(run: RunFolder, settings: dict[str, Any]) -> Iterator[tuple[Path,
         yield checkpoints, what + asked
     if (run.path / "audit").exists():
         yield run.path / "audit", "finished measurements of the models before and after"
-    asked = run.path / "asked.json"
-    if asked.is_file():
-        yield asked, "questions, and what the model answered before"
+    answers = run.path / "asked.json"
+    if answers.is_file():
+        yield answers, "questions, and what the model answered before"
         if run.report.is_file():
             yield run.report, "a page that shows those answers; `remanent report` makes it again without them"
     for left in sorted(run.path.glob(".*")):

@@ -29,7 +29,7 @@ def meta_model(name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **keywords)
         with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except OSError as error:
         reason = " ".join(str(error).split())
         raise InputError("model", name, f"a model whose configuration can be read ({reason})") from None
@@ -67,7 +67,7 @@ def kept_for_backward(model: Any, rows: int, tokens: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits.float()
         logits.log_softmax(-1)
-    gradient = logits.numel() * logits.element_size()
+    gradient: int = logits.numel() * logits.element_size()
     return sum(storage.nbytes() for storage in kept.values()) + gradient
 
 

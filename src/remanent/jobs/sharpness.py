@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _tasks(
                         str(item),
                         batches,
                         batches * each,
-                        lambda tick, item=item: sharpness(surface, item, on_batch=tick),
+                        partial(lambda item, tick: sharpness(surface, item, on_batch=tick), item),
                     )
             case "eigenvalues":
                 ticks = products * batches

@@ -37,7 +37,9 @@ def load_folder(
 
     check_folder(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        info: dict[str, Any]
+        model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             folder,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
@@ -113,7 +115,7 @@ def load_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedToke
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    keywords = {} if gguf_file is None else {"gguf_file": gguf_file}
+    keywords: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
     # AutoTokenizer may put another tokenizer in the place of what tokenizer.json says, by the model's type.
     kind = PreTrainedTokenizerFast if gguf_file is None and _declares_generic(folder) else AutoTokenizer
     try:

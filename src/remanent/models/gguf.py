@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,7 +39,9 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         if file.read(4) != b"GGUF":
             raise IntegrityError(f"{path.name}: is not a GGUF file")
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        info: dict[str, Any]
+        model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             path.parent,
             gguf_file=path.name,
             dtype=dtype,
@@ -54,10 +56,10 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     if info["missing_keys"]:  # transformers fills them with random numbers
         missing = sorted(info["missing_keys"])
         raise IntegrityError(f"{path.name}: {len(missing)} weight(s) are missing, the first: {missing[0]}")
-    model.hf_quantizer = None
-    model.is_quantized = False
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.is_quantized = False  # type: ignore[assignment]
     del model.config.quantization_config
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,7 +71,7 @@ def load(
             model, tokenizer = (load_cached if cache else load_gguf)(source.path, dtype or torch.float32)
         else:
             model, tokenizer = load_folder(source.path, dtype)
-        return model.to(device), tokenizer
+        return model.to(device), tokenizer  # type: ignore[arg-type]
 
     return assemble(name_or_path, adapter, whole)
 
@@ -136,8 +135,9 @@ def _with_adapter(loaded: Loaded, source: Source) -> Loaded:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    path: Path | None = source.path
     _adapter_config(source)
+    path = source.path
+    assert path is not None
     try:
         model = PeftModel.from_pretrained(loaded.model, path, is_trainable=True)
     except SafetensorError as error:
@@ -145,8 +145,8 @@ def _with_adapter(loaded: Loaded, source: Source) -> Loaded:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UnsupportedError(f"{source.name}: does not fit on {loaded.source.name}: {error}") from error
     loaded.model.enable_input_require_grads()
-    has_tokenizer = path is not None and (path / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(path) if path is not None and has_tokenizer else loaded.tokenizer
+    has_tokenizer = (path / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(path) if has_tokenizer else loaded.tokenizer
     return Loaded(model.eval(), tokenizer, replace(source, base=loaded.source))
 
 

@@ -72,7 +72,7 @@ def add_lora(
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     adapted.train(training)
-    model.enable_input_require_grads()
+    model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     return adapted
 
 
@@ -105,7 +105,7 @@ def load_nf4(
     from remanent.models.load import assemble
     from remanent.models.source import Source
 
-    config = BitsAndBytesConfig(
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 

@@ -68,7 +68,7 @@ def tiny(
     config = AutoConfig.for_model(architecture, **_sizes(architecture, hidden, layers, max_length, tokenizer))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
     return Loaded(model, tokenizer, Source("tiny", f"tiny-{architecture}"))
 
 
@@ -104,7 +104,7 @@ def _tokenizer(records: Sequence[Record], vocabulary: int, chat_template: bool, 
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(records), trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
         bos_token="<|end|>",

@@ -192,7 +192,7 @@ class ESAM(SAM):
         return torch.cat(losses)
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
-        return list(rows.split(self.forward_size or len(rows)))
+        return list(rows.split(self.forward_size or len(rows)))  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _losses(closure: RecordLosses, rows: Tensor) -> Tensor:

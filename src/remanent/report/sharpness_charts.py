@@ -126,8 +126,8 @@ def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str,
     if all(item["low"] is not None for item in losses):
         axes.fill_between(
             at,
-            [item["low"] for item in losses],  # type: ignore[arg-type, misc]
-            [item["high"] for item in losses],  # type: ignore[arg-type, misc]
+            [item["low"] for item in losses],  # type: ignore[arg-type]
+            [item["high"] for item in losses],  # type: ignore[arg-type]
             color=style["color"],
             alpha=0.14,
             linewidth=0,

@@ -134,7 +134,8 @@ class CorruptedPrompts:
 
 def restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CorruptedPrompts:
     """The intervention of what was saved."""
-    return CorruptedPrompts(**tensors, **settings)
+    arguments: dict[str, Any] = {**tensors, **settings}
+    return CorruptedPrompts(**arguments)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Ascent, Here, Noise, OneOf, Rounding
+from remanent.core.displacement import Ascent, Displacement, Here, Noise, OneOf, Rounding
 from remanent.core.displacement.scale import Scale
 from remanent.core.method import At, Method, Recipe
 from remanent.errors import InputError, did_you_mean
@@ -64,11 +64,12 @@ def method(
         raise InputError("around", around, did_you_mean(around, get_args(Around)))
     if draws < 1:
         raise InputError("draws", draws, "at least 1 random point")
-    near = {
+    places: dict[str, list[Displacement]] = {
         "ascent": [Ascent(rho)],
         "noise": [Noise(sigma, seed=draw, scale=scale, fresh=True, trained=True) for draw in range(draws)],
         "roundings": [Here(), OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))],
-    }[around]
+    }
+    near = places[around]
     return Method(
         NPO(beta),
         points=[At(Here(), ("retain",)), *(At(point, ("forget",), weight=1 / len(near)) for point in near)],

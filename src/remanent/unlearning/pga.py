@@ -119,8 +119,9 @@ class PGAMethod(Method):
         count = min(len(episode.data["forget"]), len(episode.data["retain"]))
         records = {role: _spread(episode.data[role], count) for role in ("forget", "retain")}
         depths = even_depths(len(decoder_layers(model)), self.count)
-        begun = replace(self, objective=PGA(depths, {}), records=records)
-        begun.objective.directions.update(begun.fitted(model))
+        objective = PGA(depths, {})
+        begun = replace(self, objective=objective, records=records)
+        objective.directions.update(begun.fitted(model))
         return begun
 
     def fitted(self, model: nn.Module) -> dict[int, Tensor]:

@@ -223,7 +223,8 @@ def spectral(ours: Tensor, theirs: Tensor, rank: int) -> Tensor:
         raise InputError("rank", rank, f"from 1 to {one.shape[1]}, the width")
     apart = one.mean(dim=0) - two.mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.outer(apart, apart) + one.T.cov(correction=0) - two.T.cov(correction=0))
-    return vectors[:, values.abs().argsort(descending=True)[:rank]]
+    chosen: Tensor = vectors[:, values.abs().argsort(descending=True)[:rank]]
+    return chosen
 
 
 def joined(subspaces: Mapping[int, Subspace]) -> Subspace:

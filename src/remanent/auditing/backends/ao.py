@@ -37,7 +37,7 @@ class TorchaoInt8:
         """The folder's model, its linear weights packed to 8 bits."""
         from torchao.quantization import Int8WeightOnlyConfig
 
-        model, _ = load_folder(folder, torch.float32)
+        model: nn.Module = load_folder(folder, torch.float32)[0]
         return _quantized(model.to(device), Int8WeightOnlyConfig(set_inductor_config=False))
 
 
@@ -59,7 +59,7 @@ class TorchaoInt4:
         """The folder's model, its linear weights packed to 4 bits."""
         from torchao.quantization import Int4WeightOnlyConfig
 
-        model, _ = load_folder(folder, torch.bfloat16)
+        model: nn.Module = load_folder(folder, torch.bfloat16)[0]
         widths = {layer.in_features for layer in _linears(model).values()}
         group = next((size for size in GROUPS if all(width % size == 0 for width in widths)), None)
         if group is None:  # torchao itself leaves such layers as they are, and says nothing

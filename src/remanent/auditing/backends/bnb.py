@@ -31,13 +31,13 @@ class BitsAndBytesNF4:
         """The folder's model, packed to NF4 while it loads."""
         from transformers import BitsAndBytesConfig
 
-        config = BitsAndBytesConfig(
+        config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32,
         )
-        model, _ = load_folder(folder, torch.float32, quantization_config=config, device_map={"": device})
+        model: nn.Module = load_folder(folder, torch.float32, quantization_config=config, device_map={"": device})[0]
         return model.eval()
 
 
@@ -60,8 +60,8 @@ class BitsAndBytesInt8:
         from transformers import BitsAndBytesConfig
 
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_of_casts)
-        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0)
-        model, _ = load_folder(folder, torch.float32, quantization_config=config, device_map={"": device})
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0)  # type: ignore[no-untyped-call]
+        model: nn.Module = load_folder(folder, torch.float32, quantization_config=config, device_map={"": device})[0]
         return model.eval()
 
 

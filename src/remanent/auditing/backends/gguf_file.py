@@ -53,7 +53,8 @@ class WrittenGGUF:
         """The model that comes back from the file."""
         with tempfile.TemporaryDirectory(prefix="remanent-") as place:
             file = write_gguf(folder, Path(place) / "model.gguf", self.kind)
-            return load_gguf_model(file, torch.float32).to(device).eval()
+            model: nn.Module = load_gguf_model(file, torch.float32)
+            return model.to(device).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class GivenGGUF:
 
     def open(self, folder: Path, device: torch.device) -> nn.Module:
         """The file's model, whatever lies in `folder`."""
-        return load_gguf_model(self.path, torch.float32).to(device).eval()
+        model: nn.Module = load_gguf_model(self.path, torch.float32)
+        return model.to(device).eval()
 
 
 def _field(reader: Any, key: str) -> Any:
