@@ -80,6 +80,6 @@ def head_weight(clip: Any, tokenizer: Any, classes: Sequence[str], templates: Se
             inputs = tokenizer(prompts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
             tokens = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
             parts.append(clip.text_projection(clip.text_model(**tokens).pooler_output))
-        features = functional.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(classes), len(templates)))
+        features = functional.normalize(torch.cat(parts), dim=-1).reshape(len(classes), len(templates), -1)
         found: Tensor = functional.normalize(features.mean(dim=1), dim=-1) * clip.logit_scale.exp()
         return found.to(clip.text_projection.weight.dtype)
