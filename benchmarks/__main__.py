@@ -50,6 +50,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table there")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the table alone")
     arguments = parser.parse_args()
+    if arguments.out is not None and tuple(arguments.only) != PARTS:
+        parser.error("--out writes the whole table; leave out --only")
     torch.set_num_threads(1)
     tiny, runs = arguments.tiny, arguments.runs
     model = subject.model(tiny)

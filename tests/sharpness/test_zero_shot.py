@@ -18,7 +18,7 @@ CLASSES = ["cat", "dog", "train"]
 def clip():
     from transformers import CLIPConfig, CLIPModel
 
-    text = {"vocab_size": 32, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    text = {"vocab_size": 32, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 1, "pad_token_id": 0}
     vision = {"image_size": 8, "patch_size": 4}
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(text_config={**text, **sizes}, vision_config={**vision, **sizes}, projection_dim=12)
@@ -36,10 +36,10 @@ def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<s>", "</s>", "<unk>", *["a", "photo", "of", "cat", "dog", "train", "drawing", "the", "."]]
+    words = ["<pad>", "<s>", "<unk>", "</s>", *["a", "photo", "of", "cat", "dog", "train", "drawing", "the", "."]]
     made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)])
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", model_max_length=16)
 
 
@@ -103,5 +103,5 @@ def test_bad_input(clip, tokenizer, classes, templates, field):
 
 
 def test_a_model_that_has_no_text_side(tokenizer):
-    with pytest.raises(UnsupportedError, match="text_model"):
+    with pytest.raises(UnsupportedError, match="get_text_features"):
         ZeroShotClassifier(torch.nn.Linear(2, 2), tokenizer, ["cat"])

@@ -91,8 +91,8 @@ class Weights(Mapping[str, Tensor]):
         return self._owners.get(name)
 
     def transposed(self, name: str) -> bool:
-        """Whether a layer keeps its inputs in the first dimension, as GPT-2's do: its columns are a neuron each."""
-        return type(self.owner(name)).__name__ == "Conv1D"
+        """Whether a matrix has its inputs in the first dimension, as GPT-2's have: a column is a neuron."""
+        return self._tensors[name].dim() == 2 and type(self.owner(name)).__name__ == "Conv1D"
 
     def kind(self, name: str) -> str:
         """The kind of layer that owns a weight, one of KINDS."""

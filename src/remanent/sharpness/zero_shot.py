@@ -17,7 +17,7 @@ from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
 
 TEMPLATES = ("a photo of a {}.",)
-_PARTS = ("vision_model", "visual_projection", "text_model", "text_projection", "logit_scale")
+_PARTS = ("vision_model", "visual_projection", "get_text_features", "logit_scale")
 
 
 class ZeroShotClassifier(nn.Module):
@@ -73,13 +73,16 @@ class ZeroShotClassifier(nn.Module):
 def head_weight(clip: Any, tokenizer: Any, classes: Sequence[str], templates: Sequence[str], batch_size: int) -> Tensor:
     """The head's weight, detached: (classes, width of the projection), in the projection's precision."""
     prompts = [template.format(name) for name in classes for template in templates]
-    device = clip.text_projection.weight.device
+    weight = clip.visual_projection.weight
     with torch.no_grad(), evaluating(clip):
         parts = []
         for start in range(0, len(prompts), batch_size):
             inputs = tokenizer(prompts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
-            tokens = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
-            parts.append(clip.text_projection(clip.text_model(**tokens).pooler_output))
+            found = clip.get_text_features(
+                input_ids=inputs["input_ids"].to(weight.device),
+                attention_mask=inputs["attention_mask"].to(weight.device),
+            )
+            parts.append(getattr(found, "pooler_output", found))  # transformers 4 gave the tensor itself
         features = functional.normalize(torch.cat(parts), dim=-1).reshape(len(classes), len(templates), -1)
-        found: Tensor = functional.normalize(features.mean(dim=1), dim=-1) * clip.logit_scale.exp()
-        return found.to(clip.text_projection.weight.dtype)
+        rows: Tensor = functional.normalize(features.mean(dim=1), dim=-1) * clip.logit_scale.exp()
+        return rows.to(weight.dtype)

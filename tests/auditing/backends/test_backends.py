@@ -84,6 +84,28 @@ def test_torchao_int4_leaves_no_layer_out_silently(tiny_llama, folder, tmp_path)
         BACKENDS["torchao-int4"].open(odd, CPU)
 
 
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    made = tiny(author_sets(3, forget=2, retain=2, control=2, questions=2).forget, architecture="gpt2", hidden=64)
+    return save(made.model, made.tokenizer, tmp_path_factory.mktemp("m") / "gpt2")
+
+
+def test_layers_that_keep_their_inputs_first_are_rounded_as_bitsandbytes_does(gpt2):
+    pytest.importorskip("bitsandbytes", reason="pip install 'remanent[quant]'")
+    model = load(gpt2).model
+    full = logits(model)
+    with Rounding("nf4").at(model):
+        simulated = logits(model)
+    real = logits(BACKENDS["bnb-nf4"].open(gpt2, CPU))
+    assert 0 < distance(simulated, real) <= 0.3 * distance(full, simulated)
+
+
+def test_torchao_says_so_where_layers_are_of_a_kind_that_it_leaves_alone(gpt2):
+    pytest.importorskip("torchao", reason="pip install 'remanent[torchao]'")
+    with pytest.raises(UnsupportedError, match="is a Conv1D"):
+        BACKENDS["torchao-int8"].open(gpt2, CPU)
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1"])
 def test_a_written_file_is_what_its_reader_gets(folder, tmp_path, kind):
     again = load(write_gguf(folder, tmp_path / "a.gguf", kind)).model

@@ -37,6 +37,19 @@ def test_relative_noise_is_in_units_of_each_tensors_size(tiny_llama, snapshot):
             assert float((there[name] - here[name]).std() / size) == pytest.approx(0.5, rel=0.1)
 
 
+def test_a_row_is_a_neuron_where_a_layer_keeps_its_inputs_first(tiny_gpt2):
+    model = tiny_gpt2()
+    layer = model.transformer.h[0].mlp.c_fc
+    with torch.no_grad():
+        layer.weight[:, 0] *= 100
+        here = layer.weight.clone()
+    with Noise(0.1, scale="row").at(model):
+        moved = (layer.weight - here).detach()
+    sizes = moved.square().mean(dim=0).sqrt() / here.square().mean(dim=0).sqrt()
+    assert sizes.tolist() == pytest.approx([0.1] * len(sizes), rel=0.6)
+    assert sizes[0] == pytest.approx(0.1, rel=0.6)
+
+
 def test_tensors_of_one_shape_get_noise_of_their_own(tiny_llama, snapshot):
     model = tiny_llama()
     here, there = snapshot(model), point(model, Noise(1.0, scale="none"), snapshot)

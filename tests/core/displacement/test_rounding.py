@@ -57,11 +57,18 @@ def test_a_layer_that_keeps_its_inputs_first_is_rounded_as_the_same_linear_layer
 
 def test_a_clip_by_rows_cannot_be_learned_where_rows_are_columns(tiny_gpt2, make_batch, mean_loss):
     model = tiny_gpt2()
-    clipping = Rounding(QuantizationFormat.parse("int4-row-p90"))
-    with clipping.at(model):
+
+    def closure():
+        loss = mean_loss(model, make_batch(2))
+        loss.backward()
+        return loss
+
+    with Rounding("int4-row-p90").at(model):
         pass
+    for whole in ("int4-tensor-asym", "bf16"):  # what shares a scale is the same, transposed or not
+        gradient_at(Rounding(whole), Weights.of(model), closure)
     with pytest.raises(UnsupportedError, match="Conv1D"):
-        gradient_at(clipping, Weights.of(model), lambda: mean_loss(model, make_batch(2)).backward())
+        gradient_at(Rounding("int4-row-p90"), Weights.of(model), closure)
 
 
 def test_the_forms_of_a_format():

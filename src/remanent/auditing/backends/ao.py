@@ -84,7 +84,11 @@ def _quantized(model: nn.Module, config: Any) -> nn.Module:
 
 
 def _linears(model: nn.Module) -> dict[str, Any]:
-    """Linear layers but the output, by name."""
+    """Linear layers but the output, by name. Raises UnsupportedError for those that torchao would leave alone."""
     named = dict(model.named_modules())
-    names = [name.removesuffix(".weight") for name in LINEARS.of(Weights.of(model))]
-    return {name: named[name] for name in names if isinstance(named[name], nn.Linear)}
+    found = {name: named[name] for name in (name.removesuffix(".weight") for name in LINEARS.of(Weights.of(model)))}
+    for name, layer in found.items():
+        if not isinstance(layer, nn.Linear):
+            kind = type(layer).__name__
+            raise UnsupportedError(f"cannot run here: torchao quantizes nn.Linear, and {name} is a {kind}")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
 from remanent.core.weights import Weights
@@ -24,6 +24,7 @@ class Then(Displacement):
         self.first, self.second = first, second
         self._by_first: frozenset[str] = frozenset()
         self._by_second: frozenset[str] = frozenset()
+        self._owners: dict[str, nn.Module] = {}
         self.needs: frozenset[str] = first.needs | second.needs  # type: ignore[misc]
 
     @property
@@ -58,6 +59,8 @@ class Then(Displacement):
         self._by_first, self._by_second = (
             frozenset(displacement.pulls_back(weights)) for displacement in (self.first, self.second)
         )
+        owners = {name: weights.owner(name) for name in weights}
+        self._owners = {name: owner for name, owner in owners.items() if owner is not None}
         return weights.only(name for name in weights if name in self._by_first | self._by_second)
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class Then(Displacement):
                 f"{self.second} masks its gradient by the weight it moves from, which {self.first} does not determine "
                 "from that weight alone; look there, or learn at each of the two"
             )
-        alone = Weights({name: weight.detach().clone()})
+        alone = Weights({name: weight.detach().clone()}, self._owners)
         with torch.no_grad():
             self.first.move(alone, Context())
         return alone[name]

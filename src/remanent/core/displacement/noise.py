@@ -63,11 +63,13 @@ class Noise(Displacement):
             noise = drawn(weight.shape, generator=generator).to(weight.device)
             noise = 2 * noise - 1 if self.uniform else noise
             wide = torch.promote_types(weight.dtype, torch.float32)
-            weight.copy_(weight.to(wide) + self.sigma * scale_of(weight, self.scale) * noise)
+            unit = scale_of(weight, self.scale, weights.transposed(name))
+            weight.copy_(weight.to(wide) + self.sigma * unit * noise)
 
     def __str__(self) -> str:
         of = {"tensor": "", "none": "-abs"}.get(self.scale, f"-{self.scale}")
-        return f"noise-{self.sigma:g}" + (f"-seed{self.seed}" if self.seed else "") + of + "-uniform" * self.uniform
+        name = f"noise-{self.sigma:g}" + (f"-seed{self.seed}" if self.seed else "") + of
+        return name + "-uniform" * self.uniform + "-fresh" * self.fresh + "-trained" * self.trained
 
 
 def generator_of(name: str, seed: int) -> torch.Generator:

@@ -62,6 +62,11 @@ class Rounding(Displacement):
         return True
 
     @property
+    def _by_rows(self) -> bool:
+        """Whether it matters which dimension holds the rows."""
+        return self.quantization.granularity not in ("tensor", "element")
+
+    @property
     def pulls_back_by_weight(self) -> bool:
         return self.quantization.clips
 
@@ -84,7 +89,7 @@ class Rounding(Displacement):
         if self.view == "adapter" or not self.quantization.clips:
             return moved
         for name in moved:
-            if weights.transposed(name) and self.quantization.granularity not in ("tensor", "element"):
+            if self._by_rows and weights.transposed(name):
                 raise UnsupportedError(
                     f"{self} masks what its clip cuts off, row by row, and {name} keeps its rows in columns (Conv1D); "
                     "learn at a format without a clip"
@@ -96,7 +101,7 @@ class Rounding(Displacement):
     def move(self, weights: Weights, context: Context) -> None:
         layers = context.once(self._entered)
         for name, weight in weights.items():
-            transposed = weights.transposed(name)
+            transposed = self._by_rows and weights.transposed(name)
             part = self._rows(name, weight, int(transposed))
             part = part.T if transposed else part
             owner = weights.owner(name)
