@@ -163,10 +163,10 @@ if __name__ == "__main__":
     text = f"""# Layers and an assistant beside a model
 
 Made by `python -m tests.reproductions.test_beside {count}` on one thread: the tiny world of the reproductions, the
-methods' defaults but the rate, which is the first of {", ".join(f"{rate:g}" for rate in RATES)} at which forget was as
-unlikely as control on another world, or the last where it was at none. Mean answer NLL in nats per token, teacher forced; retain are authors that no
-method received, control authors that no model was taught; "taken off": of forget, without what was put on. Mean over
-{count} seeds (of first weights and of the order of records) and its 95% interval by Student's t.
+methods' defaults but the rate, the first of {", ".join(f"{rate:g}" for rate in RATES)} at which forget was as unlikely
+as control on another world, or the last where it was at none. Mean answer NLL in nats per token, teacher forced; retain
+are authors that no method received, control authors that no model was taught; "taken off": of forget, without what was
+put on. Mean over {count} seeds (of first weights and of the order of records) and its 95% interval by Student's t.
 
 {markdown(["way", "rate", *figures, "forget - retain"], lines)}
 
