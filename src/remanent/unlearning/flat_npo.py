@@ -58,7 +58,7 @@ def method(
         forget_weight: weight of the forget loss, of its points together.
         retain_weight: weight of the retain loss.
 
-    Source: arXiv 2502.05374, where NPO+SAM and NPO+RS are taken (released code: OPTML-Group/Unlearn-Smooth, commit fc655ba).
+    Source: arXiv 2502.05374, NPO+SAM and NPO+RS; where losses are taken, as in OPTML-Group/Unlearn-Smooth, fc655ba.
     """
     if around not in get_args(Around):
         raise InputError("around", around, did_you_mean(around, get_args(Around)))
