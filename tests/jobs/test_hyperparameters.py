@@ -48,3 +48,9 @@ def test_every_default_read_back_builds_the_method(name):
 def test_what_is_wrong_is_named(method, pair, says):
     with pytest.raises(InputError, match=says):
         typed(method, [pair])
+
+
+def test_two_in_one_are_told_apart_from_a_value_with_commas():
+    with pytest.raises(InputError, match="give the option again for each other one"):
+        typed("npo", ["beta=0.2, retain_weight=3"])
+    assert typed("durable", ["roundings=int4-row,nf4"]) == {"roundings": "int4-row,nf4"}

@@ -32,6 +32,8 @@ def typed(method: str, pairs: Sequence[str]) -> dict[str, Value]:
         if name not in parameters:
             expected = did_you_mean(name, parameters) if parameters else "none: the method has no hyper-parameters"
             raise InputError(f"hyper-parameter of {method}", name, expected)
+        if any(f",{other}=" in text.replace(" ", "") for other in parameters):
+            raise InputError("hyper-parameter", pair, "one name=value; give the option again for each other one")
         found[name] = _value(f"{method}.{name}", text, parameters[name].default)
     return found
 
