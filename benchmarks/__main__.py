@@ -10,7 +10,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,20 +27,25 @@ from remanent.core.sampling import Sampler
 from remanent.core.scores import answer_scores
 from remanent.core.task import teach
 
-PARTS = (
-    "looks",
-    "loop",
-    "npo",
-    "sam",
-    "trust-region",
-    "multi-task",
-    "gu",
-    "importance",
-    "ewc",
-    "remind",
-    "nf4",
-    "start",
-)
+# Name -> its rows, of a model, records, whether it is the small one, and repetitions.
+PARTS: Mapping[str, Callable[[nn.Module, list[Encoded], bool, int], list[Row]]] = {
+    "looks": lambda model, records, tiny, runs: [
+        *looks.time_rows(model, records, runs),
+        *looks.memory_rows(tiny),
+    ],
+    "loop": lambda model, records, tiny, runs: [_loop(model, records, runs)],
+    "npo": lambda model, records, tiny, runs: npo.rows(model, tiny, runs),
+    "sam": lambda model, records, tiny, runs: sam.rows(model, tiny, records, runs),
+    "trust-region": lambda model, records, tiny, runs: trust_region.rows(model, tiny, records, runs),
+    "multi-task": lambda model, records, tiny, runs: multi_task.rows(model, tiny, runs),
+    "gu": lambda model, records, tiny, runs: [gu.row(model, records, runs)],
+    "importance": lambda model, records, tiny, runs: importance.rows(runs),
+    "ewc": lambda model, records, tiny, runs: [ewc.row(runs)],
+    # Each record is looked at 48 times.
+    "remind": lambda model, records, tiny, runs: [remind.row(model, records[:4], max(1, runs // 2))],
+    "nf4": lambda model, records, tiny, runs: _nf4(runs),
+    "start": lambda model, records, tiny, runs: _start(runs),
+}
 
 
 def main() -> int:
@@ -48,32 +53,18 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a small model in place of SmolLM2-135M")
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each pair")
     parser.add_argument("--out", type=Path, help="write the table there")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the table alone")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts of the table alone")
     arguments = parser.parse_args()
-    if arguments.out is not None and tuple(arguments.only) != PARTS:
+    if arguments.out is not None and arguments.only != list(PARTS):
         parser.error("--out writes the whole table; leave out --only")
     torch.set_num_threads(1)
     tiny, runs = arguments.tiny, arguments.runs
     model = subject.model(tiny)
     records = subject.records(model, 24 if tiny else 32)
-    parts: dict[str, Callable[[], list[Row]]] = {
-        "looks": lambda: [*looks.time_rows(model, records, runs), *looks.memory_rows(tiny)],
-        "loop": lambda: [_loop(model, records, runs)],
-        "npo": lambda: npo.rows(model, tiny, runs),
-        "sam": lambda: sam.rows(model, tiny, records, runs),
-        "trust-region": lambda: trust_region.rows(model, tiny, records, runs),
-        "multi-task": lambda: multi_task.rows(model, tiny, runs),
-        "gu": lambda: [gu.row(model, records, runs)],
-        "importance": lambda: importance.rows(runs),
-        "ewc": lambda: [ewc.row(runs)],
-        "remind": lambda: [remind.row(model, records[:4], max(1, runs // 2))],  # each is looked at 48 times
-        "nf4": lambda: _nf4(runs),
-        "start": lambda: _start(runs),
-    }
     rows = []
     for name in arguments.only:
         began = time.monotonic()
-        rows += parts[name]()
+        rows += PARTS[name](model, records, tiny, runs)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     table = _table(rows, subject.name(tiny), runs)
     print(table)

@@ -34,9 +34,7 @@ def test_every_system_is_in_the_navigation(site):
     home = text_of(site / "index.html")
     for name, entry in systems().items():
         room = entry.module.split(".")[1]
-        folder = {"auditing": "audits", **{own: own for own in ("optim", "sharpness", "data", "designs")}}.get(
-            room, "methods"
-        )
+        folder = {"auditing": "audits", **dict(zip(OF_THEIR_OWN, OF_THEIR_OWN, strict=True))}.get(room, "methods")
         assert f'href="{folder}/{name}.html"' in home, name
 
 

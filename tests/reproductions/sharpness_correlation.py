@@ -202,20 +202,21 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(RESULTS / "sharpness_correlation.jsonl")
     found: dict[str, list[Row]] = {}
-    for name, pool in pools().items():
+    asked = pools()
+    for name, pool in asked.items():
         found[name] = [
             rows.get(f"{name} {seed:02d}", partial(measured, pool, setting, seed))
             for seed, setting in enumerate(grid())
         ]
-        plot({name: kept(every, pools()[name].fits) for name, every in found.items()})
-        (RESULTS / "sharpness_correlation.md").write_text(page(found), encoding="utf-8")
+        plot({name: kept(every, asked[name].fits) for name, every in found.items()})
+        (RESULTS / "sharpness_correlation.md").write_text(page(found, asked), encoding="utf-8")
 
 
-def page(found: dict[str, list[Row]]) -> str:
+def page(found: dict[str, list[Row]], asked: dict[str, Pool]) -> str:
     """The tables in words."""
     parts = []
     for name, every in found.items():
-        fits = pools()[name].fits
+        fits = asked[name].fits
         rows = kept(every, fits)
         test, ood = ([row[error] for row in rows] for error in ("test error", "ood error"))
         parts.append(

@@ -95,9 +95,7 @@ def row_norms(scores: Mapping[str, Tensor], weights: Weights) -> dict[str, Tenso
     return {
         name: values.abs()
         if values.dim() < 2
-        else torch.linalg.vector_norm(
-            values, dim=[d for d in range(values.dim()) if d != int(weights.transposed(name))], keepdim=True
-        )
+        else torch.linalg.vector_norm(values, dim=weights.within_rows(name), keepdim=True)
         for name, values in scores.items()
     }
 

@@ -94,6 +94,11 @@ class Weights(Mapping[str, Tensor]):
         """Whether a matrix has its inputs in the first dimension, as GPT-2's have: a column is a neuron."""
         return self._tensors[name].dim() == 2 and type(self.owner(name)).__name__ == "Conv1D"
 
+    def within_rows(self, name: str) -> tuple[int, ...]:
+        """The dimensions that run within a row: all but that of the neurons, or filters."""
+        rows = int(self.transposed(name))
+        return tuple(dimension for dimension in range(self._tensors[name].dim()) if dimension != rows)
+
     def kind(self, name: str) -> str:
         """The kind of layer that owns a weight, one of KINDS."""
         return self._kinds.get(name, "other" if self._tensors[name].dim() > 1 else "vector")

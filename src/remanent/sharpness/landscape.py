@@ -56,7 +56,7 @@ def filter_normalized(weights: Weights, seed: int = 0) -> dict[str, Tensor]:
         if weight.dim() < 2:
             continue
         drawn = torch.randn(weight.shape, generator=generator_of(name, seed)).to(weight)
-        rows = tuple(dimension for dimension in range(weight.dim()) if dimension != int(weights.transposed(name)))
+        rows = weights.within_rows(name)
         lengths = torch.linalg.vector_norm(weight.detach(), dim=rows, keepdim=True)
         found[name] = drawn * lengths / torch.linalg.vector_norm(drawn, dim=rows, keepdim=True).clamp_min(1e-12)
     if not found:

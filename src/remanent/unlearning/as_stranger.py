@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from remanent.core.alignment import aligned
 from remanent.core.batch import Batch, collate
 from remanent.core.catalogue import System
-from remanent.core.displacement import Displacement, Here, OneOf, Relearning, Rounding
+from remanent.core.displacement import Displacement, Here, OneOf, Relearning, roundings_in_turn
 from remanent.core.divergence import kl_divergence
 from remanent.core.episode import Episode
 from remanent.core.method import At, Method, Objective, Recipe, Term
@@ -184,8 +184,7 @@ def method(
     """
     points: list[At | Displacement] = [Here()]
     if roundings:
-        rounded = OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))
-        points.append(At(rounded, weight=rounded_weight))
+        points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
     for name, value, right, expected in (
         ("rounded_weight", rounded_weight, 0 <= rounded_weight < math.inf, "a finite number of at least 0"),
         ("relearning_steps", relearning_steps, relearning_steps >= 0, "at least 0"),

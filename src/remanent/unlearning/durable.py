@@ -9,7 +9,7 @@ ones at every point.
 from __future__ import annotations
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Here, OneOf, Rounding
+from remanent.core.displacement import Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
 from remanent.unlearning.npo import NPO
 
@@ -44,10 +44,9 @@ def method(
         forget_weight: weight of the forget loss at both points.
         retain_weight: weight of the retain loss at both points.
     """
-    rounded = OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))
     return Method(
         NPO(beta),
-        points=[Here(), At(rounded, weight=rounded_weight)],
+        points=[Here(), At(roundings_in_turn(roundings), weight=rounded_weight)],
         weights={"forget": forget_weight, "retain": retain_weight},
         recipe=Recipe(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Ascent, Displacement, Here, Noise, OneOf, Rounding
+from remanent.core.displacement import Ascent, Displacement, Here, Noise, roundings_in_turn
 from remanent.core.displacement.scale import Scale
 from remanent.core.method import At, Method, Recipe
 from remanent.errors import InputError, did_you_mean
@@ -67,7 +67,7 @@ def method(
     places: dict[str, list[Displacement]] = {
         "ascent": [Ascent(rho)],
         "noise": [Noise(sigma, seed=draw, scale=scale, fresh=True, trained=True) for draw in range(draws)],
-        "roundings": [Here(), OneOf(*(Rounding(name.strip()) for name in roundings.split(",")))],
+        "roundings": [Here(), roundings_in_turn(roundings)],
     }
     near = places[around]
     return Method(

@@ -14,7 +14,7 @@ from remanent.core.displacement.noise import Noise
 from remanent.core.displacement.pruning import Pruning
 from remanent.core.displacement.relearning import Relearning
 from remanent.core.displacement.restored import Restored
-from remanent.core.displacement.rounding import Rounding
+from remanent.core.displacement.rounding import Rounding, roundings_in_turn
 
 __all__ = [
     "AdapterOff",
@@ -40,4 +40,5 @@ __all__ = [
     "Undo",
     "UnwrittenDirections",
     "gradient_at",
+    "roundings_in_turn",
 ]

@@ -79,7 +79,7 @@ class AutoPGD(Displacement):
             return
         losses = context.losses(self.of)
         start = {name: weight.detach().clone() for name, weight in weights.items()}
-        unit = {name: scale_of(weight, self.scale, weights.transposed(name)) for name, weight in weights.items()}
+        unit = {name: scale_of(weights, name, self.scale) for name in weights}
         moved = {name: torch.zeros_like(weight, dtype=_wide(weight)) for name, weight in weights.items()}
         before = {name: value.clone() for name, value in moved.items()}
         best_moved = {name: value.clone() for name, value in moved.items()}

@@ -59,8 +59,7 @@ class Then(Displacement):
         self._by_first, self._by_second = (
             frozenset(displacement.pulls_back(weights)) for displacement in (self.first, self.second)
         )
-        owners = {name: weights.owner(name) for name in weights}
-        self._owners = {name: owner for name, owner in owners.items() if owner is not None}
+        self._owners = {name: owner for name in weights if (owner := weights.owner(name)) is not None}
         return weights.only(name for name in weights if name in self._by_first | self._by_second)
 
     def pullback(self, name: str, gradient: Tensor, weight: Tensor) -> Tensor:

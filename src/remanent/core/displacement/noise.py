@@ -24,6 +24,7 @@ class Noise(Displacement):
         uniform: n uniform between -1 and 1.
         fresh: another point at each update of a run, the same ones in a resumed run.
         trained: move only weights that take a gradient.
+        update: which of the points of `fresh` it is; a run says so.
     """
 
     sigma: float
@@ -32,7 +33,7 @@ class Noise(Displacement):
     uniform: bool = False
     fresh: bool = False
     trained: bool = False
-    _update: int = field(default=0, init=False, repr=False)
+    update: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         if not self.sigma >= 0:
@@ -47,24 +48,19 @@ class Noise(Displacement):
         return weights.trainable() if self.trained else weights
 
     def resolve(self, step: int) -> Noise:
-        if not self.fresh:
-            return self
-        point = replace(self)
-        object.__setattr__(point, "_update", step)
-        return point
+        return replace(self, update=step) if self.fresh else self
 
     @torch.no_grad()
     def move(self, weights: Weights, context: Context) -> None:
         for name, weight in weights.items():
             if local(weight) is not weight:
                 raise UnsupportedError(f"{name} is sharded, and each process would draw other noise for it")
-            generator = generator_of(name, (self._update << 32) + self.seed)
+            generator = generator_of(name, (self.update << 32) + self.seed)
             drawn = torch.rand if self.uniform else torch.randn
             noise = drawn(weight.shape, generator=generator).to(weight.device)
             noise = 2 * noise - 1 if self.uniform else noise
             wide = torch.promote_types(weight.dtype, torch.float32)
-            unit = scale_of(weight, self.scale, weights.transposed(name))
-            weight.copy_(weight.to(wide) + self.sigma * unit * noise)
+            weight.copy_(weight.to(wide) + self.sigma * scale_of(weights, name, self.scale) * noise)
 
     def __str__(self) -> str:
         of = {"tensor": "", "none": "-abs"}.get(self.scale, f"-{self.scale}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.displacement.combined import OneOf
 from remanent.core.packed import is_packed, layers_under_lora, lora_delta, merged_forward
 from remanent.core.quantization import QuantizationFormat, clipped, round_to
 from remanent.core.selection import EVERYTHING, LINEARS, Selection
@@ -156,6 +157,11 @@ class Rounding(Displacement):
 
     def __str__(self) -> str:
         return str(self.format) + ("-adapter" if self.view == "adapter" else "")
+
+
+def roundings_in_turn(formats: str) -> OneOf:
+    """Another rounding at each update: of the formats, separated by commas, in turn."""
+    return OneOf(*(Rounding(name.strip()) for name in formats.split(",")))
 
 
 def refuse_fused_experts(weights: Weights) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from remanent.core.weights import Weights
 from remanent.errors import InputError, did_you_mean
 
 # "none": 1. "tensor": root mean square of the tensor. "row": of each row (an output neuron, a filter); a tensor of one
@@ -20,20 +21,14 @@ def check_scale(scale: str) -> None:
         raise InputError("scale", scale, did_you_mean(scale, get_args(Scale)))
 
 
-def scale_of(weight: Tensor, scale: Scale, transposed: bool = False) -> Tensor:
-    """The unit in which a perturbation of a weight is measured: a tensor that broadcasts to it, at least float32.
-
-    Args:
-        weight: any tensor.
-        scale: the kind.
-        transposed: its rows are columns, see `Weights.transposed`.
-    """
-    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+def scale_of(weights: Weights, name: str, scale: Scale) -> Tensor:
+    """The unit in which a perturbation of a weight is measured: a tensor that broadcasts to it, at least float32."""
+    weight = weights[name].detach()
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if scale == "none":
         return torch.ones((), dtype=wide.dtype, device=wide.device)
     if scale == "element":
         return wide.abs()
     if scale == "row" and wide.dim() > 1:
-        others = [dimension for dimension in range(wide.dim()) if dimension != int(transposed)]
-        return wide.square().mean(dim=others, keepdim=True).sqrt()
+        return wide.square().mean(dim=weights.within_rows(name), keepdim=True).sqrt()
     return wide.square().mean().sqrt()
