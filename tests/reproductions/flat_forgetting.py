@@ -29,7 +29,7 @@ from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings
 from remanent.jobs.data import fast_precision
 from remanent.jobs.unlearn import unlearn
 
-from .smollm2_study import BATCH, BUDGET, OWN, SYSTEM, UPPER_HALF, records, taught, written
+from .smollm2_study import AUDIT, BATCH, BUDGET, OWN, SYSTEM, UPPER_HALF, records, taught, written
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
 
 WORLD = "authors-311"
@@ -88,11 +88,7 @@ def row(way: str, seed: int, model: Path, files: Mapping[str, Path], folder: Pat
         model=str(run.model),
         data=asked.data,
         reference=str(model),
-        at=",".join(AT),
-        attack_seeds=1,
-        generate=0,
-        truth_ratio=False,
-        batch_size=32,
+        **{**AUDIT, "at": ",".join(AT)},
         precision=fast_precision(),
         threads=1,
     )
