@@ -206,7 +206,7 @@ def nll(evidence: Evidence, condition: str, records: str) -> float:
     """Mean answer NLL of the audited model, in nats per token."""
     item = evidence.find(AUDITED, condition, records, None)
     assert item is not None
-    return sum(score.nll for score in item.scores) / len(item.scores)
+    return item.mean_nll
 
 
 def judged_in_short(world: World, state: State, before: Mapping[str, float]) -> Row:

@@ -119,7 +119,7 @@ def nll(evidence: Evidence, subject: str, place: str, of: str) -> float | None:
     """Mean answer NLL, in nats; None where it was not asked."""
     seed = 0 if "relearning" in place else None
     found = evidence.find(subject, place, of, seed)
-    return sum(score.nll for score in found.scores) / len(found.scores) if found else None
+    return found.mean_nll if found else None
 
 
 def came_back(found: Row, place: str) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +31,15 @@ def answers() -> Callable[..., tuple[Batch, Tensor]]:
         )
 
     return make
+
+
+@pytest.fixture
+def batches(make_batch: Callable[..., Batch]) -> dict[str, Batch]:
+    """Batches to forget, with their NLL under a reference, and to keep."""
+    return {
+        "forget": replace(make_batch(3, seed=1), reference=torch.tensor([5.0, 9.0, 2.0])),
+        "retain": make_batch(4, seed=2),
+    }
 
 
 @pytest.fixture

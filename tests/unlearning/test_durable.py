@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
 import torch
 
 from remanent.core.displacement import Here, Rounding, gradient_at
@@ -14,14 +11,6 @@ from remanent.unlearning.npo import NPO
 
 def rounded_losses(found):
     return {name for name in found if "@" in name and not name.endswith("@full")}
-
-
-@pytest.fixture
-def batches(make_batch):
-    return {
-        "forget": replace(make_batch(3, seed=1), reference=torch.tensor([5.0, 9.0, 2.0])),
-        "retain": make_batch(4, seed=2),
-    }
 
 
 def test_forget_and_retain_are_taken_at_every_rounding_in_turn(tiny_llama, batches):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,14 +13,6 @@ from remanent.errors import InputError
 from remanent.unlearning import npo
 from remanent.unlearning.flat_npo import method
 from remanent.unlearning.npo import NPO
-
-
-@pytest.fixture
-def batches(make_batch):
-    return {
-        "forget": replace(make_batch(3, seed=1), reference=torch.tensor([5.0, 9.0, 2.0])),
-        "retain": make_batch(4, seed=2),
-    }
 
 
 def update_of(model, made):

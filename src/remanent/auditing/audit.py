@@ -277,8 +277,7 @@ def _worst(conditions: Sequence[Condition], found: Sequence[Measurement]) -> str
     forgot = any(item.records == FORGET for item in found)
     for item in found:
         if kinds[item.condition] == "precision" and item.records == (FORGET if forgot else RETAIN):
-            mean = sum(score.nll for score in item.scores) / len(item.scores)
-            means[item.condition] = mean if forgot else -mean
+            means[item.condition] = item.mean_nll if forgot else -item.mean_nll
     return min(means, key=lambda name: means[name]) if means else ""
 
 

@@ -68,6 +68,11 @@ class Measurement:
     scores: tuple[RecordScore, ...]
     seed: int | None = None
 
+    @property
+    def mean_nll(self) -> float:
+        """Mean over the records of their answer NLL, in nats per token."""
+        return sum(score.nll for score in self.scores) / len(self.scores)
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:

@@ -113,6 +113,11 @@ class Weights(Mapping[str, Tensor]):
         return self.only(name for name, tensor in self.items() if tensor.requires_grad)
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is linear: nn.Linear, or GPT-2's Conv1D, which keeps its inputs in the first dimension."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def has_adapter(model: nn.Module) -> bool:
     """Whether a model has a LoRA."""
     return any(part in _ADAPTER_PARTS for name, _ in model.named_parameters() for part in name.split("."))
@@ -182,7 +187,7 @@ def _kind(name: str, parameter: Tensor, module: nn.Module, head: nn.Module | Non
         return "head"
     if isinstance(module, nn.Embedding):
         return "embedding"
-    if parameter.dim() == 2 and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+    if parameter.dim() == 2 and is_linear(module):
         return "linear"
     return "vector" if parameter.dim() <= 1 else "other"
 

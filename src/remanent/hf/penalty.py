@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
 
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from remanent.core.model_inputs import logits_of
 from remanent.errors import InputError
+from remanent.hf.resume import checkpoint_to_resume
 from remanent.optim import MESA, R3F, SAF, SMART
 
 # Beside Trainer's own files in each of its checkpoints.
@@ -46,11 +47,7 @@ class PenaltyTrainer(Trainer):
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *arguments: Any, **options: Any
     ) -> TrainOutput:
         """Trainer's, with the term's state taken up from a checkpoint."""
-        checkpoint = resume_from_checkpoint
-        if isinstance(checkpoint, os.PathLike):
-            checkpoint = os.fspath(checkpoint)
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir) or True  # type: ignore[no-untyped-call]
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if isinstance(checkpoint, str) and not isinstance(self.penalty, R3F):
             self.penalty.load_state_dict(load_checkpoint(Path(checkpoint) / STATE).state)
         return super().train(checkpoint, *arguments, **options)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
 
 from remanent.core.batch import Encoded, collate
 from remanent.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -26,6 +26,7 @@ from remanent.data.encode import pad_id
 from remanent.errors import InputError, RunConflictError, UnsupportedError
 from remanent.hf.callback import RemanentCallback
 from remanent.hf.dataset import Positions, RoleDataset
+from remanent.hf.resume import checkpoint_to_resume
 
 # Beside Trainer's own files in each of its checkpoints.
 STATE = "remanent_method"
@@ -114,11 +115,7 @@ class MethodTrainer(Trainer):
         self.data_collator = self.train_dataset.collate
         self._waiting: list[Mapping[str, Tensor]] = []
         self._sums: dict[str, tuple[float, int]] = {}
-        checkpoint = resume_from_checkpoint
-        if isinstance(checkpoint, os.PathLike):
-            checkpoint = os.fspath(checkpoint)
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir) or True  # type: ignore[no-untyped-call]
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if isinstance(checkpoint, str):
             self._take_up(Path(checkpoint))
         elif self._reference is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from remanent.core.packed import keep_as_packed
+from remanent.core.weights import is_linear
 from remanent.errors import InputError, MissingExtraError, UnsupportedError, did_you_mean
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def refuse_tied(model: torch.nn.Module, layers: Mapping[str, Any]) -> None:
 def _targets(model: PreTrainedModel, targets: str | Sequence[str]) -> str | list[str]:
     if targets == "all-linear":
         return "all-linear"
-    linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
+    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     if targets == "attention":
         homes = [name for name, module in model.named_modules() if type(module).__name__.endswith("Attention")]
         inside = [name for name in linear if any(name.startswith(f"{home}.") for home in homes)]
@@ -162,7 +163,3 @@ def _targets(model: PreTrainedModel, targets: str | Sequence[str]) -> str | list
         if not meant:
             raise InputError("targets", target, did_you_mean(target, {name.rsplit(".", 1)[-1] for name in linear}))
     return list(targets)
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"

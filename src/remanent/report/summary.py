@@ -186,11 +186,7 @@ def _raw_gap(evidence: Evidence, condition: str, seed: int | None) -> float:
     forget, control = (evidence.find(AUDITED, condition, name, seed) for name in (FORGET, CONTROL))
     if forget is None or not forget.scores:
         return math.inf
-    return _mean(forget) - (_mean(control) if control and control.scores else 0.0)
-
-
-def _mean(measurement: Measurement) -> float:
-    return sum(score.nll for score in measurement.scores) / len(measurement.scores)
+    return forget.mean_nll - (control.mean_nll if control and control.scores else 0.0)
 
 
 def _nearest_seed(evidence: Evidence, subject: str, condition: str, seed: int | None) -> int | None:

@@ -25,6 +25,7 @@ from remanent.core.edit import Edited, EditSettings
 from remanent.core.intervention import inner, named_arguments, put_on
 from remanent.core.method import Method, Objective, Recipe, Term
 from remanent.core.predict import Predict
+from remanent.core.weights import is_linear
 from remanent.errors import InputError, UnsupportedError
 
 SYSTEM = System(
@@ -145,7 +146,7 @@ def matrices(model: nn.Module, layers: int) -> dict[str, nn.Module]:
         f"{place}/{name.replace('.', '/')}": module
         for place in range(layers)
         for name, module in every[place].named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear(module)
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from remanent.core.importance.uses import Outer, Rows, Use, Vector
-from remanent.core.weights import Weights, identity
+from remanent.core.weights import Weights, identity, is_linear
 from remanent.errors import UnsupportedError
 
 # weight's name, its uses
@@ -137,7 +137,7 @@ class Capture:
 
 def _known(module: nn.Module) -> bool:
     # Whether a layer of a known name really computes what it should is measured (`measure._misread`).
-    return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D" or _is_norm(module)
+    return is_linear(module) or isinstance(module, nn.Embedding) or _is_norm(module)
 
 
 def _is_norm(module: nn.Module) -> bool:
