@@ -1,26 +1,30 @@
 """`python -m benchmarks`: every figure of the ground floor in one run, as a table; exit code 1 where a bound is broken.
 
 CPU time, one thread, each pair measured in turn. On SmolLM2-135M where its wheel is installed, and with `--tiny` on a
-Llama of 6 million parameters, on which fixed costs weigh more.
+Llama of 6 million parameters, on which fixed costs weigh more. With `--out` the rows of each part are kept beside the
+table as they are found, and a run that was cut off goes on with the next part.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks import ewc, gu, importance, looks, multi_task, npo, remind, sam, subject, trust_region
-from benchmarks.measure import Row, figure, load, ratio
+from benchmarks.measure import Row, figure, ratio
 from remanent.core.batch import Encoded, collate
 from remanent.core.episode import Episode
+from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode
 from remanent.core.quantization import QuantizationFormat, round_to
 from remanent.core.sampling import Sampler
@@ -48,6 +52,19 @@ PARTS: Mapping[str, Callable[[nn.Module, list[Encoded], bool, int], list[Row]]] 
 }
 
 
+@dataclass(frozen=True)
+class Part:
+    """What was found of a part, and the load average of the machine when it was done.
+
+    Args:
+        rows: of the table.
+        load: over 15 minutes; one thread of ours is 1 of it.
+    """
+
+    rows: list[Row]
+    load: float
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a small model in place of SmolLM2-135M")
@@ -59,18 +76,41 @@ def main() -> int:
         parser.error("--out writes the whole table; leave out --only")
     torch.set_num_threads(1)
     tiny, runs = arguments.tiny, arguments.runs
-    model = subject.model(tiny)
-    records = subject.records(model, 24 if tiny else 32)
-    rows = []
-    for name in arguments.only:
+    what = (
+        f"{subject.name(tiny)}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}; median of {runs} (least to most)"
+    )
+    kept = None if arguments.out is None else arguments.out.with_suffix(".partial.json")
+    found = _kept(kept, what)
+    if left := [name for name in arguments.only if name not in found]:
+        model = subject.model(tiny)
+        records = subject.records(model, 24 if tiny else 32)
+    for name in left:
         began = time.monotonic()
-        rows += PARTS[name](model, records, tiny, runs)
+        found[name] = Part(PARTS[name](model, records, tiny, runs), os.getloadavg()[2])
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    table = _table(rows, subject.name(tiny), runs)
+        if kept is not None:
+            write_atomic(kept, json.dumps({"of": what, "parts": {part: asdict(one) for part, one in found.items()}}))
+    table = _table([found[name] for name in arguments.only], what)
     print(table)
-    if arguments.out is not None:
-        arguments.out.write_text(table, encoding="utf-8")
-    return 0 if all(row.holds for row in rows) else 1
+    if arguments.out is not None and kept is not None:
+        write_atomic(arguments.out, table)
+        kept.unlink()
+    return 0 if all(row.holds for part in found.values() for row in part.rows) else 1
+
+
+def _kept(file: Path | None, what: str) -> dict[str, Part]:
+    """The parts that a run of the same kind found before it was cut off."""
+    if file is None or not file.is_file():
+        return {}
+    read = json.loads(file.read_text(encoding="utf-8"))
+    if read["of"] != what:
+        return {}
+    return {
+        name: Part([Row(**row) for row in one["rows"]], one["load"])
+        for name, one in read["parts"].items()
+        if name in PARTS
+    }
 
 
 def _loop(model: nn.Module, records: list[Encoded], runs: int) -> Row:
@@ -129,15 +169,17 @@ def _start(runs: int) -> list[Row]:
     ]
 
 
-def _table(rows: list[Row], what: str, runs: int) -> str:
+def _table(parts: list[Part], what: str) -> str:
+    loads = [part.load for part in parts]
+    busy = f"{min(loads):.1f}" if len(loads) == 1 else f"{min(loads):.1f} to {max(loads):.1f}"
     lines = [
-        f"{what}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
-        f"{torch.backends.cpu.get_cpu_capability()}; median of {runs} (least to most). {load()}",
+        f"{what}. Load average of the machine over 15 minutes, our thread being 1 of it: {busy}, on {os.cpu_count()} "
+        "cores.",
         "",
         "| what | figure | least to most | at most | against |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for row in rows:
+    for row in (row for part in parts for row in part.rows):
         mark = "" if row.holds else " **broken**"
         spread = f"{_short(row.low)} to {_short(row.high)}"
         lines.append(f"| {row.name} | {_short(row.value)}{mark} | {spread} | {_short(row.bound)} | {row.peer} |")
