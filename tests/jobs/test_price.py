@@ -22,7 +22,7 @@ from remanent.jobs.unlearn import build_method
 from remanent.models.lora import add_lora
 from remanent.models.save import save
 from remanent.models.tiny import tiny
-from remanent.unlearning import kl_min, scrub
+from remanent.unlearning import as_stranger, kl_min, scrub
 from remanent.unlearning.grad_diff import GradDiff
 
 RECORDS = [Record(str(n), str(n), (Message("user", "Where?"),), f"In town {n}.") for n in range(8)]
@@ -134,9 +134,11 @@ def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):
 
 def test_the_passes_of_a_run_are_those_that_it_makes(make_records, tiny_llama):
     """Counted by the batches that methods of every kind really ask for."""
-    data = {"forget": make_records(4, seed=1), "retain": make_records(4, seed=2)}
+    roles = ("forget", "retain", "stranger", "unseen")
+    data = {role: make_records(4, seed=number) for number, role in enumerate(roles)}
     chosen = [
         kl_min.method(),
+        as_stranger.method(),
         scrub.method(max_share=0.6),
         Method(GradDiff(), points=[At(Ascent(0.1), ("forget",)), At(Here(), ("retain",))]),
         Method(GradDiff(), combine=lambda apart: next(iter(apart.values()))),
@@ -144,19 +146,31 @@ def test_the_passes_of_a_run_are_those_that_it_makes(make_records, tiny_llama):
     for method in chosen:
         objective, learned, referred = counting(type(method.objective))
         counted = replace(method, objective=objective, recipe=Recipe(steps=5, batch_size=4))
-        run_episode(tiny_llama(), counted, Episode("e", "erase", data), Settings(pad_id=0))
+        run_episode(
+            tiny_llama(),
+            counted,
+            Episode("e", "erase", {role: data[role] for role in method.roles}),
+            Settings(pad_id=0),
+        )
         assert learned == learning_passes(method, 5)
         assert referred == reference_passes(method, 5)
 
 
 def counting(kind):
-    """An objective of that kind, and by role how often its losses and its reference were asked for."""
+    """An objective of that kind, and by role how often the model in training and its reference were asked."""
     learned, referred = Counter(), Counter()
 
     class Counted(kind):
         def losses(self, batches, predict):
-            learned.update(list(batches))
-            return super().losses(batches, predict)
+            asked = set()
+
+            def predicting(batch):
+                asked.update(role for role, known in batches.items() if known is batch)
+                return predict(batch)
+
+            found = super().losses(batches, predicting)
+            learned.update(asked)
+            return found
 
         def at_reference(self, batches, predict):
             referred.update(list(batches))

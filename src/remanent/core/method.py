@@ -37,6 +37,7 @@ class Objective(Protocol):
 
     terms: ClassVar[Mapping[str, Term]]
     needs_reference: ClassVar[frozenset[str]] = frozenset()  # roles whose batches must carry the reference's scores
+    only_at_reference: ClassVar[frozenset[str]] = frozenset()  # roles that the model in training is never asked about
     paired: ClassVar[Mapping[str, str]] = {}  # role -> the role whose records its own belong to, one to one
 
     def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
@@ -243,6 +244,11 @@ class Method:
     def begin(self, model: nn.Module, episode: Episode) -> Method | None:
         """The composition for an episode; None skips it. The optimizer is built afterwards."""
         return self
+
+    def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
+        """How many records `begin` passes through the model, forward and backward, at most, given each role's number of
+        records."""
+        return 0
 
     def trained_on(self, episode: Episode) -> Episode:
         """The episode with the records that are left of it, of what `begin` gave for it."""

@@ -20,11 +20,11 @@ def learning_passes(method: Method, steps: int) -> Mapping[str, int]:
         names = place.terms or tuple(method.objective.terms)
         taken = _taken(place, steps) * (1 + ("loss" in place.displacement.needs))
         for group in [(name,) for name in names] if method.combine else [names]:
-            found.update(dict.fromkeys(_roles(method, group), taken))
+            found.update(dict.fromkeys(_learnt(method, group), taken))
     if isinstance(method.combine, AskingCombine):
         for step in range(1, steps + 1):
             for name in method.combine.products(step, steps):
-                found.update(dict.fromkeys(_roles(method, (name,)), 2))
+                found.update(dict.fromkeys(_learnt(method, (name,)), 2))
     return found
 
 
@@ -44,6 +44,10 @@ def reference_passes(method: Method, steps: int) -> Mapping[str, int]:
 
 def _taken(place: At, steps: int) -> int:
     return sum(place.weight_at(step, steps) != 0 for step in range(1, steps + 1))
+
+
+def _learnt(method: Method, names: tuple[str, ...]) -> set[str]:
+    return _roles(method, names) - method.objective.only_at_reference
 
 
 def _roles(method: Method, names: tuple[str, ...]) -> set[str]:

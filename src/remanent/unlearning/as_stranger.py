@@ -70,6 +70,7 @@ class AsStranger(Objective):
         "forget": Term("token", ("forget", "stranger", "unseen")),
         "retain": Term("token", ("retain",)),
     }
+    only_at_reference: ClassVar[frozenset[str]] = frozenset({"stranger", "unseen"})
     paired: ClassVar[Mapping[str, str]] = {"stranger": "forget", "unseen": "forget"}
 
     def at_reference(self, batches: Mapping[str, Batch], predict: Predict) -> dict[str, Tensor]:
