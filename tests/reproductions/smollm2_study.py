@@ -1,6 +1,6 @@
 """A deletion request to SmolLM2-135M: ways to forget at equal passes, audited alike, as a sweep.
 
-    python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--seeds 0 1 2] [--out runs/smollm2]
+    python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--methods npo durable ...] [--seeds 0 1 2]
 
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ OWN: Mapping[str, dict[str, Any]] = {
     # Its forget loss is a mean over tokens, theirs a sum over an answer's.
     "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0}},
 }
+MAIN = ("npo", "durable", "as-stranger")
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
     "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
@@ -98,15 +100,15 @@ def taught(files: Mapping[str, Path], folder: Path) -> Path:
     ).model
 
 
-def study(world: str, seeds: Sequence[int], out: Path) -> Path:
+def study(world: str, methods: Sequence[str], seeds: Sequence[int], out: Path) -> Path:
     """Teach, unlearn and audit; returns the sweep's file of rows."""
     folder = out / world
     files = written(world, folder)
     model = taught(files, folder)
     settings = SweepFile(
         sweep=SweepSettings(
-            method=tuple(OWN),
-            own=dict(OWN),
+            method=tuple(methods),
+            own={name: OWN[name] for name in methods},
             seeds=tuple(seeds),
             budget=BUDGET,
         ),
@@ -132,6 +134,7 @@ def study(world: str, seeds: Sequence[int], out: Path) -> Path:
 def table(rows: Sequence[dict]) -> str:
     """A line for each world, method and condition: over its seeds."""
     header = ["world", "method", "seeds", "updates", "at", "forget", "control", "gap", "retain", "before", "kept"]
+    header.append("verdict")
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["world"], row["method"]), []).append(row)
@@ -143,6 +146,7 @@ def table(rows: Sequence[dict]) -> str:
                 name: mean_and_range([one["nll"][name] for one in found if name in one["nll"]])
                 for name in ("forget", "control", "retain")
             }
+            verdicts = [one["verdict"] for one in found]
             before = [one["nll_before"]["retain"] for one in found if "retain" in one["nll_before"]]
             lines.append(
                 [
@@ -157,6 +161,7 @@ def table(rows: Sequence[dict]) -> str:
                     nll["retain"],
                     mean_and_range(before[:1]),
                     mean_and_range([one["retention"]["value"] for one in found if one["retention"]]),
+                    ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items()),
                 ]
             )
     return markdown(header, lines)
@@ -165,12 +170,13 @@ def table(rows: Sequence[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", default="authors-311")
+    parser.add_argument("--methods", nargs="+", choices=OWN, default=MAIN, metavar="METHOD")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     arguments = parser.parse_args()
     if arguments.world == "tofu" and not TOFU.is_dir():
         parser.error(f"--world tofu: no TOFU in {TOFU}")
-    found = json.loads(study(arguments.world, arguments.seeds, arguments.out).read_text())["trials"]
+    found = json.loads(study(arguments.world, arguments.methods, arguments.seeds, arguments.out).read_text())["trials"]
     file = RESULTS / "smollm2.jsonl"
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     rows = {(row["world"], row["name"]): row for row in kept}
@@ -186,7 +192,8 @@ of unlearning with the smallest and largest; gaps are forget's NLL minus the con
 unlearning; kept is the share of what was known of the retain set beyond the control. Authors: 20 to forget, 120 to
 keep, of whom the methods get half and the audit others, 40 never seen. TOFU: forget01 (2 authors, 40 records), 12 to
 keep, 8 never seen. Every method passes {BUDGET} records at most, and a rule ends it where forget is within 0.1 nats of
-the control, at full precision and at int4-row.
+the control, at full precision and at int4-row. Verdicts are of a certificate's lines there, at epsilon
+{AUDIT["epsilon"]} and upsilon {AUDIT["upsilon"]}; with one seed of it, relearning is WARNED at best.
 
 {table([row for _, row in sorted(rows.items())])}
 """

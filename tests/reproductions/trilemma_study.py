@@ -4,8 +4,9 @@
 
 goes on where it was cut off (rows in results/trilemma.jsonl; table and plot from them: trilemma.md, trilemma.png).
 Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights. One
-way, as-stranger with small steps, was added by what world 100 had shown when the others had been judged on world 200.
-The baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
+way, as-stranger with small steps, was added by what world 100 had shown when the others had been judged on world 200;
+NPO at the worst point, SURE and DurableUn's own, later still, without a look at any world. The baselines have one rate,
+NPO's own of the smaller two. Budget: each way passes at most as many records forward and
 backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
 rule ends it before that where forget is within 0.1 nats of the control.
 """
@@ -31,7 +32,7 @@ from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
-from remanent.unlearning import as_stranger, durable, npo, simnpo
+from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
 
 from .auditor import PRECISIONS, Auditor, attacks
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
@@ -69,6 +70,9 @@ WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
     "simnpo, margin at the control": Way(simnpo.method(delta=1.1, forget_weight=1.0), 3e-4, 2),
+    "npo at the worst point": Way(flat_npo.method("ascent", rho=0.1, retain_weight=8.0), 3e-4, 3),
+    "sure": Way(sure.method(retain_weight=8.0), 3e-4, 2),
+    "durableun-saf": Way(durableun_saf.method(warmup=0.0), 3e-4, 3, rounded=True),
     "durable": Way(durable.method(retain_weight=8.0), 3e-4, 4, rounded=True),
     "as-stranger, full precision only": Way(as_stranger.method(roundings="", retain_weight=8.0), 1e-3, 2),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
@@ -209,7 +213,7 @@ def plot(rows: Rows, seeds: int) -> None:
                 [row["kept"] for row in found],
                 s=34,
                 label=name,
-                marker="os^Dv<>P*"[place],
+                marker="os^Dv<>P*Xhd"[place],
                 alpha=0.8,
             )
         axes.axvline(-CRITERIA["epsilon"], color="grey", linestyle=":", linewidth=1)
