@@ -192,6 +192,14 @@ def test_the_reference_costs_a_look_at_each_record_and_at_each_batch_that_asks_i
     )
 
 
+def test_what_a_method_passes_before_its_first_update_costs(folder, meta):
+    parameters = sum(weight.numel() for weight in meta.parameters())
+    # The mask of salun: the forget set once. The reinforced model of whp: 3 epochs of 10 records in batches of 4.
+    masked = price(settings(folder, method="salun", hyperparameters={"loss": "grad-ascent"}), meta)[0]
+    assert masked.operations == (10 * 8 + 5 * (4 * 8 + 4 * 6)) * 6 * parameters
+    assert price(settings(folder, method="whp"), meta)[0].operations == (8 * 4 + 5 * 4) * 8 * 6 * parameters
+
+
 def test_turns_are_not_counted_where_they_are_not_taken(folder, meta):
     """SCRUB's 5 steps: min, max, min, then min steps only; each at the reference too."""
     parameters = sum(weight.numel() for weight in meta.parameters())

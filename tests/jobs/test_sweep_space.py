@@ -44,6 +44,25 @@ def test_a_point_that_is_not_yet_visited_costs_nothing():
     assert passes(method("durableun-saf"), SIZES, 9, 4) == 9 * 8 + 6 * 4
 
 
+def test_what_a_method_passes_before_its_first_update_counts():
+    # 3 epochs of 10 records in batches of 4 are 8 of them; then 5 updates.
+    assert passes(method("whp"), SIZES, 5, 4) == 8 * 4 + 5 * 4
+    assert passes(method("salun"), SIZES, 5, 4) == 10 + 5 * (4 + 4)
+    assert passes(method("salun", hyperparameters={"share": 1.0}), SIZES, 5, 4) == 5 * (4 + 4)
+
+
+def test_a_budget_holds_what_comes_before_the_first_update():
+    by_steps = file({"batch_size": 4}, budget=52, method="whp")
+    found = trial(by_steps, grid(by_steps)[0], 0, DATA)
+    assert (found.unlearn.steps, found.passes) == (5, 8 * 4 + 5 * 4)
+    by_batch = file({"steps": 5}, budget=50, method="whp")
+    found = trial(by_batch, grid(by_batch)[0], 0, DATA)
+    assert (found.unlearn.batch_size, found.passes) == (3, 10 * 3 + 5 * 3)
+    short = file({"batch_size": 4}, budget=35, method="whp")
+    with pytest.raises(InputError, match=r"at least 36 passes.* 32 of them before its first update"):
+        trial(short, grid(short)[0], 0, DATA)
+
+
 def test_a_batch_is_no_larger_than_its_set():
     assert passes(method("npo"), SIZES, 1, 16) == 10 + 16
 

@@ -33,7 +33,6 @@ from remanent.core.displacement import Here, Rounding
 from remanent.core.edit import EditSettings
 from remanent.core.files import write_atomic
 from remanent.core.method import Method
-from remanent.core.passes import learning_passes
 from remanent.core.peak_memory import peak_memory
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.general_text import general_text
@@ -42,6 +41,7 @@ from remanent.data.refusals import PREFERRED
 from remanent.data.splits import CONTROL_SHARES, RETAIN_SHARES, split_by_group
 from remanent.data.tofu import tofu
 from remanent.errors import DivergedError, InputError, RemanentError, UnsupportedError
+from remanent.jobs.sweep_space import passes
 from remanent.models.tiny import tiny
 
 from .auditor import Auditor, attacks
@@ -128,12 +128,11 @@ def names() -> list[str]:
 
 
 def within_budget(method: Method, sizes: Mapping[str, int]) -> int:
-    """The most updates that the budget allows."""
-
-    def passed(steps: int) -> int:
-        return sum(count * min(BATCH, sizes[role]) for role, count in learning_passes(method, steps).items())
-
-    return bisect_right(range(1, BUDGET), BUDGET, key=passed)
+    """The most updates that the budget allows. Raises InputError where it allows none."""
+    found = bisect_right(range(1, BUDGET), BUDGET, key=lambda steps: passes(method, sizes, steps, BATCH))
+    if found == 0:
+        raise InputError("BUDGET", BUDGET, f"at least {passes(method, sizes, 1, BATCH)} passes, the least of a run")
+    return found
 
 
 def trained(world: World, taught: State, name: str, rate: float, seed: int) -> tuple[State, Row]:
@@ -158,7 +157,7 @@ def trained(world: World, taught: State, name: str, rate: float, seed: int) -> t
         seed=seed,
     )
     cost = {"seconds": time.process_time() - began, "peak": peak()}
-    passed = sum(count * min(BATCH, sizes[role]) for role, count in learning_passes(method, outcome.steps).items())
+    passed = passes(method, sizes, outcome.steps, BATCH)
     return state, {**cost, "passes": passed, "steps": outcome.best_step, "planned": steps, "rate": rate}
 
 

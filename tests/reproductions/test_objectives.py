@@ -28,8 +28,7 @@ from .study_rows import mean_and_interval
 from .world import State, World
 
 SEEDS = (0, 1, 2)
-PASSES, RATE = 60, 1e-3
-_REINFORCED = 30  # passes of whp's reinforced model: 3 epochs of 160 records
+PASSES, BATCH, RATE = 60, 16, 1e-3
 
 # Name -> how it is made, and its batch passes per update.
 WAYS: dict[str, tuple[Callable[[], Method], int]] = {
@@ -57,8 +56,9 @@ _MISMATCH = ("llmu", "llmu, no mismatch")
 def unlearned(world: World, taught: State, name: str, seed: int) -> State:
     """A way's model, after its passes."""
     build, passes = {**WAYS, **ABLATIONS}[name]
-    steps = (PASSES - (_REINFORCED if name.startswith("whp") else 0)) // passes
-    method = with_settings(build(), steps=steps, learning_rate=RATE, batch_size=16, schedule="constant", warmup=0.0)
+    method = with_settings(build(), learning_rate=RATE, batch_size=BATCH, schedule="constant", warmup=0.0)
+    beforehand = method.passes_beforehand({role: len(records) for role, records in world.encoded.items()})
+    method = with_settings(method, steps=(PASSES - beforehand // BATCH) // passes)
     if "refusal" not in world.encoded:
         world.encoded["refusal"] = encode_all(refusals(world.records["forget"], seed=0), world.tokenizer)
     roles = {"forget": "forget", "retain": "retain-train", "refusal": "refusal"}
@@ -174,9 +174,9 @@ if __name__ == "__main__":
     command = f"python -m tests.reproductions.test_objectives {count}"
     text = f"""# Objectives at equal passes
 
-Made by `{command}` on one thread: the tiny world of the reproductions, {PASSES} batch passes of 16 records each,
+Made by `{command}` on one thread: the tiny world of the reproductions, {PASSES} batch passes of {BATCH} records each,
 learning rate {RATE:g} for all, no stopping rule, the papers' weights of the losses, nothing tuned. Passes at the
-reference are not counted, those of whp's reinforced model are ({_REINFORCED}). Mean over {count} seeds (of the order of
+reference are not counted, those of whp's reinforced model are. Mean over {count} seeds (of the order of
 records) and its 95% interval by Student's t. Answers are scored teacher forced, in nats per token; retain are records
 that no method received, control records that no model was taught.
 

@@ -25,7 +25,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Here
 from remanent.core.episode import Episode
 from remanent.core.importance import answer_nll, fisher
-from remanent.core.loop import Settings, run_episode
+from remanent.core.loop import Settings, planned_steps, run_episode
 from remanent.core.method import At, Method, Objective, Recipe, Term
 from remanent.core.predict import Predict
 from remanent.core.schedule import Every
@@ -103,6 +103,12 @@ class LearningWithForgetting(Method):
         order = self.confidences(model, task, forget).argsort(descending=True, stable=True)
         kept = sorted(order[:count].tolist())
         return replace(self, narrowed={"forget": [forget[index] for index in kept]})
+
+    def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
+        """The first fine-tuning, the records that the Fisher information is made of, and every forget record."""
+        task = sizes["task"]
+        first = planned_steps(self.recipe, task) * min(self.recipe.batch_size, task)
+        return first + min(task, self.records) + sizes["forget"]
 
     def confidences(self, model: nn.Module, task: Sequence[Encoded], forget: Sequence[Encoded]) -> Tensor:
         """What ranks records as FC does: float64, (records of forget,). The model is given back as it was."""

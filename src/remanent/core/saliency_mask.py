@@ -56,6 +56,10 @@ class Masked(Method):
         mask = {name: part.expand_as(weights[name]) for name, part in top_share(scores, self.share).items()}
         return replace(self, mask=mask)
 
+    def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
+        """The forget set once, where a mask is made."""
+        return 0 if self.share == 1 else sizes["forget"]
+
 
 def saliency(
     model: nn.Module, records: Sequence[Encoded], weights: Weights, records_per_pass: int = 8

@@ -109,6 +109,9 @@ def price_unlearning(
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
     learned = sum(count * per_step.get(role, 0.0) for role, count in learning_passes(method, steps).items())
+    before = method.passes_beforehand({role: size.records for role, size in sizes.items()})
+    if before:  # of the forget records
+        learned += before * sizes["forget"].tokens
     # Of the model as it was before: every record once for its scores, and in updates where more of it is wanted.
     referred = sum(count * per_step.get(role, 0.0) for role, count in reference_passes(method, steps).items())
     scored = [roles[role] for role in method.objective.needs_reference if role in roles]

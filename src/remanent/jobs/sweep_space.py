@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remanent.core.catalogue import edits, unlearners
-from remanent.core.loop import planned_steps
+from remanent.core.loop import planned_steps, with_settings
 from remanent.core.method import Method
 from remanent.core.passes import learning_passes
 from remanent.errors import InputError, did_you_mean
@@ -176,13 +176,16 @@ def role_sizes(data: JobData) -> dict[str, int]:
 
 
 def passes(method: Method, sizes: Mapping[str, int], steps: int, batch_size: int) -> int:
-    """Records that a run passes forward and backward: those of every term, at every point, in every update.
+    """Records that a run passes forward and backward: those of every term, at every point, in every update, and those
+    that the method passes before its first.
 
     A point whose weight is 0 passes none; one that climbs the loss to get there passes them twice; gradients that are
     combined are taken a term at a time. Forward passes without a backward one are not counted.
     """
-    found = learning_passes(method, steps)
-    return sum(count * min(batch_size, sizes.get(role, sizes["forget"])) for role, count in found.items())
+    method = with_settings(method, steps=steps, batch_size=batch_size)
+    learnt = learning_passes(method, steps)
+    made = sum(count * min(batch_size, sizes.get(role, sizes["forget"])) for role, count in learnt.items())
+    return method.passes_beforehand(sizes) + made
 
 
 def _within(budget: int, method: Method, sizes: Mapping[str, int], steps: int | None) -> dict[str, int]:
@@ -197,6 +200,9 @@ def _within(budget: int, method: Method, sizes: Mapping[str, int], steps: int | 
         found = bisect_right(range(1, most + 1), budget, key=lambda size: passes(method, sizes, steps, size))
         changed = {"batch_size": found, "steps": steps}
     if found == 0:
-        least = passes(method, sizes, steps or 1, batch if steps is None else 1)
-        raise InputError("budget", budget, f"at least {least} passes, the least that a run of this method makes")
+        size = batch if steps is None else 1
+        least = passes(method, sizes, steps or 1, size)
+        before = with_settings(method, steps=steps or 1, batch_size=size).passes_beforehand(sizes)
+        made = f"the least that a run of this method makes, {before} of them before its first update"
+        raise InputError("budget", budget, f"at least {least} passes, {made}")
     return changed

@@ -234,6 +234,10 @@ class FIT(Method):
             pending={"vectors": vectors, "centre": centre, "decision": {**decision, **tokens}},
         )
 
+    def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
+        """The request once, for its importance, where nothing of it repeats."""
+        return sizes["forget"]
+
     def end(self, model: nn.Module, episode: Episode) -> None:
         """Remember the request."""
         carried = self.carried

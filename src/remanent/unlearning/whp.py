@@ -114,10 +114,19 @@ class GenericLabels(Method):
                 labels |= dict(zip(batch.records.tolist(), torch.split(found, sizes), strict=True))
         return replace(self, objective=WHP(labels))
 
+    def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
+        """Those of the reinforced model, in whole batches."""
+        size, steps = self._reinforced(sizes["forget"])
+        return size * steps
+
+    def _reinforced(self, records: int) -> tuple[int, int]:
+        """Records of a batch of the reinforced model, and its updates."""
+        size = min(self.recipe.batch_size, records)
+        return size, max(1, math.ceil(self.reinforce_epochs * records / size))
+
     def _reinforcement(self, records: Sequence[Encoded]) -> Relearning:
-        size = min(self.recipe.batch_size, len(records))
+        size, steps = self._reinforced(len(records))
         sampler = Sampler(len(records), size, self.seed, "reinforced")
-        steps = max(1, math.ceil(self.reinforce_epochs * len(records) / size))
         batches = [collate(records, sampler.batch(step), 0) for step in range(1, steps + 1)]
         return Relearning(batches, steps, self.reinforce_rate, seed=self.seed)
 
