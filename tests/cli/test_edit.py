@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 
+from remanent.core.intervention import taken_off, worn
+from remanent.core.weights import has_adapter
+from remanent.models.load import load
 from remanent.models.save import is_saved
 
 
@@ -39,7 +43,7 @@ def test_ssd_from_the_command_line(call, world, tmp_path):
     ("more", "says"),
     [
         (("--steps", 3), "steps: got 3; expected nothing, since ssd edits once"),
-        (("--adapter", "lora"), "adapter"),
+        (("--adapter", "lora"), "adapter: got 'lora'; expected full, since ssd scales weights in place"),
         (("--select", "*.mlp.*"), "select"),
         (("--precision", "bf16"), "precision"),
         (("--set", "alfa=3"), "did you mean 'alpha'"),
@@ -59,3 +63,16 @@ def test_the_edit_is_priced(call, world):
     stage = json.loads(result.stdout)["estimate"]["prices"][0]
     assert stage["operations"] > 0
     assert stage["memory"]["importances of both sets"] > 0
+
+
+def test_what_moves_no_weight_is_made_on_an_adapter_and_saved_with_the_merged_model(call, world, tmp_path):
+    run = tmp_path / "run"
+    settings = ("--adapter", "lora", "--set", "epochs=1", "--set", "rank=2", "--out", run)
+    result = call("unlearn", "--model", world.model, *world.records, "--method", "uld", *settings)
+    assert result.exit_code == 0, result.output
+    saved = load(run / "model").model
+    assert [item.kind for item in worn(saved)] == ["uld"]
+    assert not has_adapter(saved)
+    with taken_off(saved), torch.no_grad():
+        ids = torch.tensor([[1, 7, 5, 3]])
+        torch.testing.assert_close(saved(input_ids=ids).logits, load(world.model).model(input_ids=ids).logits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -23,18 +22,6 @@ from remanent.core.weights import Weights
 
 METHODS = methods()
 STEPS = 4
-VIEWS = [
-    "full",
-    "lora",
-    pytest.param(
-        "lora-nf4",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"),
-        ],
-    ),
-]
-pytestmark = pytest.mark.parametrize("view", VIEWS)
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -50,48 +37,6 @@ def method(name):
     # Steps few and large, no pause of a ramp, so that all of its points take part and something moves.
     points = [replace(p, weight=p.weight.stop if isinstance(p.weight, Ramp) else p.weight) for p in chosen.places]
     return with_settings(replace(chosen, points=points), steps=STEPS, batch_size=3, learning_rate=1e-2, warmup=0.0)
-
-
-@pytest.fixture(scope="module")
-def made_models():
-    """(view, dropout) -> a model that only its copies are trained of: building one takes longer than a run's step."""
-    return {}
-
-
-@pytest.fixture
-def make_model(view, tiny_llama, lora, made_models, tmp_path_factory):
-    """The same model at each call: the user's own, seen as `view` says."""
-
-    def built(dropout):
-        if view == "full":
-            return tiny_llama(dropout=dropout)
-        if view == "lora":
-            return lora(tiny_llama(), lora_dropout=dropout)
-        folder = tmp_path_factory.mktemp("base")
-        tiny_llama().save_pretrained(folder)
-        return lora(_packed(folder), lora_dropout=dropout)
-
-    def make(dropout=0.1):
-        if (view, dropout) not in made_models:
-            made_models[view, dropout] = built(dropout)
-        return deepcopy(made_models[view, dropout])
-
-    return make
-
-
-def _packed(folder):
-    """A base packed to NF4, as `remanent.models.lora.load_nf4` packs one that has a tokenizer."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    return AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=config, device_map={"": "cpu"}, dtype=torch.float32
-    ).eval()
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ from torch import nn
 from remanent.core.batch import Encoded
 from remanent.core.displacement import Undo
 from remanent.core.intervention import TakeOff
+from remanent.core.packed import is_packed
+from remanent.core.weights import has_adapter
+from remanent.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Edit(Protocol):
 
     roles: ClassVar[tuple[str, ...]]  # the sets of records that it needs
 
+    @property
+    def refuses_adapter(self) -> str:
+        """Why it is not made on a model with an adapter or with packed weights; "" where it is."""
+        ...
+
     def passes(self, sizes: Mapping[str, int]) -> int:
         """How many records pass through the model, forward and backward, given each role's number of records."""
         ...
@@ -57,3 +65,9 @@ class Edit(Protocol):
     def edit(self, model: nn.Module, data: Mapping[str, Sequence[Encoded]], settings: EditSettings) -> Edited:
         """Edit the model in place; where it raises, the model is as it was."""
         ...
+
+
+def refuse_adapter(edit: Edit, model: nn.Module) -> None:
+    """Raise UnsupportedError where an edit is not made on a model with an adapter or with packed weights."""
+    if edit.refuses_adapter and (has_adapter(model) or any(map(is_packed, model.parameters()))):
+        raise UnsupportedError(f"the model has an adapter or packed weights, and {edit.refuses_adapter}")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from remanent.core.packed import keep_as_packed
+
 
 @contextmanager
 def keeping_modes(model: nn.Module) -> Iterator[None]:
@@ -21,7 +23,8 @@ def keeping_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode; afterwards each module is in its own again."""
+    """Inside, the model is in eval mode; afterwards each module is in its own again. Packed weights stay as packed."""
+    keep_as_packed(model)
     with keeping_modes(model):
         model.eval()
         yield

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.modes import evaluating
-from remanent.core.packed import keep_as_packed
 from remanent.core.processes import added_up, process
 from remanent.core.weights import sharded_on
 
@@ -121,7 +120,6 @@ def score_records(
             batch is what it is in one process, so that the scores are too, bit for bit. Every process must call, with
             the same records. Of a sharded model, whose shards meet at each pass, every process scores everything.
     """
-    keep_as_packed(model)
     device = next(model.parameters()).device
     order = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index].input_ids), index))
     found = torch.zeros(3, len(encoded), dtype=torch.float64)

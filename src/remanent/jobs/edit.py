@@ -29,14 +29,14 @@ def edit_of(settings: UnlearnSettings) -> Edit:
             known = ", ".join(edits()[settings.method].hyperparameters)
             expected = f"nothing, since {settings.method} edits once and has no run of its own; --set takes {known}"
             raise InputError(field, getattr(settings, field), expected)
-    if settings.adapter not in edits()[settings.method].system.views:
-        expected = f"full, since {settings.method} changes the weights that are there"
-        raise InputError("adapter", settings.adapter, expected)
     if settings.precision != "fp32":
         raise InputError("precision", settings.precision, f"fp32, in which edits such as {settings.method} are made")
     if settings.select != "*":
         raise InputError("select", settings.select, f"'*', since {settings.method} chooses its weights itself")
-    return build_edit(settings.method, settings.hyperparameters)
+    edit = build_edit(settings.method, settings.hyperparameters)
+    if settings.adapter != "full" and edit.refuses_adapter:
+        raise InputError("adapter", settings.adapter, f"full, since {edit.refuses_adapter}")
+    return edit
 
 
 def make_edit(

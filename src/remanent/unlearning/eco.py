@@ -155,6 +155,7 @@ class ECO:
     penalty: float = 1.0
 
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    refuses_adapter: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for name, right, expected in (

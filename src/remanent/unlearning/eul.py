@@ -39,7 +39,6 @@ SYSTEM = System(
     leaf="architecture/extra-layers",
     reproduction="tests/reproductions/test_beside.py",
     needs=("forget", "retain"),
-    views=("full",),
     notes="For decoders, where the paper has T5: its loss of masked words is the NLL of forgotten answers. Weights of "
     "the losses are ours; the authors' code holds none of it.",
 )
@@ -190,6 +189,7 @@ class EUL:
     batch_size: int = 16
 
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    refuses_adapter: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if self.width < 1:

@@ -145,6 +145,7 @@ class Guardrail:
     text: str = TEXT
 
     roles: ClassVar[tuple[str, ...]] = ("forget",)
+    refuses_adapter: ClassVar[str] = ""
 
     def passes(self, sizes: Mapping[str, int]) -> int:
         return 0

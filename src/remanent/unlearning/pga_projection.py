@@ -24,7 +24,7 @@ from remanent.core.batch import Batch, Encoded
 from remanent.core.catalogue import System
 from remanent.core.displacement import Erasure, Subspace, UnwrittenDirections
 from remanent.core.displacement.erasure import install
-from remanent.core.edit import Edited, EditSettings
+from remanent.core.edit import Edited, EditSettings, refuse_adapter
 from remanent.core.intervention import put_on
 from remanent.core.probe import Scaler, fit_probe
 from remanent.core.separation import paired, separation
@@ -40,7 +40,6 @@ SYSTEM = System(
     leaf="architecture/linear-transformation",
     reproduction="tests/reproductions/test_pga.py",
     needs=("forget", "retain"),
-    views=("full",),
     notes="The paper has hooks; the change of weights is ours, and clears the union of all depths' directions. "
     "Directions are found among the states as they are, not in the scaled space of the paper.",
 )
@@ -135,6 +134,15 @@ class PGAProjection:
             if not right:
                 raise InputError(name, getattr(self, name), expected)
 
+    @property
+    def refuses_adapter(self) -> str:
+        if self.hooks:
+            return ""
+        return (
+            "pga-projection changes the matrices that write into the residual stream, which an adapter does not hold "
+            "and packing closes; with hooks=true it changes none"
+        )
+
     def passes(self, sizes: Mapping[str, int]) -> int:
         return 2 * min(sizes["forget"], sizes["retain"]) * (1 + self.rounds)
 
@@ -186,7 +194,9 @@ class PGAProjection:
         return Erasure(self.find(model, forget, retain).subspaces)
 
     def edit(self, model: nn.Module, data: Mapping[str, Sequence[Encoded]], settings: EditSettings) -> Edited:
-        """Raises UnsupportedError where something else than the known matrices writes into the stream."""
+        """Raises UnsupportedError where something else than the known matrices writes into the stream, and without
+        hooks for an adapter or packed weights."""
+        refuse_adapter(self, model)
         found = self.find(model, data["forget"], data["retain"], settings.on_batch)
         by_depth = {str(depth): item.rank for depth, item in found.subspaces.items()}
         attackers = {str(depth): value for depth, value in found.accuracy.items()}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.catalogue import System
 from remanent.core.displacement import Dampening
-from remanent.core.edit import Edited, EditSettings
+from remanent.core.edit import Edited, EditSettings, refuse_adapter
 from remanent.core.importance import SampleLoss, answer_nll, fisher, importance, squared_answer_logits, token_nll
 from remanent.core.sampling import seed_of
 from remanent.core.weights import Weights
@@ -111,6 +111,9 @@ class SSD:
     label_free: bool = False
 
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    refuses_adapter: ClassVar[str] = (
+        "ssd scales weights in place: a new adapter's product is 0 however it is scaled, and packed weights cannot be"
+    )
 
     def __post_init__(self) -> None:
         for name, right, expected in (
@@ -127,7 +130,8 @@ class SSD:
         return 2 * sizes["forget"] + sizes["retain"]
 
     def edit(self, model: nn.Module, data: Mapping[str, Sequence[Encoded]], settings: EditSettings) -> Edited:
-        """Raises InputError where no weight is selected."""
+        """Raises InputError where no weight is selected, UnsupportedError for an adapter or packed weights."""
+        refuse_adapter(self, model)
         forget, everything = list(data["forget"]), [*data["forget"], *data["retain"]]
         size = min(self.batch_size, len(forget))
         if self.importance == "batch" and size < self.batch_size:

@@ -38,7 +38,6 @@ SYSTEM = System(
     leaf="architecture/logit-offset",
     reproduction="tests/reproductions/test_beside.py",
     needs=("forget", "retain"),
-    views=("full",),
     notes="Log-probabilities over the uniform's are subtracted, where the authors' code subtracts raw logits. Nothing "
     "is added to the records: the authors add paraphrases to forget and false answers to retain.",
 )
@@ -137,6 +136,8 @@ def restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Logi
 def matrices(model: nn.Module, layers: int) -> dict[str, nn.Module]:
     """The matrices of the model's first layers: "<layer>/<name>" -> module.
 
+    A matrix with an adapter is one, of the plain one's name: what it computes is what both compute together.
+
     Raises InputError where it has not so many layers.
     """
     every = decoder_layers(model)
@@ -146,7 +147,8 @@ def matrices(model: nn.Module, layers: int) -> dict[str, nn.Module]:
         f"{place}/{name.replace('.', '/')}": module
         for place in range(layers)
         for name, module in every[place].named_modules()
-        if is_linear(module)
+        if is_linear(getattr(module, "base_layer", module))
+        and not any(part == "base_layer" or part.startswith("lora_") for part in name.split("."))
     }
 
 
@@ -230,9 +232,9 @@ class _Assistant(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.factors = nn.ModuleDict()
         for name, module in matrices(base, layers).items():
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            into, out = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
+            plain: Any = getattr(module, "base_layer", module)
+            linear = isinstance(plain, nn.Linear)  # whose weight may be packed, of another shape
+            into, out = (plain.in_features, plain.out_features) if linear else plain.weight.shape
             down = torch.randn(rank, into, generator=generator) / math.sqrt(into)
             pair = {"down": down, "up": torch.zeros(out, rank)}
             self.factors[name] = nn.ParameterDict({side: nn.Parameter(part) for side, part in pair.items()})
@@ -267,6 +269,7 @@ class ULD:
     batch_size: int = 32
 
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    refuses_adapter: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for name, right, expected in (
