@@ -168,6 +168,22 @@ def test_rows_are_measured_again(call, made):
     assert few[0].count("measured") == 2
 
 
+def test_a_model_that_wears_an_intervention_is_measured_again_without_it_too(call, world, tmp_path):
+    """The audit asked for it of itself: its settings name no such condition."""
+    made = Made(tmp_path)
+    run = made.run("guarded")
+    method = ("--method", "guardrail", "--set", "text=No.", "--out", run)
+    assert call("unlearn", "--model", world.model, *world.records, *method).exit_code == 0
+    call("audit", "--model", run / "model", "--reference", world.model, *world.records, "--at", "full", "--generate", 0)
+    call("keygen", "--key", made.key, "--pub", made.public)
+    assert call("certify", run, "--key", made.key).exit_code == 0
+    result = verify(call, made, "--rerun", 99, "--json", run="guarded")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rerun"]
+    assert {row["condition"] for row in rows} == {"full", "intervention-off"}
+    assert all(abs(row["measured"] - row["certified"]) < 1e-3 for row in rows)
+
+
 def test_figures_that_were_not_measured_are_found(call, made):
     """An auditor who wrote other figures into the evidence, and signed it properly."""
     file = made.run("r2") / "audit.json"

@@ -239,11 +239,17 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
     return plan
 
 
+def conditions_of(model: nn.Module, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """The conditions that an audit asks the audited model at: those given, and one that wears an intervention is
+    always asked without it too."""
+    if worn(model) and not any(condition.needs_intervention for condition in conditions):
+        return (*conditions, parse_conditions("intervention-off")[1])
+    return tuple(conditions)
+
+
 def _fitting(plan: AuditPlan, model: nn.Module) -> AuditPlan:
-    """What applies to the audited model, before anything is measured on it. One that wears an intervention is always
-    asked without it too."""
-    if worn(model) and not any(condition.needs_intervention for condition in plan.conditions):
-        plan = replace(plan, conditions=(*plan.conditions, parse_conditions("intervention-off")[1]))
+    """What applies to the audited model, before anything is measured on it."""
+    plan = replace(plan, conditions=conditions_of(model, plan.conditions))
     for condition in plan.conditions:
         if condition.needs_lora and condition.optional and not has_adapter(model):
             plan = _without(plan, condition, "the model has no LoRA")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit
+from remanent.auditing.audit import AuditData, AuditPlan, audit, conditions_of
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import AUDITED, Evidence
 from remanent.auditing.judgement import Criteria
@@ -21,7 +21,7 @@ from remanent.errors import InputError
 from remanent.jobs.config import AuditSettings, read_yaml
 from remanent.jobs.data import best_device, hasher, load_data
 from remanent.jobs.progress import Interface
-from remanent.models.load import load
+from remanent.models.load import Loaded, load
 
 TOLERANCE = 0.02  # nats: other kernels and threads add up numbers in another order
 AFTER_TRAINING = 5  # times: an attack trains the model, and every step carries the difference on
@@ -88,10 +88,14 @@ def rerun(
     data = AuditData(loaded.forget, loaded.retain.get("audit", []), loaded.control.get("audit", []), loaded.text)
     hashed = hasher()
     others = _other_records(predicate, data.named(), hashed)
-    known = {item.info.name: item for item in parse_conditions(settings.at, tuple(range(settings.attack_seeds)))}
+    conditions: Sequence[Condition] = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    again = None if others else load(model, device=best_device())
+    if again is not None:
+        conditions = conditions_of(again.model, conditions)
+    known = {item.info.name: item for item in conditions}
     described = {info["name"]: info for info in predicate["conditions"]}
     askable = {name: condition for name, condition in known.items() if described.get(name) == asdict(condition.info)}
-    found = _measure(chosen, askable, data, settings, model, interface or Interface()) if not others else None
+    found = None if again is None else _measure(chosen, askable, data, settings, again, interface or Interface())
     return [_compared(row, known, askable, others, found, tolerance) for row in chosen]
 
 
@@ -110,7 +114,7 @@ def _measure(
     askable: Mapping[str, Condition],
     data: AuditData,
     settings: AuditSettings,
-    model: Path,
+    loaded: Loaded,
     interface: Interface,
 ) -> Evidence:
     if settings.threads is not None:
@@ -129,7 +133,7 @@ def _measure(
     )
     with interface.bar("rerun") as advance:
         return audit(
-            {AUDITED: lambda: load(model, device=best_device())},
+            {AUDITED: lambda: loaded},
             data,
             plan,
             hasher(),
