@@ -94,3 +94,40 @@ def test_in_python_with_records_of_ones_own(world, tmp_path):
     options = {"records": 4, "batch_size": 2, "measures": "gradient", "threads": 1}
     found = sharpness(world.model, {"mine": records}, out=tmp_path / "o", progress=False, **options)
     assert [(row["data"], row["name"]) for row in found["rows"]] == [("mine", "gradient")]
+
+
+@pytest.fixture(scope="module")
+def adapter(world, tmp_path_factory):
+    """A LoRA on the world's model that does something."""
+    import torch
+
+    from remanent.models.load import load
+    from remanent.models.lora import add_lora
+    from remanent.models.save import save
+
+    loaded = load(world.model)
+    model = add_lora(loaded.model, rank=2)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=generator)
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    save(model, loaded.tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("at", ["full", "int4-row"])
+def test_an_adapter_and_its_base_are_one_path_in_both_directions(world, call, adapter, tmp_path, at):
+    asked = ("--data", world.sets["forget"], *SMALL, "--measures", "path,stragglers", "--at", at)
+    losses = []
+    for number, (model, other) in enumerate(((adapter, world.model), (world.model, adapter))):
+        result = call("sharpness", "--model", model, "--other", other, *asked, "--out", tmp_path / str(number))
+        assert result.exit_code == 0, result.output
+        rows = json.loads((tmp_path / str(number) / "sharpness.json").read_text())["rows"]
+        losses.append([item["value"] for item in next(row for row in rows if row["name"] == "path")["losses"]])
+    assert losses[0] == pytest.approx(losses[1][::-1], rel=1e-4)
+    assert abs(losses[0][0] - losses[0][-1]) > 1e-3  # the adapter does something
+    more = ("--select", "*lora_*", "--out", tmp_path / "lora")
+    assert call("sharpness", "--model", adapter, "--other", world.model, *asked, *more).exit_code == 0
+    rows = json.loads((tmp_path / "lora" / "sharpness.json").read_text())["rows"]
+    assert [item["value"] for item in rows[0]["losses"]] == losses[0]

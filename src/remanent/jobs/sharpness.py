@@ -28,13 +28,15 @@ from remanent.jobs.config import SharpnessSettings, with_threads
 from remanent.jobs.data import best_device, files_digest, load_records, records_hash, spread
 from remanent.jobs.progress import Interface
 from remanent.models.load import load
+from remanent.models.lora import carries_lora
+from remanent.models.merged import as_adapted, merged_weights
 from remanent.models.source import find
 from remanent.report.sharpness_page import write_report
 from remanent.sharpness.clip_interpolation import stragglers_by_reset
 from remanent.sharpness.eigenvalues import eigenvalues
 from remanent.sharpness.fisher_trace import fisher_trace
 from remanent.sharpness.gradient_norm import gradient_norm
-from remanent.sharpness.interpolation import check_same_weights, path, weights_of
+from remanent.sharpness.interpolation import check_same_weights, path
 from remanent.sharpness.landscape import landscape
 from remanent.sharpness.layers import layers_of
 from remanent.sharpness.layerwise import DEFINITION, layerwise
@@ -105,7 +107,9 @@ def measure_sharpness(
     torch.set_num_threads(settings.threads)
     interface.say(f"Loading {settings.model}")
     loaded = load(settings.model, device=best_device())
-    before = None if settings.other is None else weights_of(load(settings.other).model)
+    before = None if settings.other is None else merged_weights(load(settings.other).model)
+    if before is not None and carries_lora(loaded.model):
+        before = as_adapted(loaded.model, before)
     select = Selection(tuple(_listed(settings.select)))
     chosen = select.of(Weights.of(loaded.model))
     if before is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 from remanent.core.files import beside, left_beside, naming, read_json, remove, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied
+from remanent.models.merged import adapters_merged, plain_state
 from remanent.models.worn import write_worn
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _write(model: Any, tokenizer: Any, temporary: Path, adapted: bool, merged: bool) -> None:
     if merged:
-        with _merged(model):
-            model.get_base_model().save_pretrained(temporary, state_dict=_plain_state(model))
+        with adapters_merged(model):
+            model.get_base_model().save_pretrained(temporary, state_dict=plain_state(model))
     elif adapted:
         model.save_pretrained(temporary, save_embedding_layers=False)  # "auto" would ask the hub
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
@@ -150,41 +150,6 @@ def _check_weights(model: Any, adapted: bool, merged: bool) -> None:
     dtypes = {str(weight.dtype) for name, weight in model.named_parameters() if "lora_" not in name}
     if len(dtypes) > 1 and not getattr(model, "_keep_in_fp32_modules", None):
         raise UnsupportedError(f"weights have several dtypes ({', '.join(sorted(dtypes))}); bring them to one first")
-
-
-@contextmanager
-def _merged(model: Any) -> Iterator[None]:
-    layers = lora_layers(model)
-    if any(layer.merged_adapters for layer in layers.values()):
-        raise UnsupportedError("the adapters are merged into the live model already; unmerge them before saving")
-    kept = [
-        (parameter, parameter.detach().clone())
-        for layer in layers.values()
-        for parameter in layer.base_layer.parameters()
-    ]
-    try:
-        for layer in layers.values():
-            layer.merge()
-        yield
-    finally:
-        for layer in layers.values():
-            if layer.merged:
-                layer.unmerge()
-        with torch.no_grad():
-            for parameter, value in kept:  # unmerging subtracts, which leaves rounding errors behind
-                parameter.copy_(value)
-
-
-def _plain_state(model: Any) -> dict[str, torch.Tensor]:
-    """The base's weights under the names that they have without adapters."""
-    state = {}
-    for name, tensor in model.get_base_model().state_dict().items():
-        if "lora_" in name or ".original_module." in name:
-            continue
-        for adapter in model.active_adapters:
-            name = name.replace(f".modules_to_save.{adapter}.", ".")
-        state[name.replace(".base_layer.", ".")] = tensor
-    return state
 
 
 def _replace(temporary: Path, target: Path) -> None:

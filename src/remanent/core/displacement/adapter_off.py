@@ -10,7 +10,7 @@ from remanent.core.displacement.base import Context, Displacement
 from remanent.core.weights import Weights
 from remanent.errors import InputError, UnsupportedError
 
-_SECOND_FACTORS = ("lora_B", "lora_embedding_B")
+SECOND_FACTORS = ("lora_B", "lora_embedding_B")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AdapterOff(Displacement):
         for name, module in [] if weights.model is None else weights.model.named_modules():
             if getattr(module, "merged_adapters", None):
                 raise UnsupportedError(f"{name} has its adapter merged into the base, which zeroing it leaves there")
-        chosen = weights.only(name for name in weights if any(part in _SECOND_FACTORS for part in name.split(".")))
+        chosen = weights.only(name for name in weights if any(part in SECOND_FACTORS for part in name.split(".")))
         if not chosen:
             raise InputError("displacement", "adapter-off", "a model with a LoRA adapter; this one has none")
         return chosen
