@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remanent.core.combine import OffSubspace, project_off, right_singular_vectors
+from remanent.core.combine import MaskedTerm, OffSubspace, project_off, right_singular_vectors
 from remanent.errors import InputError
 
 
@@ -72,3 +72,18 @@ def test_a_term_whose_turn_it_is_not():
 def test_no_vectors_are_refused():
     with pytest.raises(InputError, match="rank"):
         OffSubspace(rank=0)
+
+
+def test_a_masked_term_by_hand():
+    """Its points are added up before the mask; other terms, and weights without a mask, pass as they are."""
+    row, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0])
+    gradients = {
+        ("forget", "full"): {"w": row, "b": row},
+        ("forget", "int4-row"): {"w": row},
+        ("retain", "full"): {"w": other},
+    }
+    found = MaskedTerm("forget", {"w": torch.tensor([True, False, True])})(gradients)
+    assert found["w"].tolist() == [12.0, 20.0, 36.0]
+    assert found["b"].tolist() == [1.0, 2.0, 3.0]
+    assert row.tolist() == [1.0, 2.0, 3.0]
+    assert MaskedTerm("forget", {"w": torch.tensor([False] * 3)})({("retain", "full"): {"w": other}})["w"] is other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -50,6 +50,26 @@ class OffSubspace(Combine):
             if gradient.dim() == 2 and name in spanning:
                 sums[self.term][name] = project_off(gradient, spanning[name], self.rank)
         return added_up(part for term, part in sums.items() if term != self.off or self.add)
+
+
+@dataclass(frozen=True)
+class MaskedTerm(Combine):
+    """The sum of the terms' gradients, of which one is 0 outside a mask; the others pass as they are.
+
+    Args:
+        term: the term that is masked.
+        mask: weight's name -> bool, of its shape, on its device; of a weight that is not named all passes.
+    """
+
+    term: str = "forget"
+    mask: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
+        sums = by_term(gradients)
+        for name, gradient in sums.get(self.term, {}).items():
+            if name in self.mask:
+                sums[self.term][name] = gradient * self.mask[name]
+        return added_up(sums.values())
 
 
 def by_term(gradients: Gradients) -> dict[str, dict[str, Tensor]]:

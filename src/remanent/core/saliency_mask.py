@@ -50,10 +50,17 @@ class Masked(Method):
         if self.share == 1:
             return self
         weights = self.select.of(Weights.of(model).trainable())
-        scores = saliency(model, episode.data["forget"], weights, self.records_per_pass)
+        scores = self.scores(model, episode.data["forget"], weights)
         if self.rows:
             scores = row_norms(scores, weights)
-        mask = {name: part.expand_as(weights[name]) for name, part in top_share(scores, self.share).items()}
+        return self.under({name: part.expand_as(weights[name]) for name, part in top_share(scores, self.share).items()})
+
+    def scores(self, model: nn.Module, records: Sequence[Encoded], weights: Weights) -> dict[str, Tensor]:
+        """What the weights are ranked by: name -> values of at least 0, of the weight's shape."""
+        return saliency(model, records, weights, self.records_per_pass)
+
+    def under(self, mask: Mapping[str, Tensor]) -> Method:
+        """The same method under a mask: name -> bool, of the weight's shape."""
         return replace(self, mask=mask)
 
     def passes_beforehand(self, sizes: Mapping[str, int]) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from remanent.core.catalogue import System
 from remanent.core.combine import OffSubspace
-from remanent.core.method import Method, Recipe
-from remanent.unlearning.grad_diff import GradDiff
+from remanent.core.method import Method
+from remanent.unlearning.grad_diff import DURABLEUN, GradDiff
 
 SYSTEM = System(
     name="alphaedit-projection",
@@ -41,5 +41,5 @@ def method(rank: int = 128, retain_loss: bool = True, forget_weight: float = 1.0
         GradDiff(),
         weights={"forget": forget_weight, "retain": retain_weight},
         combine=OffSubspace(rank=rank, add=retain_loss),
-        recipe=Recipe(learning_rate=5e-5, steps=300, batch_size=4, schedule="cosine", warmup=0.0),
+        recipe=DURABLEUN,
     )

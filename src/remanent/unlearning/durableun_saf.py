@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from remanent.core.catalogue import System
 from remanent.core.displacement import Here, Rounding
-from remanent.core.method import At, Method, Recipe
+from remanent.core.method import At, Method
 from remanent.core.schedule import Ramp
-from remanent.unlearning.grad_diff import GradDiff
+from remanent.unlearning.grad_diff import DURABLEUN, GradDiff
 
 SYSTEM = System(
     name="durableun-saf",
@@ -44,5 +44,5 @@ def method(
         GradDiff(),
         points=[Here(), At(Rounding(rounding), terms=terms, weight=Ramp(0.0, alpha, after=warmup))],
         weights={"retain": max(1.0, alpha + 1)},
-        recipe=Recipe(learning_rate=5e-5, steps=300, batch_size=4, schedule="cosine", warmup=0.0),
+        recipe=DURABLEUN,
     )

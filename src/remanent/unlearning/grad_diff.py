@@ -32,6 +32,8 @@ SYSTEM = System(
     "holds the retain loss at the reference's, here record by record rather than batch by batch.",
 )
 FORMS = ("open-unlearning", "durableun-ga", "durableun-grad-diff")
+# What every baseline of DurableUn is trained with.
+DURABLEUN = Recipe(learning_rate=5e-5, steps=300, batch_size=4, schedule="cosine", warmup=0.0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,6 @@ def method(form: str = "open-unlearning", forget_weight: float = 1.0, retain_wei
     """
     if form not in FORMS:
         raise InputError("form", form, did_you_mean(form, FORMS))
-    recipe = Recipe()
-    if form != "open-unlearning":
-        recipe = Recipe(learning_rate=5e-5, steps=300, batch_size=4, schedule="cosine", warmup=0.0)
+    recipe = Recipe() if form == "open-unlearning" else DURABLEUN
     objective = GradDiffAtReference() if form == "durableun-grad-diff" else GradDiff()
     return Method(objective, weights={"forget": forget_weight, "retain": retain_weight}, recipe=recipe)
