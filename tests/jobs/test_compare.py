@@ -14,6 +14,7 @@ from remanent.errors import InputError
 from remanent.jobs.compare import Comparison, compare
 from remanent.jobs.compare_config import CompareFile
 from remanent.jobs.progress import Interface
+from remanent.jobs.purge import plan_purge, purge
 from remanent.jobs.run import read_job
 from remanent.jobs.sweep_config import EXECUTION
 
@@ -149,6 +150,22 @@ def test_the_page_shows_both(compared):
     page = (compared[0] / "compare.html").read_text(encoding="utf-8")
     for text in ("Comparison", "Unseen NLL", "reference", "retrain", "original", "Peak memory", "<svg"):
         assert text in page
+
+
+def test_purged_it_keeps_the_best_model_and_lists_it(compared, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "purged"
+    shutil.copytree(compared[0], out)
+    best = out / "trials" / compared[1].best
+    plan = plan_purge(out)
+    purge(plan)
+    assert not (out / "audits").exists()
+    assert (best / "model" / "model.safetensors").is_file()
+    verdict = read_json(best / "judgement.json")["verdict"]
+    assert [item.what for item in plan.remains if item.path == str(best / "model")] == [
+        f"the model of a trial, whose audit says {verdict}"
+    ]
+    assert [item["state"] for item in read_json(out / "manifest.json")["purged"]] == ["done"]
 
 
 def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):

@@ -23,7 +23,7 @@ COMMANDS = {
     "certify": ("certify", "Sign what the audit of a run found."),
     "verify": ("verify", "Check a certificate against a model's files and a public key."),
     "report": ("report", "Write the report of one run, or of several side by side, as one HTML file."),
-    "purge": ("purge", "Remove what a run keeps that still holds the knowledge, and list what it cannot remove."),
+    "purge": ("purge", "Remove what a run or a sweep keeps that still knows, and list what it cannot remove."),
     "controls": ("controls", "Make unseen control records by swapping the entities of the forget records."),
     "export": ("export", "Write a saved model as a GGUF file."),
     "run": ("run", "Unlearn, then audit what came of it, as a YAML file says."),

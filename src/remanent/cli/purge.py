@@ -15,16 +15,17 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command()
 def purge(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, sweep or comparison.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was removed and what remains as JSON.")] = False,
 ) -> None:
-    """Remove what a run keeps that still holds the knowledge, and list what it cannot remove.
+    """Remove what a run or a sweep keeps that still holds the knowledge, and list what it cannot remove.
 
     Removes the run's checkpoints with the optimizer's state, its finished measurements, answers from before, and the
     cached reference scores. Leaves the model, the audit and the certificate, which can be verified afterwards as
-    before. Then lists what knows the records still and is yours to remove: the model before unlearning, its copies,
-    the records, backups.
+    before. Of a sweep or a comparison: the same of every trial, also of those that failed, and the measurements that
+    they share. Then lists what knows the records still and is yours to remove: the model before unlearning, its
+    copies, models of trials, the records, backups.
 
     [bold]Example[/bold]
 
