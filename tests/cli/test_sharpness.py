@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -15,6 +16,7 @@ def measured(world, call, tmp_path_factory):
     asked = (
         *("sharpness", "--model", world.model, "--other", world.model, "--data", world.sets["forget"], *SMALL),
         *("--at", "full,int8", "--measures", "all", "--select", "*layers.0.*", "--out", out),
+        *("--definitions", "average-l2-element-0.02,worst-l2-0.05,worst-l2-element-0.5-normalized"),
     )
     return out, asked, call(*asked)
 
@@ -26,15 +28,30 @@ def test_figures_report_and_pictures_are_written(measured):
     assert {row["at"] for row in found["rows"]} == {"full", "int8"}
     names = {row["name"] for row in found["rows"]}
     assert names == {
-        *("average-l2-element-0.02", "worst-l2-element-0.5", "worst-l2-0.05", "eigenvalues", "fisher", "gradient"),
-        *("landscape", "path", "stragglers", "trace", "spectrum", "plane", "layers"),
+        *("average-l2-element-0.02", "worst-l2-0.05", "worst-l2-element-0.5-normalized", "eigenvalues", "fisher"),
+        *("gradient", "landscape", "path", "stragglers", "trace", "spectrum", "plane", "layers"),
+        *("criticality", "noise", "neurons", "kernel"),
     }
     page = (out / "report.html").read_text()
     pictures = {file.stem for file in out.glob("*.png")}
-    assert pictures >= {"definitions", "landscape", "path", "layers", "stragglers", "spectrum", "plane-1", "plane-2"}
+    assert pictures == {
+        *("definitions", "errors", "landscape", "path", "layers", "stragglers", "criticality", "neurons", "spectrum"),
+        *("plane-1", "plane-2"),
+    }
     assert page.count("<svg") == len(pictures)
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in out.glob("*.png"))
-    assert "top eigenvalue" in result.stdout
+    for line in ("top eigenvalue", "worst-l2-0.05, error", "tangent kernel's condition", "loss under noise"):
+        assert line in result.stdout
+    by_name = {row["name"]: row for row in found["rows"] if row["at"] == "full"}
+    assert by_name["kernel"]["rows"] == 2  # the records of a batch
+    assert all(item["value"] == 0 for item in by_name["criticality"]["scores"].values())  # from a model to itself
+    scaled = by_name["worst-l2-element-0.5-normalized"]
+    assert scaled["definition"]["normalized"]
+    assert scaled["clean"] == pytest.approx(math.log(320), abs=0.05)  # logits of length 1 say little of 320 tokens
+    assert scaled["clean"] != by_name["worst-l2-0.05"]["clean"]
+    layers = by_name["neurons"]["layers"]
+    assert layers.keys() == {"model.layers.0.mlp.act_fn"}
+    assert all(0 < share["value"] < 1 for share in layers.values())
     path = next(row for row in found["rows"] if row["name"] == "path")
     assert path["barrier"]["value"] == 0  # from a model to itself
 
@@ -57,6 +74,7 @@ def test_it_goes_on_with_what_is_missing_and_says_the_same(measured, call):
     [
         (("--measures", "eigenvalue"), "did you mean 'eigenvalues'"),
         (("--measures", "path"), "other"),
+        (("--measures", "kernel", "--batch-size", 1), "batch_size"),
         (("--definitions", "worst-l3-0.1"), "norm"),
         (("--definitions", "worst-l2"), "a name such as"),
         (("--at", "relearning"), "precisions"),

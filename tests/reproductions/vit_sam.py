@@ -62,7 +62,7 @@ def measured(kind: str, way: str, seed: int, epochs: int | None = None) -> Row:
         "top": found.whole.top[0].value,
         "top_first": found.layers["blocks.0"].top[0].value,
         "top_last": found.layers["blocks.2"].top[0].value,
-        "moved_loss": found.noisy.value,
+        "moved_loss": found.noisy.loss.value,
         "active": active[0].value,
         "active_last": active[-1].value,
         "norm": found.weight_norm,

@@ -7,14 +7,16 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
+from remanent.core.batch import collate
 from remanent.core.catalogue import systems
+from remanent.core.importance.losses import class_nll, token_nll
 from remanent.errors import InputError, UnsupportedError
 from remanent.sharpness import LossSurface
 from remanent.sharpness.active_neurons import active_neurons
 from remanent.sharpness.correlation import correlation
 from remanent.sharpness.estimate import bootstrapped, mean_over, over_batches
 from remanent.sharpness.layers import layers_of
-from remanent.sharpness.ntk import tangent_kernel
+from remanent.sharpness.ntk import tangent_kernel, tangent_kernel_of_losses
 from remanent.sharpness.vit_sam import geometry
 
 
@@ -33,6 +35,38 @@ def test_the_tangent_kernel_by_hand():
     assert every.rows == 12
     with pytest.raises(InputError, match="inputs"):
         tangent_kernel(model, torch.ones(1, 2))
+
+
+def test_the_tangent_kernel_of_losses_is_that_of_the_records_gradients(classifier, snapshot, same_bits):
+    surface = classifier()
+    before = snapshot(surface.model)
+    found = tangent_kernel_of_losses(surface)
+    assert same_bits(snapshot(surface.model), before)
+    batch = surface.batches[0]
+    surface.model.eval()
+    rows = []
+    for place in range(len(batch[0])):
+        loss = class_nll(surface.model, (batch[0][place : place + 1], batch[1][place : place + 1]))
+        gradients = torch.autograd.grad(loss[0], list(surface.model.parameters()))
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    values = torch.linalg.svdvals(torch.stack(rows)).square()
+    assert found.rows == len(batch[0])
+    assert found.condition.value == pytest.approx(float(values[0] / values[-1]), rel=1e-6)
+    with pytest.raises(InputError, match="first batch"):
+        tangent_kernel_of_losses(LossSurface(surface.model, [(batch[0][:1], batch[1][:1])]))
+
+
+def test_padding_is_no_active_neuron(tiny_llama, make_records):
+    records = make_records(2, longest=6)
+    model = tiny_llama()
+    alone = [collate(records, [place], 0) for place in range(2)]
+    together = collate(records, [0, 1], 0)
+    assert not together.attention_mask.all()
+    share = [
+        {name: item.value for name, item in active_neurons(LossSurface(model, batches, token_nll)).layers.items()}
+        for batches in (alone, [together])
+    ]
+    assert share[0] == pytest.approx(share[1])
 
 
 def test_the_share_of_active_neurons_by_hand():
@@ -59,7 +93,7 @@ def test_the_geometry_of_a_model(classifier, snapshot, same_bits):
         assert block.top[0].value <= found.whole.top[0].value + 1e-9
     norm = math.sqrt(sum(float(weight.detach().square().sum()) for weight in surface.model.parameters()))
     assert found.weight_norm == pytest.approx(norm)
-    assert found.noisy.low < found.noisy.value < found.noisy.high
+    assert found.noisy.loss.low < found.noisy.loss.value < found.noisy.loss.high
     with pytest.raises(InputError, match="draws"):
         geometry(surface, draws=1)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from remanent.core.importance.losses import token_nll
 from remanent.core.selection import Selection
 from remanent.errors import DivergedError, InputError, UnsupportedError
 from remanent.sharpness import LossSurface
-from remanent.sharpness.logits import normalized
+from remanent.sharpness.logits import normalized, normalized_class_nll, normalized_token_nll
 from remanent.sharpness.modern_sharpness import Definition, sharpness
 from remanent.sharpness.surface import ADAPTERS, token_wrong
 
@@ -132,8 +133,31 @@ def test_normalized_logits_by_hand():
     assert float(ratio) == pytest.approx(math.sqrt(3), rel=1e-5)
 
 
+def test_a_normalized_definition_is_of_normalized_logits(classifier, tiny_llama, make_batch):
+    surface = classifier()
+    found = sharpness(surface, Definition.parse("worst-l2-element-0.5-normalized"))
+    scaled = replace(surface, loss=normalized_class_nll())
+    assert found.batches == sharpness(scaled, Definition.parse("worst-l2-element-0.5")).batches
+    with torch.no_grad():
+        for weight in surface.model[2].parameters():
+            weight.mul_(7.0)  # larger logits, the same model to an adaptive definition
+    again = sharpness(surface, Definition.parse("worst-l2-element-0.5-normalized"))
+    assert again.loss.value == pytest.approx(found.loss.value, rel=1e-6)
+    model, batch = tiny_llama(), make_batch(2)
+    tokens = sharpness(LossSurface(model, [batch], token_nll), Definition(0.1, normalized=True))
+    assert tokens.clean == pytest.approx(float(normalized_token_nll()(model, batch).mean().detach()))
+    with pytest.raises(InputError, match="class_nll or token_nll"):
+        sharpness(scaled, Definition(0.1, normalized=True))
+
+
 def test_names_and_what_is_wrong_with_them(tiny_llama, make_batch):
-    for name in ("worst-l2-0.05", "average-linf-element-0.1", "worst-linf-row-1e-05", "worst-l2-1e-05"):
+    for name in (
+        "worst-l2-0.05-normalized",
+        "worst-l2-0.05",
+        "average-linf-element-0.1",
+        "worst-linf-row-1e-05",
+        "worst-l2-1e-05",
+    ):
         assert str(Definition.parse(name)) == name
     for name, message in (
         ("worst-l3-0.1", "norm"),

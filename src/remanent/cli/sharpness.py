@@ -30,10 +30,14 @@ def sharpness(
     layers that hold it back. Each with an interval, for each set of records and each precision. A figure says
     something beside another: of the same records on another model, or of other records on this one.
 
-    Measures: standard, all; sharpness, eigenvalues, fisher, gradient, landscape, path, stragglers; trace, spectrum,
-    plane, layers.
-    Definitions: worst-l2-0.05, average-l2-element-0.02, worst-linf-row-0.01 ...: case, norm, scale (none where it is
-    left out, tensor, row, element), radius.
+    Measures: standard, which are sharpness, eigenvalues, fisher (trace of the Fisher information), gradient, landscape,
+    and with --other path and stragglers (by putting a layer back); all, which adds trace, spectrum, plane, layers,
+    noise (the loss under Gaussian noise), neurons (the share of active ones), kernel (condition number of the tangent
+    kernel of a batch's answers), and with --other criticality (stragglers by how far a layer can go back).
+
+    Definitions: worst-l2-0.05, average-l2-element-0.02, worst-linf-row-0.01-normalized ...: case, norm, scale (none
+    where it is left out, tensor, row, element), radius, and whether logits are normalized. Each says by how much the
+    loss grows, and the share of tokens that are not the most likely.
 
     [bold]Example[/bold]
 

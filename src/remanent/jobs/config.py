@@ -143,7 +143,7 @@ class SharpnessSettings(_Settings):
     measures: str = Field("standard", description="Measures, separated by commas, or 'standard' or 'all'.")
     definitions: str = Field(
         "average-l2-element-0.02,worst-l2-element-0.5,worst-l2-0.05",
-        description="Definitions of sharpness, separated by commas: case, norm, scale, radius.",
+        description="Definitions of sharpness, separated by commas: case, norm, scale, radius, -normalized.",
     )
     select: str = Field("*", description="Weights that are perturbed: shell patterns of names, separated by commas.")
     system: str | None = Field(None, description="System turn put before every prompt.")
@@ -154,6 +154,7 @@ class SharpnessSettings(_Settings):
     products: int = Field(12, ge=2, description="Products with the Hessian for an eigenvalue or a spectrum.")
     points: int = Field(11, ge=3, description="Points of a landscape's axis and of a path.")
     reach: float = Field(0.5, gt=0, description="How far a landscape goes, in lengths of the filters.")
+    noise: float = Field(0.02, gt=0, description="Standard deviation of the noise of 'noise', on every weight alike.")
     seed: int = Field(0, ge=0, description="Of random points and directions.")
     threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from remanent.auditing.condition import parse_conditions
 from remanent.core.batch import Batch, Encoded, collate
@@ -19,6 +20,7 @@ from remanent.core.displacement import Displacement
 from remanent.core.files import read_json, write_json
 from remanent.core.importance.losses import answer_nll, token_nll
 from remanent.core.run_folder import RunFolder
+from remanent.core.scores import answer_scores
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.data.encode import encode_all, pad_id
@@ -32,7 +34,8 @@ from remanent.models.lora import carries_lora
 from remanent.models.merged import as_adapted, merged_weights
 from remanent.models.source import find
 from remanent.report.sharpness_page import write_report
-from remanent.sharpness.clip_interpolation import stragglers_by_reset
+from remanent.sharpness.active_neurons import activations, active_neurons
+from remanent.sharpness.clip_interpolation import stragglers_by_criticality, stragglers_by_reset
 from remanent.sharpness.eigenvalues import eigenvalues
 from remanent.sharpness.fisher_trace import fisher_trace
 from remanent.sharpness.gradient_norm import gradient_norm
@@ -41,13 +44,15 @@ from remanent.sharpness.landscape import landscape
 from remanent.sharpness.layers import layers_of
 from remanent.sharpness.layerwise import DEFINITION, layerwise
 from remanent.sharpness.modern_sharpness import Definition, sharpness
+from remanent.sharpness.noisy_loss import noisy_loss
+from remanent.sharpness.ntk import tangent_kernel_of_losses
 from remanent.sharpness.spectral_density import spectral_density
 from remanent.sharpness.surface import LossSurface, token_record, token_wrong
 from remanent.sharpness.trace import trace
 
 STANDARD = ("sharpness", "eigenvalues", "fisher", "gradient", "landscape", "path", "stragglers")
-ALL = (*STANDARD, "trace", "spectrum", "plane", "layers")
-OF_BOTH = ("path", "stragglers")
+ALL = (*STANDARD, "criticality", "trace", "spectrum", "plane", "layers", "noise", "neurons", "kernel")
+OF_BOTH = ("path", "stragglers", "criticality")
 _BACKWARD, _PRODUCT = 3, 8  # what passes cost, in forward passes
 _PROBES = 4
 
@@ -170,6 +175,7 @@ def _tasks(
     warn: Callable[[str], None],
 ) -> list[_Task]:
     batches, seed, products = len(surface.batches), settings.seed, settings.products
+    draws = max(2, settings.steps)
     axis = [settings.reach * (2 * place / (settings.points - 1) - 1) for place in range(settings.points)]
     shares = [place / (settings.points - 1) for place in range(settings.points)]
     layers = layers_of(surface.model, surface.select.of(Weights.of(surface.model)))
@@ -251,7 +257,38 @@ def _tasks(
                     (len(layers) + 1) * batches,
                     lambda tick: stragglers_by_reset(surface, before, layers=layers, on_layer=tick),
                 )
+            case "criticality":
+                assert before is not None
+                add(
+                    name,
+                    len(layers),
+                    (len(layers) * len(shares) + 1) * batches,
+                    lambda tick: stragglers_by_criticality(surface, before, layers=layers, grid=shares, on_layer=tick),
+                )
+            case "noise":
+                add(
+                    name,
+                    draws * batches,
+                    draws * batches,
+                    lambda tick: noisy_loss(surface, settings.noise, draws=draws, seed=seed, on_batch=tick),
+                )
+            case "neurons":
+                activations(surface.model)  # a model without any is said before work starts
+                add(name, batches, batches, lambda tick: active_neurons(surface, on_batch=tick))
+            case "kernel":
+                rows = len(surface.batches[0])
+                add(
+                    name,
+                    rows,
+                    rows * _BACKWARD,
+                    lambda tick: tangent_kernel_of_losses(surface, _mean_answer_nll, on_row=tick),
+                )
     return found
+
+
+def _mean_answer_nll(model: nn.Module, batch: Batch) -> torch.Tensor:
+    scores = answer_scores(model, batch)
+    return scores.nll / scores.counts
 
 
 # Of a language model, whose loss a tenth of every weight destroys.
@@ -267,6 +304,8 @@ def _measures(settings: SharpnessSettings) -> list[str]:
         if name in OF_BOTH and settings.other is None:
             raise InputError("other", None, f"the model before, since {name} lies between two models")
         found += [item for item in group or (name,) if settings.other is not None or item not in OF_BOTH]
+    if "kernel" in found and settings.batch_size < 2:
+        raise InputError("batch_size", settings.batch_size, "2 or more for kernel, which is of a batch's records")
     if not found:
         raise InputError("measures", settings.measures, f"at least one of {', '.join(ALL)}")
     return list(dict.fromkeys(found))

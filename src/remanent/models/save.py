@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from remanent.core.files import beside, left_beside, naming, read_json, remove, sha256_file, write_json
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from remanent.report.figures import INK, LINES, MARKERS, SIZE, SOFT, Handles, add_legend, new_figure
 from remanent.report.sharpness_view import Figure as Estimate
-from remanent.report.sharpness_view import Row, main, named, significant
+from remanent.report.sharpness_view import Row, main, named, significant, told, wrong
 from remanent.report.svg import ROLES
 from remanent.report.text import visible
 
 _WIDE = 30  # of the largest value over the smallest, beyond which an axis is logarithmic
 _CONTOURS = 12
+_NONE: Estimate = {"value": None, "low": None, "high": None}
 
 
 def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
@@ -26,15 +27,18 @@ def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     made: dict[str, tuple[Figure, str, str]] = {}
     for name, title, kind, draw in (
         ("definitions", "How much the loss grows nearby", "sharpness", _definitions),
+        ("errors", "How much more is answered wrongly nearby", "sharpness", _errors),
         ("landscape", "The loss along a random direction", "landscape", _lines),
         ("path", "The loss between the two models", "path", _path),
         ("layers", "Sharpness of each layer by itself", "layerwise", _layers),
         ("stragglers", "What putting a layer back gains", "stragglers", _stragglers),
+        ("criticality", "How far a layer can go back", "criticality", _criticality),
+        ("neurons", "Active neurons of each layer", "active-neurons", _neurons),
         ("spectrum", "Density of the Hessian's eigenvalues", "spectral-density", _spectrum),
     ):
-        of = [row for row in rows if row["measure"] == kind and row["name"] != "plane"]
+        of = [row for row in rows if _kind(row) == kind and (name != "errors" or wrong(row))]
         if of:
-            made[name] = (draw(of), title, _described(of))
+            made[name] = (draw(of), title, _described(of, wrong if name == "errors" else main))
     for number, row in enumerate(row for row in rows if row["name"] == "plane"):
         made[f"plane-{number + 1}"] = (
             _plane(row),
@@ -42,6 +46,11 @@ def charts(found: Mapping[str, Any]) -> dict[str, tuple[Figure, str, str]]:
             row["series"],
         )
     return made
+
+
+def _kind(row: Row) -> str:
+    """The plot that a row is for, where its measure has several."""
+    return str(row["name"] if row["name"] in ("plane", "criticality") else row["measure"])
 
 
 def _style(names: list[str], name: str, *, line: bool = True) -> dict[str, Any]:
@@ -99,10 +108,18 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
 
 
 def _definitions(rows: list[Row]) -> Figure:
+    return _by_name(rows, main, "growth of the loss, nats")
+
+
+def _errors(rows: list[Row]) -> Figure:
+    return _by_name(rows, wrong, "growth of the error, share of tokens")
+
+
+def _by_name(rows: list[Row], figure: Callable[[Row], Estimate | None], label: str) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
-        found.setdefault(row["name"], {})[row["series"]] = main(row)
-    return _dots(found, "growth of the loss, nats", 0.36)
+        found.setdefault(row["name"], {})[row["series"]] = figure(row) or _NONE
+    return _dots(found, label, 0.4)
 
 
 def _layers(rows: list[Row]) -> Figure:
@@ -114,11 +131,23 @@ def _layers(rows: list[Row]) -> Figure:
 
 
 def _stragglers(rows: list[Row]) -> Figure:
+    return _by_layer(rows, "scores", "accuracy gained, share")
+
+
+def _criticality(rows: list[Row]) -> Figure:
+    return _by_layer(rows, "scores", "smallest weight of the layer that keeps the accuracy")
+
+
+def _neurons(rows: list[Row]) -> Figure:
+    return _by_layer(rows, "layers", "active neurons, share")
+
+
+def _by_layer(rows: list[Row], key: str, label: str) -> Figure:
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
-        for name, item in row["scores"].items():
+        for name, item in row[key].items():
             found.setdefault(name, {})[row["series"]] = item
-    return _dots(found, "accuracy gained, share", 0.36)
+    return _dots(found, label, 0.36)
 
 
 def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str, Any]) -> None:
@@ -182,16 +211,18 @@ def _plane(row: Row) -> Figure:
     return figure
 
 
-def _described(rows: list[Row]) -> str:
+def _described(rows: list[Row], figure: Callable[[Row], Estimate | None]) -> str:
     parts = []
     for row in rows:
         if row["measure"] in ("sharpness", "path", "spectral-density"):
-            parts.append(f"{row['series']}, {row['name']}: {significant(main(row)['value'])}")
+            parts.append(f"{row['series']}, {row['name']}: {significant((figure(row) or _NONE)['value'])}")
         elif row["measure"] == "landscape":
             ends = [significant(row["losses"][place]["value"]) for place in (0, len(row["losses"]) // 2, -1)]
             parts.append(f"{row['series']}: {', '.join(ends)} at the left, the middle and the right")
         elif row["measure"] == "stragglers":
             parts.append(f"{row['series']}: most by {next(iter(row['scores']))}")
+        elif row["measure"] == "active-neurons":
+            parts.append(f"{row['series']}: {told(row)}")
         else:
             parts.append(f"{row['series']}: all together {significant(row['whole']['loss']['value'])}")
     return visible("; ".join(parts))

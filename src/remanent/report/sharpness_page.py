@@ -17,6 +17,10 @@ from remanent.report.svg import to_png, to_svg
 CAPTIONS = {
     "definitions": "Growth of the mean loss at random points (average) and at the worst point found (worst) within the "
     "radius that ends the name. Compare marks on one line only: radii differ in kind.",
+    "errors": "Growth of the share of tokens that are not the most likely, at the points of the plot above.",
+    "criticality": "The smallest a at which the layer alone at (1 - a) before + a now loses no more than 1% of the "
+    "tokens answered rightly: 0 can go back whole, 1 not at all.",
+    "neurons": "Share of values above 0 that an activation gets, over the records' own positions.",
     "landscape": "Each row of each matrix goes a random way, as far as it is long. Band: the interval over batches.",
     "path": "Every weight on the straight line between both models. A barrier rises above the line from end to end.",
     "layers": "Only the layer's weights are moved at random, in proportion to each. Layers do not add up to the whole.",

@@ -10,7 +10,16 @@ from remanent.report.text import number
 Row = Mapping[str, Any]
 Figure = Mapping[str, float | None]
 
-_MAIN = {"sharpness": "loss", "trace": "trace", "fisher-trace": "trace", "gradient-norm": "norm", "path": "barrier"}
+_MAIN = {
+    "sharpness": "loss",
+    "trace": "trace",
+    "fisher-trace": "trace",
+    "gradient-norm": "norm",
+    "path": "barrier",
+    "noisy-loss": "loss",
+    "tangent-kernel": "condition",
+}
+ERRORS = {"sharpness": "error", "path": "error_barrier"}  # the same of the share of tokens that are not the most likely
 _TITLES = {
     "eigenvalues": "top eigenvalue",
     "trace": "trace",
@@ -19,7 +28,11 @@ _TITLES = {
     "gradient": "gradient norm",
     "path": "barrier",
     "stragglers": "straggler",
+    "criticality": "straggler by criticality",
     "layers": "sharpest layer",
+    "noise": "loss under noise",
+    "neurons": "fewest active neurons",
+    "kernel": "tangent kernel's condition",
 }
 _DRAWN_ONLY = ("landscape", "plane")
 
@@ -57,7 +70,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[list[str | None]]:
     if any(clean.values()):
         yield ["loss", *(significant(clean[name]) for name in about)]
     for name in names:
-        yield [_TITLES.get(name, name), *(told(rows.get((name, item))) for item in about)]
+        of = [rows.get((name, item)) for item in about]
+        yield [_TITLES.get(name, name), *map(told, of)]
+        errors = [wrong(row) for row in of]
+        if any(errors):
+            yield [f"{_TITLES.get(name, name)}, error", *(None if item is None else estimate(item) for item in errors)]
 
 
 def told(row: Row | None) -> str | None:
@@ -71,7 +88,16 @@ def told(row: Row | None) -> str | None:
     if measure == "layerwise":
         name, layer = max(row["layers"].items(), key=lambda item: item[1]["loss"]["value"] or 0.0)
         return f"{name} {estimate(layer['loss'])}"
+    if measure == "active-neurons":
+        name, share = min(row["layers"].items(), key=lambda item: item[1]["value"])
+        return f"{name} {estimate(share)}"
     return estimate(main(row))
+
+
+def wrong(row: Row | None) -> Figure | None:
+    """The figure of errors that stands beside a row's own; None where there is none."""
+    found: Figure | None = None if row is None or row["measure"] not in ERRORS else row.get(ERRORS[row["measure"]])
+    return found
 
 
 def main(row: Row) -> Figure:
@@ -98,7 +124,7 @@ def significant(value: float | None) -> str:
 
 
 def _clean(row: Row) -> float | None:
-    if row["measure"] == "sharpness":
+    if row["measure"] == "sharpness" and not row["definition"].get("normalized"):
         clean: float = row["clean"]
         return clean
     return row["loss"] if row["measure"] == "eigenvalues" else None

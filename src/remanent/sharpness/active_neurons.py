@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from remanent.core.batch import Batch
 from remanent.errors import UnsupportedError
 from remanent.sharpness.estimate import Estimate, over_batches
 from remanent.sharpness.surface import LossSurface
@@ -38,6 +39,8 @@ def active_neurons(
 ) -> ActiveNeurons:
     """The share of pre-activations above 0 at each activation of the model, one forward pass over the batches.
 
+    Of records that are padded (`Batch`) only their own positions count.
+
     Args:
         surface: model, batches and point.
         before: shell pattern of the modules whose outputs are pre-activations ("*.fc1"), where activations are no
@@ -50,18 +53,8 @@ def active_neurons(
 
     Source: arXiv 2106.01548, section 4.4, with the definition that the card calls remembered.
     """
-    named = dict(surface.model.named_modules())
-    if before is None:
-        chosen = {
-            name: module
-            for name, module in named.items()
-            if any(kind in type(module).__name__.lower() for kind in _ACTIVATIONS) and not any(module.children())
-        }
-    else:
-        chosen = {name: module for name, module in named.items() if fnmatchcase(name, before)}
-    if not chosen:
-        looked = "no ReLU, GELU or SiLU module" if before is None else f"no module of the name {before}"
-        raise UnsupportedError(f"{type(surface.model).__name__} has {looked}; name those before an activation")
+    chosen = activations(surface.model, before)
+    own: Tensor | None = None
     sums: dict[str, list[float]] = {name: [0.0] for name in chosen}
     counts: dict[str, list[float]] = {name: [0.0] for name in chosen}
 
@@ -69,6 +62,8 @@ def active_neurons(
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             values = inputs[0] if before is None else output
             assert isinstance(values, Tensor)
+            if own is not None and values.shape[:2] == own.shape:
+                values = values[own]
             sums[name][-1] += float((values.detach() > 0).sum())
             counts[name][-1] += values.numel()
 
@@ -81,9 +76,27 @@ def active_neurons(
                 if place:
                     for values in (*sums.values(), *counts.values()):
                         values.append(0.0)
+                own = batch.attention_mask.bool() if isinstance(batch, Batch) else None
                 surface.loss(surface.model, batch)
                 on_batch()
         finally:
             for handle in handles:
                 handle.remove()
     return ActiveNeurons({name: over_batches(sums[name], counts[name]) for name in chosen if sum(counts[name])})
+
+
+def activations(model: nn.Module, before: str | None = None) -> dict[str, nn.Module]:
+    """The modules that `active_neurons` looks at, by name. Arguments and errors as there."""
+    named = dict(model.named_modules())
+    if before is None:
+        chosen = {
+            name: module
+            for name, module in named.items()
+            if any(kind in type(module).__name__.lower() for kind in _ACTIVATIONS) and not any(module.children())
+        }
+    else:
+        chosen = {name: module for name, module in named.items() if fnmatchcase(name, before)}
+    if not chosen:
+        looked = "no ReLU, GELU or SiLU module" if before is None else f"no module of the name {before}"
+        raise UnsupportedError(f"{type(model).__name__} has {looked}; name those before an activation")
+    return chosen

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import Batch
-from remanent.core.importance.losses import SampleLoss, logits_of_answers
+from remanent.core.importance.losses import SampleLoss, class_nll, logits_of_answers, token_nll
 from remanent.errors import InputError
 
 Form = Literal["code", "paper"]
@@ -51,3 +51,11 @@ def normalized_token_nll(form: Form = "code") -> SampleLoss:
         return functional.cross_entropy(normalized(logits, form), labels, reduction="none")
 
     return loss
+
+
+def normalized_loss(loss: SampleLoss) -> SampleLoss:
+    """The same loss of normalized logits, of `class_nll` or `token_nll`. Raises InputError for another."""
+    for plain, scaled in ((class_nll, normalized_class_nll), (token_nll, normalized_token_nll)):
+        if loss is plain:
+            return scaled()
+    raise InputError("loss", getattr(loss, "__name__", loss), "class_nll or token_nll, whose logits can be normalized")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from remanent.core.catalogue import System
@@ -22,6 +22,7 @@ from remanent.core.displacement.scale import Scale
 from remanent.core.weights import Weights, norm
 from remanent.errors import DivergedError, InputError, did_you_mean
 from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.logits import normalized_loss
 from remanent.sharpness.surface import LossSurface
 
 SYSTEM = System(
@@ -39,7 +40,7 @@ SYSTEM = System(
 )
 
 Case = Literal["average", "worst"]
-_NAME = re.compile(r"([a-z]+)-([a-z0-9]+)(?:-([a-z]+))?-(\d*\.?\d+(?:e-?\d+)?)")
+_NAME = re.compile(r"([a-z]+)-([a-z0-9]+)(?:-([a-z]+))?-(\d*\.?\d+(?:e-?\d+)?)(-normalized)?")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Definition:
         steps: of Auto-PGD, or random points for each batch.
         projection: see `AutoPGD`.
         seed: of the random points.
+        normalized: of normalized logits, see `normalized`; of `class_nll` or `token_nll` alone.
     """
 
     rho: float
@@ -63,6 +65,7 @@ class Definition:
     steps: int = 20
     projection: Projection = "scaled"
     seed: int = 0
+    normalized: bool = False
 
     def __post_init__(self) -> None:
         if not (self.rho > 0 and math.isfinite(self.rho)):
@@ -83,19 +86,19 @@ class Definition:
 
     @classmethod
     def parse(cls, text: str, steps: int = 20) -> Definition:
-        """From its name: "worst-l2-0.05", "average-linf-element-0.1"; the case, the norm, a scale and rho.
+        """From its name: "worst-l2-0.05", "average-linf-element-0.1-normalized"; case, norm, scale and rho.
 
         Raises InputError that says what is not right.
         """
         match = _NAME.fullmatch(text.strip())
         if match is None:
             raise InputError("definition", text, 'a name such as "worst-l2-0.05" or "average-l2-element-0.02"')
-        case, norm, scale, rho = match.groups()
-        return cls(float(rho), case, norm, scale or "none", steps)  # type: ignore[arg-type]
+        case, norm, scale, rho, scaled = match.groups()
+        return cls(float(rho), case, norm, scale or "none", steps, normalized=scaled is not None)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         unit = "" if self.scale == "none" else f"-{self.scale}"
-        return f"{self.case}-{self.norm}{unit}-{self.rho:g}"
+        return f"{self.case}-{self.norm}{unit}-{self.rho:g}" + "-normalized" * self.normalized
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,13 @@ def sharpness(
         definition: what is measured.
         on_batch: called after each batch.
 
-    Raises DivergedError where the loss is not finite at the weights themselves.
+    Raises DivergedError where the loss is not finite at the weights themselves, InputError where its logits are to be
+    normalized and are not known.
 
     Source: arXiv 2302.07011, equations 1 and 2.
     """
+    if definition.normalized:
+        surface = replace(surface, loss=normalized_loss(surface.loss))
     grown, errors, cleans, distance = [], [], [], 0.0
     with surface.entered() as weights:
         start = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from remanent.core.importance.losses import SampleLoss
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.sharpness.estimate import ALPHA, Estimate
+from remanent.sharpness.surface import LossSurface
 
 _FEWEST = 3  # inputs of a jackknife
 
@@ -72,30 +74,66 @@ def tangent_kernel(
     wide.requires_grad_(False)
     for weight in weights:
         weight.requires_grad_(True)
-    rows, owners = [], []
+    rows: list[list[Tensor]] = []
+    owners = []
     floating = inputs.is_floating_point()
     for place in range(len(inputs)):
         one = inputs[place : place + 1]
         outputs = wide(one.double() if floating else one).flatten()
         for output in outputs if every_output else (outputs.sum(),):
-            gradients = torch.autograd.grad(output, weights, retain_graph=True, allow_unused=True)
-            rows.append(
-                torch.cat(
-                    [
-                        (torch.zeros_like(weight) if gradient is None else gradient).flatten()
-                        for gradient, weight in zip(gradients, weights, strict=True)
-                    ]
-                )
-            )
+            rows.append(_gradient(output, weights))
             owners.append(place)
             on_row()
-    jacobian = torch.stack(rows)
-    kernel, owner = jacobian @ jacobian.T, torch.tensor(owners, device=jacobian.device)
-    values = torch.linalg.eigvalsh(kernel)
-    without = [
-        _condition(torch.linalg.eigvalsh(kernel[owner != place][:, owner != place])) for place in range(len(inputs))
+    return _kernel(rows, torch.tensor(owners))
+
+
+def tangent_kernel_of_losses(
+    surface: LossSurface, loss: SampleLoss | None = None, *, on_row: Callable[[], None] = lambda: None
+) -> TangentKernel:
+    """J J^T of the losses of the first batch's records, where a model's outputs are too many to be rows.
+
+    Gradients are in the weights' precision and kept until the end, a copy of the selected weights for each record;
+    their products are in float64.
+
+    Args:
+        surface: model, batches, weights and point; the first batch has at least 2 records.
+        loss: (model, batch) -> one for each record; the surface's own by default.
+        on_row: called after each record.
+    """
+    with surface.entered() as weights:
+        losses = (loss or surface.loss)(surface.model, surface.batches[0])
+        if len(losses) < 2:
+            raise InputError("batches", "a first batch of one record", "at least 2 in it")
+        rows = []
+        for value in losses:
+            rows.append(_gradient(value, list(weights.values())))
+            on_row()
+    return _kernel(rows, torch.arange(len(rows)))
+
+
+def _gradient(output: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(output, weights, retain_graph=True, allow_unused=True)
+    return [
+        (torch.zeros_like(weight) if gradient is None else gradient).flatten()
+        for gradient, weight in zip(found, weights, strict=True)
     ]
-    return TangentKernel(_jackknifed(_condition(values), without), tuple(map(float, values)), len(jacobian))
+
+
+def _kernel(rows: Sequence[Sequence[Tensor]], owner: Tensor) -> TangentKernel:
+    """From gradients, row by row and weight by weight, and the input that each row is of."""
+    kernel = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for of_weight in zip(*rows, strict=True):
+        part = torch.stack(of_weight).double()
+        kernel += (part @ part.T).cpu()
+    precision = torch.finfo(rows[0][0].dtype).eps
+
+    def spectrum(of: Tensor) -> tuple[float, Tensor]:
+        values = torch.linalg.eigvalsh(kernel[of][:, of])
+        return _condition(values, precision), values
+
+    condition, values = spectrum(owner >= 0)
+    without = [spectrum(owner != place)[0] for place in range(int(owner.max()) + 1)]
+    return TangentKernel(_jackknifed(condition, without), tuple(map(float, values)), len(rows))
 
 
 def _jackknifed(value: float, without: list[float]) -> Estimate:
@@ -108,7 +146,7 @@ def _jackknifed(value: float, without: list[float]) -> Estimate:
     return Estimate(value, value * math.exp(-reach), value * math.exp(reach))
 
 
-def _condition(values: Tensor) -> float:
+def _condition(values: Tensor, precision: float) -> float:
     smallest, largest = float(values[0]), float(values[-1])
-    rounding = len(values) * torch.finfo(values.dtype).eps * largest
+    rounding = len(values) * precision * largest
     return largest / smallest if smallest > rounding else float("inf")

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Noise
 from remanent.core.displacement.scale import Scale
 from remanent.core.selection import Selection
 from remanent.core.weights import norm
-from remanent.errors import InputError
 from remanent.sharpness.active_neurons import ActiveNeurons, active_neurons
 from remanent.sharpness.eigenvalues import Eigenvalues, eigenvalues
-from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.noisy_loss import NoisyLoss, noisy_loss
 from remanent.sharpness.surface import LossSurface
 
 SYSTEM = System(
@@ -44,18 +42,14 @@ class Geometry:
     Args:
         whole: largest eigenvalue over all weights, and the loss there.
         layers: of each layer's own block of the Hessian.
-        noisy: mean loss at w + sigma n, with Student's interval over draws.
-        sigma: standard deviation of the noise, in units of `noise_scale`.
-        noise_scale: "none" is absolute, as in the paper: larger weights feel it less.
+        noisy: the loss under noise.
         active: share of active neurons.
         weight_norm: L2 norm of the selected weights.
     """
 
     whole: Eigenvalues
     layers: Mapping[str, Eigenvalues]
-    noisy: Estimate
-    sigma: float
-    noise_scale: Scale
+    noisy: NoisyLoss
     active: ActiveNeurons
     weight_norm: float
 
@@ -66,8 +60,6 @@ class Geometry:
             "whole": self.whole.to_dict(),
             "layers": {name: item.to_dict() for name, item in self.layers.items()},
             "noisy": self.noisy.to_dict(),
-            "sigma": self.sigma,
-            "noise_scale": self.noise_scale,
             "active": self.active.to_dict(),
             "weight_norm": self.weight_norm,
         }
@@ -100,27 +92,16 @@ def geometry(
 
     Source: arXiv 2106.01548, section 4.
     """
-    if draws < 2:
-        raise InputError("draws", draws, "at least 2")
+    noisy = noisy_loss(surface, sigma, noise_scale, draws, seed=seed, on_batch=on_batch)
     with surface.entered() as weights:
         length = float(norm(weights.values()))
-        found = []
-        for draw in range(draws):
-            with Noise(sigma, (seed << 32) + draw, noise_scale).at(weights):
-                losses = []
-                for batch in surface.batches:
-                    losses.append(surface.losses(batch))
-                    on_batch()
-            found.append(sum(float(item.sum()) for item in losses) / sum(len(item) for item in losses))
     return Geometry(
         eigenvalues(surface, steps=steps, seed=seed, on_batch=on_batch),
         {
             name: eigenvalues(surface.of(select), steps=steps, seed=seed, on_batch=on_batch)
             for name, select in (layers or {}).items()
         },
-        mean_over(found),
-        sigma,
-        noise_scale,
+        noisy,
         active_neurons(surface, before, on_batch=on_batch),
         length,
     )
