@@ -21,19 +21,26 @@ from remanent.core.update import Update
 from remanent.core.weights import Weights
 
 METHODS = methods()
+# Forms of a method that are another composition than its default, by the name of the case.
+FORMS = {
+    "grad-diff, DurableUn's": ("grad-diff", {"form": "durableun-grad-diff"}),
+    "salun, DurableUn's": ("salun", {"form": "durableun"}),
+}
+CASES = {**{name: (name, {}) for name in sorted(METHODS)}, **FORMS}
 STEPS = 4
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=CASES)
 def name(request, view):
-    if view not in METHODS[request.param].system.views:
+    if view not in METHODS[CASES[request.param][0]].system.views:
         pytest.skip(f"{request.param} does not run on {view}")
     return request.param
 
 
 @pytest.fixture
 def method(name):
-    chosen = METHODS[name].build(**({"layer": 1} if "layer" in METHODS[name].hyperparameters else {}))
+    entry, form = METHODS[CASES[name][0]], CASES[name][1]
+    chosen = entry.build(**form, **({"layer": 1} if "layer" in entry.hyperparameters else {}))
     # Steps few and large, no pause of a ramp, so that all of its points take part and something moves.
     points = [replace(p, weight=p.weight.stop if isinstance(p.weight, Ramp) else p.weight) for p in chosen.places]
     return with_settings(replace(chosen, points=points), steps=STEPS, batch_size=3, learning_rate=1e-2, warmup=0.0)

@@ -18,6 +18,7 @@ MADE: dict[str, tuple[Callable[[], Method], int]] = {
     "rmu, relative": (lambda: rmu.method(layer=1, relative=True), 0),  # forward passes alone
     "salun": (salun.method, 6),
     "salun, everything": (lambda: salun.method(share=1.0), 0),
+    "salun, DurableUn's": (lambda: salun.method("durableun"), 6),
     "sure": (sure.method, 6),
     "fit": (lambda: fit.method(layers=1), 6),
     # Batches of 4 out of 6 records, 3 epochs: 18 records in 5 batches.
