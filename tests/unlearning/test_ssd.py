@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from remanent.core.batch import collate
 from remanent.core.edit import EditSettings
 from remanent.core.importance import fisher, importance, squared_answer_logits, token_nll
 from remanent.core.weights import Weights
-from remanent.errors import InputError
-from remanent.unlearning.ssd import SSD, damped, edit
+from remanent.errors import InputError, UnsupportedError
+from remanent.unlearning.ssd import SSD, damped, dampen, edit, importances
 
 
 def test_the_cards_golden_check():
@@ -127,3 +129,117 @@ def test_an_alpha_that_selects_nothing_is_refused_and_the_model_stays(tiny_llama
 def test_what_is_wrong_is_named(given):
     with pytest.raises(InputError, match=list(given)[-1]):
         edit(**given)
+
+
+def convolutional():
+    """Convolutions with batch norm, in train mode, whose running statistics are those of some images."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+    for _ in range(3):
+        model(torch.randn(16, 1, 6, 6) + 1)
+    return model
+
+
+def transformer():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    images = {"image_size": 6, "patch_size": 2, "num_channels": 1, "num_labels": 4}
+    return ViTForImageClassification(ViTConfig(**sizes, **images, attention_probs_dropout_prob=0.1)).train()
+
+
+VISION = pytest.mark.parametrize("make", [convolutional, transformer])
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    pixels, labels = torch.randn(24, 1, 6, 6, generator=generator), torch.randint(0, 4, (24,), generator=generator)
+    everything = list(zip(pixels.split(8), labels.split(8), strict=True))
+    chosen = (labels == labels[0]).nonzero()[:8, 0]
+    return everything, [(pixels[chosen], labels[chosen])]
+
+
+def logits_of(model, inputs):
+    output = model(inputs)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def by_autograd(model, batches, label_free=False):
+    """Mean over batches of the squared gradient of the mean loss, or label-free of its absolute value."""
+    model.eval()
+    found = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    for pixels, labels in batches:
+        model.zero_grad()
+        outputs = logits_of(model, pixels)
+        (outputs.square().sum(dim=1).mean() if label_free else functional.cross_entropy(outputs, labels)).backward()
+        for name, weight in model.named_parameters():
+            if weight.grad is not None:
+                found[name] += (weight.grad.abs() if label_free else weight.grad.square()) / len(batches)
+    return found
+
+
+@VISION
+@pytest.mark.parametrize("label_free", [False, True])
+def test_vision_models_are_damped_by_the_rule_and_running_statistics_stay(
+    make, label_free, images, snapshot, same_bits
+):
+    model, plain = make(), make()
+    everything, forget = images
+    before = snapshot(model)
+    of_all = importances(model, everything, label_free=label_free)
+    assert same_bits(snapshot(model), before)
+    of_forget = importances(model, forget, label_free=label_free)
+    for found, batches in ((of_all, everything), (of_forget, forget)):
+        for name, value in by_autograd(plain, batches, label_free).items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-9)
+    made = dampen(model, everything, forget, alpha=1.5, label_free=label_free)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    after, weights = snapshot(model), set(of_all)
+    assert {n: v.tolist() for n, v in after.items() if n not in weights} == {
+        n: v.tolist() for n, v in before.items() if n not in weights
+    }
+    moved = 0
+    for name in weights:
+        chosen = of_forget[name] > 1.5 * of_all[name]
+        factor = torch.where(chosen, of_all[name] / of_forget[name].clamp_min(1e-38), 1.0).clamp(max=1.0)
+        torch.testing.assert_close(after[name], before[name] * factor)
+        moved += int((factor < 1).sum())
+    assert made.report["damped"] == moved > 0
+    assert made.report["batch_size"] == {"all": 8, "forget": len(forget[0][0])}
+    made.undo.undo()
+    assert same_bits(snapshot(model), before)
+
+
+def test_importances_serve_again_and_a_loss_of_ones_own_may_be_the_mean(images, snapshot, same_bits):
+    everything, forget = images
+
+    def mean_loss(model, batch):
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    models = [convolutional() for _ in range(3)]
+    dampen(models[0], everything, forget, alpha=1.5)
+    dampen(models[1], importances(models[1], everything), forget, alpha=1.5)
+    dampen(models[2], everything, forget, mean_loss, alpha=1.5)
+    assert same_bits(snapshot(models[0]), snapshot(models[1]))
+    for name, value in snapshot(models[2]).items():
+        torch.testing.assert_close(value, snapshot(models[0])[name])
+
+
+def test_what_does_not_fit_is_named_before_anything_moves(images, lora, tiny_llama, snapshot, same_bits):
+    everything, forget = images
+    model, said = convolutional(), []
+    before = snapshot(model)
+    for given in ({"alpha": 0.0}, {"strength": -1.0}, {"alpha": 1e9}):
+        with pytest.raises(InputError, match=next(iter(given))):
+            dampen(model, everything, forget, **given)
+    with pytest.raises(InputError, match="batches"):
+        dampen(model, [], forget)
+    with pytest.raises(UnsupportedError, match="adapter"):
+        dampen(lora(tiny_llama()), everything, forget)
+    assert same_bits(snapshot(model), before)
+    dampen(model, everything, [tuple(part[:3] for part in forget[0])], alpha=1.5, on_warning=said.append)
+    assert "8 samples, of the forget set 3" in said[0]

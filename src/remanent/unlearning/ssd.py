@@ -4,13 +4,13 @@ One gradient pass over all data and one over the forget set, no training. With i
 selected where I_f > alpha * I_D, and multiplied by min(lambda * I_D / I_f, 1). An importance is the mean over batches
 of the squared gradient of the batch's mean loss, so that alpha depends on the size of the batches and on their order:
 both are fixed here, alike for both sets, and stand in the report. Label-free (LFSSD): the loss is the squared norm of
-the logits, and the gradients' absolute values take the place of their squares.
+the logits, and the gradients' absolute values take the place of their squares. `dampen` does it to any module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,9 +19,18 @@ from torch import Tensor, nn
 
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.catalogue import System
-from remanent.core.displacement import Dampening
+from remanent.core.displacement import Dampening, Undo
 from remanent.core.edit import Edited, EditSettings, refuse_adapter
-from remanent.core.importance import SampleLoss, answer_nll, fisher, importance, squared_answer_logits, token_nll
+from remanent.core.importance import (
+    SampleLoss,
+    answer_nll,
+    class_nll,
+    fisher,
+    importance,
+    squared_answer_logits,
+    squared_outputs,
+    token_nll,
+)
 from remanent.core.sampling import seed_of
 from remanent.core.weights import Weights
 from remanent.errors import InputError, did_you_mean
@@ -91,6 +100,106 @@ def damped(
     return Damped(Dampening(factors), counts, largest)
 
 
+def importances(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: SampleLoss | None = None,
+    *,
+    label_free: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """I_S of a set: name of each weight -> mean over batches of (gradient of the batch's mean loss)^2.
+
+    In eval mode, so that running statistics stay; the model is given back as it was.
+
+    Args:
+        model: any module.
+        batches: of the set, of one size and in an order that is kept: what `loss` takes, on the model's device.
+        loss: (model, batch) -> a loss for each sample, or their mean; default the cross-entropy of batches (inputs,
+            labels), or label-free the squared norm of each sample's outputs.
+        label_free: the mean of the gradient's absolute value in place of its square.
+        on_batch: called after each batch with the number of its samples.
+
+    Source: arXiv 2308.07707, equation 4 as its code has it; label-free: the authors' repository.
+    """
+    taken = loss or (squared_outputs if label_free else class_nll)
+    options: dict[str, Any] = {"weights": Weights.of(model)}
+    if not label_free:
+        return importance(model, batches, taken, reduce="batch_mean_squared", on_batch=on_batch, **options)
+    passed = []
+
+    def count(samples: int) -> None:
+        passed.append(samples)
+        if on_batch is not None:
+            on_batch(samples)
+
+    sums = importance(model, batches, taken, reduce="sum_of_abs", unit="batch", on_batch=count, **options)
+    return {name: value / len(passed) for name, value in sums.items()}
+
+
+def dampen(
+    model: nn.Module,
+    everything: Iterable[Any] | Mapping[str, Tensor],
+    forget: Iterable[Any],
+    loss: SampleLoss | None = None,
+    *,
+    alpha: float = 10.0,
+    strength: float = 1.0,
+    label_free: bool = False,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Edited:
+    """SSD on any module: scale its weights in place; the result's `undo` takes that back, its `report` counts.
+
+    Args:
+        model: a classifier, or what `loss` takes.
+        everything: batches of all data, the forget set among them, such as a DataLoader; or their `importances`, which
+            serve for more than one request.
+        forget: batches of the forget set, of the same size.
+        loss: as `importances`.
+        alpha: a weight is selected where I_f > alpha * I_D; above 0. The paper has 10 for ResNet-18 and 5 for a ViT.
+        strength: lambda, at least 0.
+        label_free: LFSSD.
+        on_warning: called with a sentence.
+
+    Raises:
+        InputError: for a number out of range, no batch, or an alpha that selects no weight.
+        UnsupportedError: for an adapter or packed weights.
+    """
+    refuse_adapter(SSD(alpha, strength, label_free=label_free), model)
+    sizes: dict[str, list[int]] = {"all": [], "forget": []}
+    if isinstance(everything, Mapping):
+        of_all = everything
+    else:
+        of_all = importances(model, everything, loss, label_free=label_free, on_batch=sizes["all"].append)
+    of_forget = importances(model, forget, loss, label_free=label_free, on_batch=sizes["forget"].append)
+    largest = {name: max(of_set) for name, of_set in sizes.items() if of_set}
+    if len(set(largest.values())) > 1:
+        on_warning(
+            f"batches of all data have {largest['all']} samples, of the forget set {largest['forget']}: alpha compares "
+            "batches of one size"
+        )
+    found, undo = _scaled(model, of_all, of_forget, alpha, strength)
+    return Edited({**_counted(found), "batch_size": largest}, undo)
+
+
+def _scaled(
+    model: nn.Module, of_all: Mapping[str, Tensor], of_forget: Mapping[str, Tensor], alpha: float, strength: float
+) -> tuple[Damped, Undo]:
+    found = damped(of_all, of_forget, alpha, strength)
+    if found.counts["damped"] == 0:
+        below = f"less: the largest ratio of importances is {found.largest_ratio:.3g}, so that no weight is damped"
+        raise InputError("alpha", alpha, below)
+    return found, found.dampening.apply(model)
+
+
+def _counted(found: Damped) -> dict[str, Any]:
+    return {
+        **found.counts,
+        "largest_ratio": found.largest_ratio,
+        "by_weight": {name: int((f < 1).sum()) for name, f in found.dampening.factors.items()},
+    }
+
+
 @dataclass(frozen=True)
 class SSD:
     """The edit on a language model: importances of the answers' NLL, then the rule.
@@ -146,15 +255,9 @@ class SSD:
             )
         of_all = self._importances(model, everything, size, settings)
         of_forget = self._importances(model, forget, size, settings)
-        found = damped(of_all, of_forget, self.alpha, self.strength)
-        if found.counts["damped"] == 0:
-            below = f"less: the largest ratio of importances is {found.largest_ratio:.3g}, so that no weight is damped"
-            raise InputError("alpha", self.alpha, below)
-        undo = found.dampening.apply(model)
+        found, undo = _scaled(model, of_all, of_forget, self.alpha, self.strength)
         report = {
-            **found.counts,
-            "largest_ratio": found.largest_ratio,
-            "by_weight": {name: int((f < 1).sum()) for name, f in found.dampening.factors.items()},
+            **_counted(found),
             "importance": self.importance,
             "batch_size": size,
             "batches": {"all": math.ceil(len(everything) / size), "forget": math.ceil(len(forget) / size)},
@@ -172,15 +275,12 @@ class SSD:
         def batch(start: int) -> Batch:
             return collate(records, order[start : start + size], settings.pad_id).to(device)
 
-        starts = range(0, len(records), size)
-        options: dict[str, Any] = {"weights": Weights.of(model), "on_batch": settings.on_batch}
+        batches = map(batch, range(0, len(records), size))
         if self.importance == "record":
-            return fisher(model, map(batch, starts), answer_nll, on_warning=settings.on_warning, **options)
-        if not self.label_free:
-            return importance(model, map(batch, starts), token_nll, reduce="batch_mean_squared", **options)
-        loss: SampleLoss = squared_answer_logits
-        sums = importance(model, map(batch, starts), loss, reduce="sum_of_abs", unit="batch", **options)
-        return {name: value / len(starts) for name, value in sums.items()}
+            options: dict[str, Any] = {"weights": Weights.of(model), "on_batch": settings.on_batch}
+            return fisher(model, batches, answer_nll, on_warning=settings.on_warning, **options)
+        loss = squared_answer_logits if self.label_free else token_nll
+        return importances(model, batches, loss, label_free=self.label_free, on_batch=settings.on_batch)
 
 
 def edit(

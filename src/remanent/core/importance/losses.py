@@ -69,7 +69,7 @@ def squared_answer_logits(model: nn.Module, batch: Batch) -> Tensor:
 def class_nll(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of each sample of a classifier, in nats: (samples,). `batch`: inputs and int64 labels."""
     inputs, labels = batch
-    return functional.cross_entropy(model(inputs), labels, reduction="none")
+    return functional.cross_entropy(_outputs(model, inputs), labels, reduction="none")
 
 
 def sampled_class_nll(generator: Generator) -> SampleLoss:
@@ -80,15 +80,21 @@ def sampled_class_nll(generator: Generator) -> SampleLoss:
     """
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        return _drawn_nll(model(batch if isinstance(batch, Tensor) else batch[0]), generator)
+        return _drawn_nll(_outputs(model, batch), generator)
 
     return loss
 
 
 def squared_outputs(model: nn.Module, batch: Any) -> Tensor:
     """|f(x)|_2^2 of each sample of a classifier: (samples,). `batch`: inputs, or inputs and labels."""
-    outputs: Tensor = model(batch if isinstance(batch, Tensor) else batch[0])
-    return outputs.square().sum(dim=-1)
+    return _outputs(model, batch).square().sum(dim=-1)
+
+
+def _outputs(model: nn.Module, batch: Any) -> Tensor:
+    """A classifier's outputs: a tensor, or the logits among what transformers' models give."""
+    output = model(batch if isinstance(batch, Tensor) else batch[0])
+    found: Tensor = output if isinstance(output, Tensor) else output.logits
+    return found
 
 
 def _drawn_nll(logits: Tensor, generator: Generator) -> Tensor:

@@ -59,7 +59,8 @@ def importance(
         model: records must not depend on each other in it.
         batches: what `loss` takes, on the model's device: `Batch`, tensors, or tuples and dicts of tensors whose first
             dimension is the records.
-        loss: gives a loss for each record, which may be of any size; of float32 or float64.
+        loss: gives a loss for each record, which may be of any size; of float32 or float64. Where batches are the unit
+            it may give the batch's mean loss itself.
         reduce: as above.
         unit: as above.
         weights: those that are wanted; default all that take a gradient.
@@ -142,7 +143,7 @@ def _together(
         losses = loss(model, batch)
         size = records_of(batch)
         whole = losses.sum() if reduce == "abs_of_sum" else losses.mean()
-        if losses.requires_grad and len(losses):
+        if losses.requires_grad and losses.numel():
             whole.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for name, weight in chosen.items():
