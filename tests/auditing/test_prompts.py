@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from remanent.auditing.condition import parse_conditions
-from remanent.auditing.decoding import Greedy, Sampled
 from remanent.auditing.ensembles import THOROUGH
 from remanent.auditing.generation import generate
 from remanent.auditing.measure import AuditSet
 from remanent.auditing.prompts import FewShot
+from remanent.core.decoding import Greedy, Sampled
 from remanent.core.displacement import Here, Rounding
 from remanent.data.authors import author_sets
 from remanent.data.encode import prompt_ids

@@ -11,7 +11,6 @@ from remanent.auditing.anamnesis import Anamnesis
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
 from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
-from remanent.auditing.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import ConditionInfo
 from remanent.auditing.exposure import Exposure
@@ -27,6 +26,7 @@ from remanent.auditing.reference_distance import ReferenceDistance
 from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
 from remanent.auditing.tofu import Utility
+from remanent.core.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.core.displacement import AdapterOff, Displacement, Here, InterventionOff, Noise, Pruning, Rounding
 from remanent.core.quantization import QuantizationFormat
 from remanent.errors import InputError

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from remanent.auditing.evidence import CONTROL, FORGET
-from remanent.auditing.generation import generated
 from remanent.auditing.measure_names import LIKELIHOOD, MEMORIZATION
 from remanent.auditing.text_score import TextScore
 from remanent.core.batch import IGNORED, Encoded
+from remanent.core.generation import generated
 from remanent.core.scores import score_records
 from remanent.data.encode import pad_id
 from remanent.data.record import Record

@@ -1,4 +1,4 @@
-"""Answers that a model writes to prompts given as tokens, padded on the left."""
+"""Answers that a model writes to prompts given as tokens, as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from remanent.auditing.decoding import Decoding, Greedy
+from remanent.core.decoding import Decoding
+from remanent.core.generation import generated
 from remanent.data.encode import pad_id
 
 
@@ -21,46 +22,6 @@ def generate(
     decoding: Decoding | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Answers to prompts given as tokens, padded on the left; greedy where no decoding is given.
-
-    Args:
-        decoding: as many answers to each prompt as its `samples`, one after the other.
-        seed: of what is drawn; torch's own generators are given back as they were.
-    """
+    """What `generated` writes; greedy where no decoding is given. Arguments as there."""
     made = generated(model, pad_id(tokenizer), prompts, max_new_tokens, autocast, decoding, seed)
     return tokenizer.batch_decode(made, skip_special_tokens=True)
-
-
-@torch.no_grad()
-def generated(
-    model: nn.Module,
-    fill: int,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    autocast: torch.dtype | None = None,
-    decoding: Decoding | None = None,
-    seed: int = 0,
-) -> torch.Tensor:
-    """What `generate` writes, as tokens without the prompts: (answers, at most `max_new_tokens`), int64.
-
-    Args:
-        fill: token that fills short prompts on the left.
-    """
-    device = next(model.parameters()).device
-    length = max(map(len, prompts))
-    ids = torch.tensor([[fill] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-    ):
-        torch.manual_seed(seed)  # transformers draws from torch's own generators and takes no other
-        out: torch.Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=fill,
-            **(decoding or Greedy()).options(),
-        )
-    return out[:, length:]
