@@ -178,10 +178,11 @@ Without figures:
 Made by `python -m tests.reproductions.all_methods --worlds {len(worlds)} --data {",".join(kinds)}`: means and 95%
 intervals by Student's t over worlds, on one thread. A world has records and first weights of its own, for a Llama of
 two layers and width 64: of the embedded authors 24 to forget, 64 to keep and 40 unseen; of TOFU the two of forget01, 10
-to keep and 8 unseen. Every run passes at most {BUDGET} records forward and backward, at every point together, and is
-ended where forget is no better known than unseen at full precision and int4-row; its rate is the best of
-{" and ".join(f"{rate:g}" for rate in RATES)} on world {TUNED_ON}, which is not in the table. What a method passes
-before its first update (a mask, a reinforced model) counts. NLL is that of answers, in nats per token; a gap is forget's minus that of unseen records, at the worst of {PRECISIONS}, and after {ATTACK} at
+to keep and 8 unseen. Every run passes at most {BUDGET} records forward and backward, at every point together and those
+before its first update (a mask, a reinforced model) among them, and is ended where forget is no better known than
+unseen at full precision and int4-row; its rate is the best of
+{" and ".join(f"{rate:g}" for rate in RATES)} on world {TUNED_ON}, which is not in the table. NLL is that of answers, in
+nats per token; a gap is forget's minus that of unseen records, at the worst of {PRECISIONS}, and after {ATTACK} at
 {ATTACK_RATE:g}: below -{EPSILON:g} it is not forgotten. Kept: the share of what was known beyond the unseen, of
 retained records that no method received. Peak: resident memory of the process, its libraries included. Forgotten:
 worlds with a gap of -{EPSILON:g} or more. References stand first, then what forgets in every world, by what it keeps.
