@@ -53,6 +53,18 @@ def test_options_go_before_the_file_which_keeps_what_is_a_methods_own(tmp_path):
     }
 
 
+def test_what_is_said_of_a_method_that_another_is_put_round():
+    pairs = ["gu.host.beta=0.5", "host.reference_free=1", "gu.objective=npo"]
+    found = asked(method=["gu,npo"], set=pairs[::2], budget=10).compare.methods
+    assert found["gu"].hyperparameters == {"objective": "npo", "host.beta": 0.5}
+    assert found["npo"].hyperparameters == {}
+    assert asked(method=["npo,gu"], set=["host.delta=1"], budget=10).compare.methods["gu"].hyperparameters == {
+        "host.delta": 1.0
+    }
+    with pytest.raises(InputError, match=r"host\.reference_free"):
+        asked(method=["gu,npo"], set=pairs, budget=10)
+
+
 def test_a_rate_is_for_all_that_have_one_where_they_have_it():
     methods = ["npo,durable,simnpo,eul,ssd"]
     found = asked(method=methods, set=["learning_rate=2e-5", "eul.learning_rate=1e-3"], budget=10).compare.methods

@@ -48,6 +48,15 @@ def test_options_go_before_the_file(tmp_path):
     assert (file.unlearn.data.forget, file.unlearn.data.control) == ("f", "c")
 
 
+def test_what_varies_of_a_method_that_another_is_put_round():
+    file = asked(model="m", data={}, method=["gu"], set=["objective=ce-u", "objective=npo", "host.skip=1,2"])
+    assert file.sweep.hyperparameters == {"objective": ("ce-u", "npo"), "host.skip": (1, 2)}
+    file = asked(model="m", data={}, method=["npo,gu"], set=["gu.host.beta=1,2"])
+    assert file.sweep.hyperparameters == {"gu.host.beta": (1.0, 2.0)}
+    with pytest.raises(InputError, match=r"host\.skip"):
+        asked(model="m", data={}, method=["gu"], set=["host.skip=1,2"])
+
+
 def test_text_is_one_value_and_more_by_saying_it_again():
     file = asked(
         model="m", data={}, method=["durable"], set=["roundings=int4-row,nf4", "roundings=int8", "beta=0.1,0.2"]

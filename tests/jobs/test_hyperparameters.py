@@ -26,6 +26,15 @@ def test_the_last_of_two_counts():
     assert typed("npo", ["beta=1", "beta=2"]) == {"beta": 2.0}
 
 
+def test_those_of_the_method_that_one_is_put_round_are_its_own_whichever_comes_first():
+    assert typed("gu", ["host.skip=2", "objective=ce-u"]) == {"host.skip": 2, "objective": "ce-u"}
+    assert typed("gu", ["host.beta=2"]) == {"host.beta": 2.0}  # of SimNPO, its default
+    with pytest.raises(InputError, match=r"host\.skip"):
+        typed("gu", ["host.skip=2"])
+    with pytest.raises(InputError, match="a whole number"):
+        typed("gu", ["objective=ce-u", "host.skip=2.5"])
+
+
 @pytest.mark.parametrize("name", unlearners())
 def test_every_default_read_back_builds_the_method(name):
     pairs = [f"{key}={parameter.default}" for key, parameter in unlearners()[name].hyperparameters.items()]

@@ -112,6 +112,25 @@ def test_hyperparameters_go_to_the_methods_that_have_them():
     assert found["grad-ascent"] == {}
 
 
+def test_a_method_that_is_put_round_another_takes_that_ones_too():
+    asked = file(
+        {"batch_size": 4}, method=["gu", "npo"], hyperparameters={"objective": ["npo"], "host.beta": [0.1, 0.5]}
+    )
+    found = [trial(asked, item, 0, DATA) for item in grid(asked)]
+    assert [dict(item.unlearn.hyperparameters) for item in found] == [
+        {"objective": "npo", "host.beta": 0.1},
+        {"objective": "npo", "host.beta": 0.5},
+        {},
+    ]
+    shared = file({"hyperparameters": {"objective": "npo", "host.beta": 0.7}}, method=["gu"], retain_weight=[2])
+    assert grid(shared)[0].hyperparameters["host.beta"] == 0.7
+    mixed = file(
+        {"batch_size": 4}, method=["gu"], hyperparameters={"objective": ["npo", "simnpo"], "host.delta": [0.1]}
+    )
+    with pytest.raises(InputError, match=r"host\.delta"):  # NPO has none
+        trial(mixed, grid(mixed)[0], 0, DATA)
+
+
 def test_a_grid_is_every_combination_and_each_once():
     asked = file(
         method="npo,grad-ascent",

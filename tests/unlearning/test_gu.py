@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from remanent.core.batch import collate
+from remanent.core.catalogue import build
 from remanent.core.episode import Episode
 from remanent.core.optimizer_scales import step_scales
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-from remanent.unlearning import gu, npo, simnpo
+from remanent.unlearning import ce_u, gu, npo, simnpo
 
 
 def begun(model, **options):
@@ -35,10 +37,131 @@ def test_it_takes_losses_and_points_of_the_method_that_it_is_put_round():
     assert gu.method(objective="scrub").weights == {"forget": 0.125, "obey": 0.5, "retain": 1.0}
 
 
-@pytest.mark.parametrize("name", ["gu", "salun", "alphaedit-projection", "retrain", "grad-ascent", "no-such"])
-def test_methods_that_are_more_than_losses_and_those_that_keep_nothing_are_refused(name):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gu", "one of"),
+        ("no-such", "one of"),
+        ("ewc", "one of"),
+        ("ssd", "an edit has no gradient"),
+        ("retrain", "no forget gradient"),
+        ("ofmu", "a rule of its own"),
+        ("alphaedit-projection", "a rule of its own"),
+        ("task-vector", "at the end"),
+    ],
+)
+def test_what_has_no_gradient_to_project_is_refused_with_the_reason(name, reason):
+    with pytest.raises(InputError, match=reason):
         gu.method(objective=name)
+
+
+HOSTS = {
+    "undial": {},
+    "ce-u": {},
+    "grad-ascent": {},
+    "whp": {},
+    "pdu": {"host.dual": 0.0, "host.dual_step": 0.0},  # whose constraint is a retain gradient too
+    "rmu": {"host.layer": 1},
+    "as-stranger": {"host.roundings": ""},
+    "salun": {"host.share": 0.3, "host.loss": "grad-ascent"},
+    "sure": {"host.threshold": 50.0, "host.loss": "grad-ascent"},
+    "fit": {"host.algorithm": "random-labels"},
+    "pga": {},
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_what_is_stepped_besides_the_retain_gradient_is_orthogonal_to_it(name, tiny_llama, make_records):
+    """Round methods without a retain loss, with a mask, and with calls of their own."""
+    roles = ("forget", "retain", "stranger", "unseen")
+    data = {role: make_records(4, seed=number) for number, role in enumerate(roles)}
+    model = tiny_llama()
+    made = gu.method(objective=name, directions=1, forget_weight=1.0, **HOSTS[name])
+    method = made.begin(model, Episode("one", "erase", {role: data[role] for role in made.roles}))
+    weights = trained(model, method)
+    # A hidden state or a divergence that is held where it is has no gradient before the first step.
+    update = Update(model, method, torch.optim.SGD(weights.values(), lr=0.1), steps=2)
+    batches = {role: collate(data[role], range(4), 0) for role in method.roles}
+    update(batches)
+    update.gradients(batches)
+    recent = method.projection.recent
+    kept = {key: part[recent.order[0]] for key, part in recent.slots.items()}
+    forget = {key: weights[key].grad.reshape(-1) - part for key, part in kept.items()}
+
+    def product(one, other):
+        return sum(float(one[key].double() @ other[key].double()) for key in kept)
+
+    assert product(kept, kept) > 0
+    assert product(forget, forget) > 0
+    assert abs(product(forget, kept)) < 1e-5 * (product(forget, forget) * product(kept, kept)) ** 0.5
+    if method.mask:
+        assert all(not weights[key].grad[~mask].any() for key, mask in method.mask.items())
+        assert any((~mask).any() for mask in method.mask.values())
+
+
+def test_a_retain_loss_is_added_where_there_is_none(predicting, answers, taken):
+    """Token means, each divided by its own tokens: CE-U leaves out the first token of each forget record."""
+    objective = gu.method(objective="ce-u").objective
+    retain = answers([1.0, 3.0], [2.0])
+    assert taken(objective, retain=retain)["retain"].item() == pytest.approx(2.0)
+    batch, _, predict = predicting([[0, 2]], [[4.0, 1.0, 1.0], [1.0, 0.0, -1.0]])
+    own = ce_u.method().objective
+    both = {"forget": batch, "retain": batch}
+    assert torch.equal(objective.losses(both, predict)["forget"], own.losses({"forget": batch}, predict)["forget"])
+    assert (objective.counted("forget", both), objective.counted("retain", both)) == (1, 2)
+    assert isinstance(objective, type(own))
+    assert gu.method(objective="ce-u").objective == objective
+    assert gu.method(objective="npo").objective == npo.method().objective  # which has one
+
+
+def test_the_other_methods_hyperparameters_are_given_and_checked_before_work():
+    assert gu.method(objective="npo", **{"host.beta": 0.7}).objective.beta == 0.7
+    assert build("gu", {"objective": "ce-u", "host.skip": 3}).objective.skip == 3
+    for given, message in (
+        ({"host.betta": 0.7}, "did you mean 'host.beta'"),
+        ({"host.skip": 3}, "one of .*host.beta, host.delta"),  # simnpo has none
+        ({"host.beta": "much"}, "gu.host.beta"),
+        ({"objective": "npo", "host.beta": -1.0}, "beta"),
+        ({"host.retain_weight": 3.0}, "gu's own retain_weight"),
+        ({"objective": "pga", "host.align_weight": 3.0}, "gu's own forget_weight"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build("gu", given)
+
+
+def test_what_the_other_method_carries_along_is_carried(tiny_llama, batches):
+    """PDU's dual variable moves, is saved, and starts anew with each episode."""
+    model = tiny_llama()
+    made = gu.method(objective="pdu", **{"host.limit": 0.0, "host.dual": 1.0, "host.dual_warmup": 0.0})
+
+    def dual(method):
+        return method.state_dict()["host"]["dual"]
+
+    method = made.begin(model, Episode("one", "erase", {}))
+    update = Update(model, method, torch.optim.SGD(trained(model, method).values(), lr=0.1), steps=2)
+    first = update(batches)
+    assert dual(method) == pytest.approx(1.0 + 5.0 * first["retain@full"])
+    other = made.begin(model, Episode("two", "erase", {}))
+    assert dual(other) == dual(made) == 1.0
+    other.load_state_dict(method.state_dict())
+    assert dual(other) == dual(method)
+    assert other.objective.dual.value == dual(method)
+
+
+def test_a_method_that_says_what_trains_keeps_it(tiny_llama):
+    method = gu.method(objective="rmu", **{"host.layer": -2})
+    model = tiny_llama()
+    assert set(trained(model, method.begin(model, Episode("one", "erase", {})))) == {
+        "model.layers.0.mlp.down_proj.weight"
+    }
+
+
+def test_what_comes_before_the_first_update_is_the_other_methods():
+    sizes = {"forget": 10, "retain": 20}
+    assert gu.method().passes_beforehand(sizes) == 0
+    assert gu.method(objective="salun").passes_beforehand(sizes) == 10
+    # WHP's reinforced model takes batches as large as those of the run: 16, so here of all 10, 3 times.
+    assert gu.method(objective="whp").passes_beforehand(sizes) == 30
 
 
 def test_the_last_layers_down_projections_train(tiny_llama):

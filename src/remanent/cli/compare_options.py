@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from remanent.cli.sweep_options import PAIRS, filled, option, optional, options_of, split
-from remanent.core.catalogue import edits, unlearners
+from remanent.cli.sweep_options import PAIRS, filled, option, optional, options_of, owner, split
+from remanent.core.catalogue import HOST, edits, unlearners
 from remanent.errors import InputError
 from remanent.jobs.compare_config import CompareFile, CompareSettings
 from remanent.jobs.config import UnlearnSettings
@@ -55,7 +55,7 @@ def file_of(options: Any, config: Path | None) -> CompareFile:
         said = found["compare"].get("methods") or {}
         known = {name: {} for name in said} if isinstance(said, list) else {k: v or {} for k, v in said.items()}
         methods = {name: dict(known.get(name, {})) for name in split(given.get(METHODS) or []) or known}
-        for pair in given.get(PAIRS) or []:
+        for pair in sorted(given.get(PAIRS) or [], key=_of_a_host):  # whose it is must be known first
             _set(pair, methods)
         if methods:
             found["compare"]["methods"] = methods
@@ -67,20 +67,26 @@ def file_of(options: Any, config: Path | None) -> CompareFile:
 def _set(pair: str, methods: dict[str, dict[str, Any]]) -> None:
     """Put one NAME=VALUE into the settings of the methods that it is for."""
     path, equals, text = pair.partition("=")
-    one, dot, name = path.rpartition(".")
-    if not equals or (dot and one not in methods):
+    one, name = owner(path)
+    if not equals or (one and one not in methods):
         raise InputError("--set", pair, f"[METHOD.]NAME=VALUE, of one of {', '.join(methods)}")
     known = unlearners()
-    own_name = {method for method in methods if method in known and name in known[method].hyperparameters}
+    given = {method: found.get("hyperparameters", {}) for method, found in methods.items()}
+    own_name = {method for method in methods if method in known and name in known[method].accepted(given[method])}
     # What is no edit is trained by the run's own loop, which has a rate.
     trained = {method for method in methods if method not in edits()} if name == RATE else set()
     able = [method for method in methods if method in own_name | trained]
-    for method in [one] if dot else able or list(methods)[:1]:
+    for method in [one] if one else able or list(methods)[:1]:
         if name == RATE and method not in own_name:
             try:
                 methods[method][RATE] = float(text)
             except ValueError:
                 raise InputError("--set", pair, "a number") from None
         else:
-            own = typed(method, [f"{name}={text}"])
-            methods[method]["hyperparameters"] = {**methods[method].get("hyperparameters", {}), **own}
+            hosted = [f"objective={given[method]['objective']}"] if "objective" in given[method] else []
+            own = typed(method, [*hosted, f"{name}={text}"])
+            methods[method]["hyperparameters"] = {**given[method], **own}
+
+
+def _of_a_host(pair: str) -> bool:
+    return HOST in pair.partition("=")[0]

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-from remanent.core.catalogue import unlearners
+from remanent.core.catalogue import HOST, unlearners
 from remanent.errors import InputError
 from remanent.jobs.config import OF_REQUESTS, AuditSettings, DataSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.hyperparameters import typed
@@ -137,6 +137,12 @@ def split(texts: list[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
+def owner(path: str) -> tuple[str, str]:
+    """The method that "METHOD.NAME" is for, "" where it is for all, and the name, which may be one of a host's."""
+    method, dot, name = path.partition(".")
+    return (method, name) if dot and not path.startswith(HOST) else ("", path)
+
+
 def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
     """Values by hyper-parameter, typed as the first method has them that knows it.
 
@@ -146,18 +152,30 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
         found["unlearn"].get("method", UnlearnSettings.model_fields["method"].default)
     ]
     known = unlearners()
+    hosted = [text for name, _, text in (pair.partition("=") for pair in pairs) if owner(name)[1] == "objective"]
+    hosted = hosted or [host for host in [found["unlearn"].get("hyperparameters", {}).get("objective")] if host]
     result: dict[str, list[Any]] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError("--set", pair, "name=value,value, for example beta=0.1,0.2")
-        own, dot, key = name.rpartition(".")
-        named = [own] if dot else swept
-        method = next((item for item in named if item in known and key in known[item].hyperparameters), named[0])
-        parameters = known[method].hyperparameters if method in known else {}
+        own, key = owner(name)
+        named = [own] if own else swept
+        # Of a method that is put round others, each of which has hyper-parameters of its own.
+        hosts = [{"objective": host} for host in hosted] if key.startswith(HOST) else []
+        method, given, parameters = next(
+            (
+                (item, given, accepted)
+                for item in named
+                for given in hosts or [{}]
+                if item in known and key in (accepted := known[item].accepted(given))
+            ),
+            (named[0], {}, {}),
+        )
         whole = key in parameters and isinstance(parameters[key].default, str)
+        before = [f"{other}={value}" for other, value in given.items()]
         for part in [text] if whole else text.split(","):
-            result.setdefault(name, []).append(typed(method, [f"{key}={part.strip()}"])[key])
+            result.setdefault(name, []).append(typed(method, [*before, f"{key}={part.strip()}"])[key])
     return result
 
 

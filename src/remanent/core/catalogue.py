@@ -16,6 +16,7 @@ from remanent.core.intervention import Intervention
 from remanent.core.method import Method
 from remanent.errors import InputError, did_you_mean
 
+HOST = "host."  # before the name of a hyper-parameter of the method that another one is put round
 _ROOMS = ("unlearning", "continual", "optim", "auditing", "sharpness", "data", "designs")
 
 
@@ -71,8 +72,21 @@ class Entry:
     @property
     def hyperparameters(self) -> Mapping[str, inspect.Parameter]:
         """Name -> parameter, with its default and annotation."""
+        return {name: item for name, item in self._parameters.items() if item.kind is not item.VAR_KEYWORD}
+
+    def accepted(self, given: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+        """Name -> parameter, where these values are given: of a method that is put round another, `objective`, also the
+        other's, as "host.NAME"."""
+        found = dict(self.hyperparameters)
+        if len(found) == len(self._parameters):
+            return found
+        host = methods().get(given.get("objective", found["objective"].default))
+        return found | ({} if host is None else {f"{HOST}{name}": item for name, item in host.hyperparameters.items()})
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
         builder = self.build or self.edit
-        return {} if builder is None else dict(inspect.signature(builder).parameters)
+        return {} if builder is None else inspect.signature(builder).parameters
 
 
 def systems() -> dict[str, Entry]:
@@ -140,11 +154,12 @@ def _checked(
         raise InputError("method", name, did_you_mean(name, known))
     entry = known[name]
     given = dict(hyperparameters or {})
+    accepted = entry.accepted(given)
     for key, value in given.items():
-        if key not in entry.hyperparameters:
-            expected = did_you_mean(key, entry.hyperparameters) if entry.hyperparameters else "no hyper-parameters"
+        if key not in accepted:
+            expected = did_you_mean(key, accepted) if accepted else "no hyper-parameters"
             raise InputError(f"hyperparameters of {name}", key, expected)
-        default = entry.hyperparameters[key].default
+        default = accepted[key].default
         if isinstance(default, bool) != isinstance(value, bool) or not isinstance(
             value, int | float if isinstance(default, float) else type(default)
         ):

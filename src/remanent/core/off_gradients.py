@@ -76,6 +76,8 @@ class OffGradients:
         count: k, how many of them, at least 1.
         tangent: kappa, at least 0.
         metric: whether P is the optimizer's; without it P is 1.
+        mask: weight's name -> bool, of its shape: the entries that may move, where not all may; the others are no part
+            of any gradient.
         recent: the gradients kept from update to update: part of a run's state.
 
     Source: GU, arXiv 2511.17100.
@@ -86,6 +88,7 @@ class OffGradients:
     count: int = 8
     tangent: float = 0.0
     metric: bool = True
+    mask: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     recent: Recent = field(default_factory=Recent, repr=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +126,8 @@ class _Within:
     @torch.no_grad()
     def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
         sums, off = by_term(gradients), self.off
+        for part in sums.values():
+            part |= {name: part[name] * mask.to(part[name].device) for name, mask in off.mask.items() if name in part}
         fresh = off.off in sums and off.recent.add(sums[off.off], off.count)
         if off.term in sums and off.recent.order:
             sums[off.term] = project(

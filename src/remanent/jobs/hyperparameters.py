@@ -16,14 +16,15 @@ def typed(method: str, pairs: Sequence[str]) -> dict[str, Value]:
 
     Args:
         method: name of the method.
-        pairs: each "name=value"; of a name that is given twice, the last counts.
+        pairs: each "name=value"; of a name that is given twice, the last counts. "host.NAME" is one of the method that
+            `objective` names, where the method is put round another.
 
     Raises InputError for a method, a name or a value that is not right.
     """
     known = unlearners()
     if method not in known:
         raise InputError("method", method, did_you_mean(method, known))
-    parameters = known[method].hyperparameters
+    parameters = known[method].accepted(dict(pair.split("=", 1) for pair in pairs if "=" in pair))
     found: dict[str, Value] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from remanent.core.catalogue import unlearners
 from remanent.core.files import read_json, write_json
 from remanent.core.sampling import seed_of
 from remanent.errors import MissingExtraError
 from remanent.jobs.sweep_config import SweepFile
-from remanent.jobs.sweep_space import Setting, axes, grid, setting_of
+from remanent.jobs.sweep_space import Setting, accepted, axes, grid, setting_of
 from remanent.report.sweep_view import SettingSummary
 
 OBJECTIVE = (
@@ -124,7 +123,7 @@ class Search:
         if len(numbers) < len(values):
             return trial.suggest_categorical(path, list(values))
         low, high = min(numbers), max(numbers)
-        own = unlearners()[method].hyperparameters
+        own = accepted(self.file, method)
         if name in own and isinstance(own[name].default, int):
             return trial.suggest_int(path, low, high, log=low > 0)
         return float(f"{trial.suggest_float(path, low, high, log=low > 0):.{_DIGITS}g}")

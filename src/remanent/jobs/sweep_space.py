@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 from bisect import bisect_right
@@ -62,7 +63,7 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
     used: set[str] = set()
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for name in names:
-        own = known[name].hyperparameters
+        own = accepted(file, name)
         rates = sweep.learning_rate if name not in edits() else ()
         found[name] = {LEARNING_RATE: rates} if rates else {}
         for key in own:
@@ -74,7 +75,7 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
                 found[name][key] = tuple(dict.fromkeys(given[chosen]))
     for key in given:
         if key not in used:
-            options = [key_ for name in names for key_ in known[name].hyperparameters]
+            options = [key_ for name in names for key_ in accepted(file, name)]
             raise InputError("sweep.hyperparameters", key, did_you_mean(key, set(options)) + f" for {', '.join(names)}")
     return found
 
@@ -92,12 +93,25 @@ def grid(file: SweepFile) -> list[Setting]:
 
 def setting_of(file: SweepFile, method: str, chosen: Mapping[str, Any]) -> Setting:
     """The setting of a method at chosen values; what is not chosen is its own, or as the file's `unlearn` has it."""
-    known, own = unlearners()[method].hyperparameters, _own(file, method)
+    known, own = accepted(file, method), _own(file, method)
     shared = {key: value for key, value in file.unlearn.hyperparameters.items() if key in known}
     rate = own.pop(LEARNING_RATE, None if method in edits() else file.unlearn.learning_rate)
     shared |= own.get("hyperparameters", {})
     chosen = dict(chosen)
     return Setting(method, chosen.pop(LEARNING_RATE, rate), {**shared, **chosen})
+
+
+def accepted(file: SweepFile, method: str) -> dict[str, inspect.Parameter]:
+    """The hyper-parameters that a method takes in a sweep; those of every `objective` that is given, for one that is
+    put round another."""
+    own = _own(file, method).get("hyperparameters", {})
+    said = {**file.unlearn.hyperparameters, **own}
+    given = file.sweep.hyperparameters
+    objectives = given.get(f"{method}.objective") or given.get("objective") or [said.get("objective")]
+    found: dict[str, inspect.Parameter] = {}
+    for objective in objectives:
+        found |= unlearners()[method].accepted({} if objective is None else {"objective": objective})
+    return found
 
 
 def _own(file: SweepFile, method: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Dual:
 
 @dataclass(frozen=True)
 class PDU(Objective):
-    """Token means: "forget" = L_f, "retain" = NLL, to be seen only, "constraint" = alpha (NLL - limit).
+    """Token means: "forget" = L_f, "retain" = NLL, to be seen at weight 0, "constraint" = alpha (NLL - limit).
 
     Args:
         limit: epsilon, what the retain loss may be, in nats per token: somewhat above the model's own.
@@ -77,7 +77,7 @@ class PDU(Objective):
             found["forget"] = (distribution.amax(dim=-1) - distribution.mean(dim=-1)).square().sum()
         if "retain" in batches:
             nll = -predict(batches["retain"]).log_probs.sum()
-            found["retain"] = nll.detach()
+            found["retain"] = nll
             found["constraint"] = self.dual.value * (nll - self.limit * batches["retain"].units("token"))
         return found
 
@@ -145,7 +145,7 @@ def method(
     """
     return PrimalDual(
         PDU(limit, Dual(dual)),
-        weights={"forget": forget_weight},
+        weights={"forget": forget_weight, "retain": 0.0},
         recipe=Recipe(),
         dual_step=dual_step,
         dual_warmup=dual_warmup,
