@@ -12,7 +12,7 @@ from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
 from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
-from remanent.auditing.evidence import ConditionInfo
+from remanent.auditing.evidence import FORGET, RETAIN, ConditionInfo
 from remanent.auditing.exposure import Exposure
 from remanent.auditing.extraction_likelihood import ExtractionLikelihood
 from remanent.auditing.fluency import Fluency
@@ -158,7 +158,8 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
     "gradient-norm"; "exposure", "extraction" or "extraction-10" (runs of so many tokens), "fluency", "anamnesis" or
     "anamnesis-0.001" (learning rate), "zrf", "divergence:FOLDER" (from the model in that folder);
-    "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file.
+    "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file ("lm-eval:TASK:forget" where it asks
+    what is to be forgotten, as WMDP's do anyhow; "lm-eval:TASK:retain").
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),
     "sampled-0.8+few-shot-3+int4-row", "remind+int4-row".
 
@@ -221,11 +222,12 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
         return [_remind(name, look, _parse(second or "full", seeds)[0])]
     if first.startswith(PREFIX):
-        task = first.removeprefix(PREFIX)
-        if not task:
+        asked = Benchmark.parse(first.removeprefix(PREFIX))
+        if not asked.task:
             raise InputError("at", name, f"a task of lm-eval, as in {PREFIX}wmdp_bio")
-        text = f"The task {task} of lm-evaluation-harness."
-        return [_looked(name, Benchmark(task), text, _parse(second or "full", seeds)[0])]
+        meant = {FORGET: "forgotten", RETAIN: "kept"}[asked.records]
+        text = f"The task {asked.task} of lm-evaluation-harness, on what is to be {meant}."
+        return [_looked(name, asked, text, _parse(second or "full", seeds)[0])]
     found = _look_of(first)
     if found is not None:
         return [_looked(name, *found, _parse(second or "full", seeds)[0])]

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Evidence, Measure
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence, Measure
 from remanent.auditing.measure_names import (
     ANAMNESIS,
     ANAMNESIS_UNSEEN,
     ANSWERS,
     ATTACKS,
-    BENCHMARK,
     DISTANCE,
     ENTROPY,
     EXACT,
     EXPOSURE,
     JENSEN_SHANNON,
-    KNOWLEDGE,
     KULLBACK_LEIBLER,
     LEAK_GAP,
     LEAKED,
@@ -27,9 +25,7 @@ from remanent.auditing.measure_names import (
     MEMORIZATION,
     PERPLEXITY,
     PRIV_LEAK,
-    PROBABILITY,
     QUALITY,
-    RECALL,
     RELEARN_TIME,
     RELEARNED,
     REMIND_AROUND,
@@ -41,8 +37,6 @@ from remanent.auditing.measure_names import (
     STRENGTH,
     TPR,
     TRUTH,
-    UTILITY,
-    VERBATIM,
     ZERO_RETRAIN,
 )
 from remanent.report.estimate import Estimate
@@ -77,12 +71,6 @@ _LABELS = {
     SERVED_ALONE: "The same asked alone, recall",
     SERVED_GAP: "Less served where both are asked",
     RELEARNED: "Relearned records, likeness",
-    PROBABILITY: "Probability of the answer",
-    RECALL: "Greedy answer, ROUGE-L recall",
-    VERBATIM: "Text continued, ROUGE-L",
-    KNOWLEDGE: "Answer after examples, ROUGE-L",
-    UTILITY: "Model utility",
-    BENCHMARK: "Benchmark, share right",
     LIKELIHOOD: "Extraction likelihood",
     MEMORIZATION: "Memorization accuracy",
     EXPOSURE: "Exposure, bits",
@@ -96,7 +84,6 @@ _LABELS = {
     ANAMNESIS: "Anamnesis index",
     ANAMNESIS_UNSEEN: "Known again, against unseen",
 }
-_KEPT = (UTILITY, BENCHMARK)  # measures of what is to stay
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
     **{MEMBERSHIP + attack + TPR: "0.01" for attack in ATTACKS},
@@ -105,8 +92,6 @@ IDEALS = {
     **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE), "as unseen"),
     **dict.fromkeys((SERVED, SERVED_ALONE), "as original"),
     **dict.fromkeys((LEAK_GAP, SERVED_GAP), "0"),
-    **dict.fromkeys((PROBABILITY, RECALL, VERBATIM, KNOWLEDGE), "as unseen"),
-    **dict.fromkeys((UTILITY, BENCHMARK), "as original"),
     RELEARNED: "–",
     **dict.fromkeys((LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, RELEARN_TIME), "as unseen"),
     **dict.fromkeys((ENTROPY, REPETITION), "as original"),
@@ -145,13 +130,13 @@ def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
     for info in evidence.conditions:
         for name, label in _LABELS.items():
             found = {
-                subject: _estimate(evidence.measure(subject, info.name, RETAIN if name in _KEPT else FORGET, name))
+                subject: estimate_of(evidence.measure(subject, info.name, FORGET, name))
                 for subject in (AUDITED, ORIGINAL, RETRAINED)
             }
             audited = found[AUDITED]
             if audited is None:
                 continue
-            control = _estimate(evidence.measure(AUDITED, info.name, CONTROL, name))
+            control = estimate_of(evidence.measure(AUDITED, info.name, CONTROL, name))
             rows.append(
                 AttackerRow(info.name, name, label, IDEALS[name], audited, control, found[ORIGINAL], found[RETRAINED])
             )
@@ -170,5 +155,6 @@ def strongest(rows: Sequence[AttackerRow]) -> list[AttackerRow]:
     return [row for row in rows if row is best.get(row.condition) or row.name in shown]
 
 
-def _estimate(item: Measure | None) -> Estimate | None:
+def estimate_of(item: Measure | None) -> Estimate | None:
+    """A measure as an estimate; None where it was not made, or has no value."""
     return None if item is None or item.value is None else Estimate(item.value, item.low, item.high)

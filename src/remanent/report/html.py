@@ -13,6 +13,7 @@ from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
 from remanent.report.attacker import AttackerRow, attacker_rows
+from remanent.report.benchmarks import BenchmarkRow, benchmark_rows
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
 from remanent.report.view import MARKS, Line, RunView
@@ -61,6 +62,11 @@ class Page:
     def told(self) -> list[AttackerRow]:
         """What an attacker could tell, at each condition at which it was measured."""
         return attacker_rows(self.view.evidence)
+
+    @property
+    def benchmarks(self) -> list[BenchmarkRow]:
+        """The benchmarks' own figures, set by set."""
+        return benchmark_rows(self.view.evidence)
 
     @property
     def answers(self) -> list[Mapping[str, Any]]:

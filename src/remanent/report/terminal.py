@@ -13,6 +13,7 @@ from rich.text import Text
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
 from remanent.report.attacker import AttackerRow, attacker_rows, strongest
+from remanent.report.benchmarks import benchmark_rows
 from remanent.report.estimate import Estimate
 from remanent.report.summary import ConditionSummary, RunSummary, summarize
 from remanent.report.text import interval, number, percent, visible
@@ -84,6 +85,29 @@ def attacker_table(runs: Sequence[RunView], width: int = WIDE) -> Table | None:
     return table
 
 
+def benchmark_table(runs: Sequence[RunView], width: int = WIDE) -> Table | None:
+    """The benchmarks' own figures of each run's model, set by set; None where none was asked."""
+    found = [(run, benchmark_rows(run.evidence)) for run in runs]
+    if not any(rows for _, rows in found):
+        return None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
+    table.add_column("benchmarks", max_width=30, overflow="fold")
+    others = ("original", "retrained", "ideal") if width >= MIDDLE else ()
+    table.add_column("of", no_wrap=True)
+    table.add_column("at", overflow="fold", max_width=20)  # a task's name stands there
+    for label in ("audited", *others):
+        table.add_column(label, justify="right", no_wrap=True)
+    for run, rows in found:
+        if len(runs) > 1 and rows:
+            table.add_row(Text(visible(run.name, 18), "bold"))
+        for row in rows:
+            figures = [_cell(row.audited, width), *(_cell(item, 0) for item in (row.original, row.retrained))]
+            cells = [row.records, row.condition, *[*figures, row.ideal][: 1 + len(others)]]
+            table.add_row(Text(row.label), *(Text(visible(cell)) for cell in cells))
+        table.add_section()
+    return table
+
+
 def plain_lines(runs: Sequence[RunView]) -> list[str]:
     """The same as lines of `key=value` in ASCII figures, for logs and for other programs."""
     lines = []
@@ -100,6 +124,12 @@ def plain_lines(runs: Sequence[RunView]) -> list[str]:
             figures = {name: None if item is None else item.value for name, item in others}
             ends = {"low": found.audited.low, "high": found.audited.high}
             lines.append(_pairs(**told, audited=found.audited.value, **ends, **figures))
+        for row in benchmark_rows(run.evidence):
+            told = {"run": run.name, "condition": row.condition, "measure": row.name, "records": row.records}
+            others = (("original", row.original), ("retrained", row.retrained))
+            figures = {name: None if item is None else item.value for name, item in others}
+            ends = {"low": row.audited.low, "high": row.audited.high}
+            lines.append(_pairs(**told, audited=row.audited.value, **ends, **figures))
         for line in run.lines:
             if line.verdict != PASSED:
                 place = {"run": run.name, "line": line.name, "condition": line.condition}
@@ -114,9 +144,9 @@ def show(runs: Sequence[RunView], console: Console) -> None:
             console.print(Text(line), soft_wrap=True)
         return
     console.print(comparison_table(runs, console.width))
-    told = attacker_table(runs, console.width)
-    if told is not None:
-        console.print(told)
+    for table in (attacker_table(runs, console.width), benchmark_table(runs, console.width)):
+        if table is not None:
+            console.print(table)
     for run in runs:
         console.print(verdict_panel(run))
 
@@ -131,6 +161,7 @@ def _data(run: RunView, summary: RunSummary) -> dict[str, object]:
     return {
         **summary.to_dict(),
         "attacker": told,
+        "benchmarks": [asdict(row) for row in benchmark_rows(run.evidence)],
         "headline": headline(run),
         "notes": [*run.notes, *run.evidence.notes],
     }
