@@ -22,7 +22,7 @@ _SOURCES = {
 }
 _PAGES = {source: page for page, source in _SOURCES.items()}
 _LINK = re.compile(r"(?<=\]\()([\w./-]+\.(?:md|py))(?=[)#])")
-_MARK = re.compile(r"^<!-- (?:file: ([\w.]+)|[^\n]*) -->\n```(\w+)$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (?:file: ([\w./]+)|[^\n]*) -->\n```(\w+)$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,7 @@ def test_a_record_is_complete(name):
     assert re.fullmatch(r"(\d{4}\.\d{5})?", system.arxiv)
     assert system.family == entry.module.split(".")[1]
     assert system.reproduction.startswith("tests/reproductions/test_")
+    assert (Path(__file__).parents[2] / system.reproduction).is_file()
     assert set(system.views) <= {"full", "lora", "lora-nf4"}
     assert len(entry.description) > 60
     for parameter in entry.hyperparameters.values():

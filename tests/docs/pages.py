@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +35,20 @@ def anchors(page):
     """The anchors that a page's headings give, as GitHub makes them."""
     titles = [re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in _HEADING.findall(prose(page))]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def tutorial_files():
+    """The files that the tutorial has its reader write: path -> text."""
+    found = blocks(ROOT / "docs" / "add-a-method.md", "python")
+    return {mark.removeprefix("file: "): code for mark, code in found if mark.startswith("file: ")}
+
+
+def with_the_tutorials_method(folder):
+    """A copy of the repository to which nothing is added but the files of the tutorial."""
+    for name in ("src", "tests", "docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "mkdocs.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for path, text in tutorial_files().items():
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder

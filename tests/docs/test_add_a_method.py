@@ -1,70 +1,47 @@
-"""The worked method of the tutorial is found by the catalogue, passes its own test, and trains."""
+"""The tutorial's two files are all that a method takes: what the suite asks of every method holds for it."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
+import os
+import subprocess
 import sys
 
-import pytest
-import torch
+from .pages import tutorial_files, with_the_tutorials_method
 
-import remanent.unlearning
-from remanent.core.catalogue import build, methods
-from remanent.core.update import Update
-
-from .pages import ROOT, blocks
-
-PAGE = ROOT / "docs" / "add-a-method.md"
-FILES = {mark.removeprefix("file: "): code for mark, code in blocks(PAGE, "python") if mark.startswith("file: ")}
-
-
-@pytest.fixture
-def room(tmp_path, monkeypatch):
-    """The page's method file, in the room where the catalogue looks for methods."""
-    (tmp_path / "inverted_hinge.py").write_text(FILES["inverted_hinge.py"], encoding="utf-8")
-    monkeypatch.setattr(remanent.unlearning, "__path__", [*remanent.unlearning.__path__, str(tmp_path)])
-    yield
-    sys.modules.pop("remanent.unlearning.inverted_hinge", None)
-    vars(remanent.unlearning).pop("inverted_hinge", None)
-
-
-def test_the_page_holds_two_files():
-    assert set(FILES) == {"inverted_hinge.py", "test_inverted_hinge.py"}
-
-
-def test_it_is_found(room):
-    entry = methods()["inverted-hinge"]
-    assert entry.system.arxiv == "2408.06621"
-    assert {name: item.default for name, item in entry.hyperparameters.items()} == {
-        "margin": 1.0,
-        "forget_weight": 1.0,
-        "retain_weight": 1.0,
-    }
-    assert build("inverted-hinge", {"margin": 2.0}).objective.margin == 2.0
+OWN = "tests/reproductions/test_inverted_hinge.py"
+# What the suite asks of every method, but of its page: that is in tests/docs/test_site.py.
+CHECKS = [
+    "tests/core/test_catalogue.py",
+    "tests/core/test_taxonomy.py",
+    "tests/contracts/test_contracts.py",
+    "tests/cli/test_catalogue.py",
+    "tests/jobs/test_unlearn.py",
+    "tests/jobs/test_hyperparameters.py",
+]
+SELECTED = "inverted or test_every_file or test_each_class or test_methods_with or test_systems_by"
+# Of those, the ones that must have been there, so that a selection of nothing is no success.
+NAMED = [
+    "test_it_keeps_more_than_ascent[2]",
+    "test_a_record_is_complete[inverted-hinge]",
+    "test_every_file_with_a_method_or_an_edit_declares_its_system",
+    "test_every_method_that_forgets_has_its_leaf[inverted-hinge]",
+    "test_each_class_has_a_method_and_each_method_one_place",
+    "test_cut_off_and_resumed_it_ends_the_same_bit_for_bit[lora-inverted-hinge]",
+    "test_methods_with_hyperparameters_and_defaults",
+    "test_every_methods_resolved_settings_are_settings[inverted-hinge]",
+]
 
 
-def test_it_trains(room, tiny_llama, make_batch):
-    model = tiny_llama()
-    update = Update(model, build("inverted-hinge"), torch.optim.AdamW(model.parameters(), lr=1e-3), steps=3)
-    forget, retain = make_batch(4, seed=1), make_batch(4, seed=2)
-    losses = [update({"forget": forget, "retain": retain}) for _ in range(3)]
-    assert losses[-1]["retain@full"] < losses[0]["retain@full"]
+def test_there_are_two_files():
+    assert list(tutorial_files()) == ["src/remanent/unlearning/inverted_hinge.py", OWN]
 
 
-def test_its_own_test_passes(room, request):
-    names: dict[str, object] = {"__name__": "test_inverted_hinge"}
-    exec(compile(FILES["test_inverted_hinge.py"], "test_inverted_hinge.py", "exec"), names)
-    tests = {name: function for name, function in names.items() if name.startswith("test_")}
-    assert len(tests) == 4
-    for function in tests.values():
-        for arguments in parametrized(function):
-            fixtures = [name for name in inspect.signature(function).parameters if name not in arguments]
-            function(**arguments, **{name: request.getfixturevalue(name) for name in fixtures})
-
-
-def parametrized(function):
-    """The arguments of each case of a test, as pytest.mark.parametrize names them."""
-    marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
-    cases = [[{mark.args[0]: value} for value in mark.args[1]] for mark in marks]
-    return [{name: value for part in case for name, value in part.items()} for case in itertools.product(*cases)]
+def test_nothing_else_is_needed(tmp_path):
+    repository = with_the_tutorials_method(tmp_path)
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "not slow", "-p", "no:cacheprovider", "-k", SELECTED]
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
+    done = subprocess.run(
+        [*command, OWN, *CHECKS], cwd=repository, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [name for name in NAMED if f"::{name} PASSED" not in done.stdout] == []
