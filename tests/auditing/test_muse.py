@@ -62,6 +62,23 @@ def test_the_second_half_is_compared_and_answers_end_at_the_next_question(measur
     assert names[RETAIN, "knowledge"] < 0.5
 
 
+def test_a_long_text_is_cut_128_tokens_before_its_end(measurer, monkeypatch):
+    text = Record("long", "long", (), " ".join(["one two three four five"] * 60))
+    part = AuditSet.of([text], measurer.tokenizer, str)
+    ids = part.encoded[0].input_ids
+    assert len(ids) > 2 * CONTINUED
+    asked = []
+
+    def written(self, model, begun, room):
+        asked.extend(begun)
+        return [self.tokenizer.decode(ids[-CONTINUED:])]
+
+    monkeypatch.setattr(Measurer, "written", written)
+    (found,) = Muse()._continued(measurer, measurer.model, part, 5)
+    assert asked == [ids[:-CONTINUED]]
+    assert found.values == {"verbatim": 1.0}
+
+
 def test_where_an_answer_ends():
     assert cut(" blue \n\nMore") == "blue"
     assert cut("blue\nQuestion 2") == "blue"

@@ -41,7 +41,7 @@ _LOOKS: dict[str, tuple[Look, str]] = {
     "fluency": (Fluency(), "True answers' perplexity; entropy and repetition of the model's own."),
     "anamnesis": (Anamnesis(), "The forget set, and for itself the control, relearned and asked after some updates."),
     "zrf": (ReferenceDistance(), "Predictions against those of the same form with fresh random weights."),
-    "muse": (Muse(), "MUSE's memorization: texts continued, questions answered after solved ones."),
+    "muse": (Muse(), "MUSE's memorization: texts continued to their ends, questions answered after solved ones."),
 }
 ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
 _RELEARNED: dict[Source, str] = {

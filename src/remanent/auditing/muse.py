@@ -72,15 +72,15 @@ class Muse:
         return {name: scores for name, scores in found.items() if scores}
 
     def _continued(self, measurer: Measurer, model: nn.Module, part: AuditSet, most: int) -> list[TextScore]:
-        """VerbMem: the first half of a text is given, and the 128 tokens behind it are compared."""
+        """VerbMem: a text is given but for its last 128 tokens, which are compared; of a short text the first half."""
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
         rows = [row for row, record in enumerate(part.records) if not record.prompt][:most]
         rows = [row for row in rows if len(part.encoded[row].input_ids) > 1]
         ids = [part.encoded[row].input_ids for row in rows]
-        begun = [tokens[: len(tokens) // 2] for tokens in ids]
-        truths = measurer.tokenizer.batch_decode(
-            [list(tokens[len(tokens) // 2 :][:CONTINUED]) for tokens in ids], skip_special_tokens=True
-        )
+        places = [max(len(tokens) // 2, len(tokens) - CONTINUED) for tokens in ids]
+        begun = [tokens[:place] for tokens, place in zip(ids, places, strict=True)]
+        rest = [list(tokens[place:][:CONTINUED]) for tokens, place in zip(ids, places, strict=True)]
+        truths = measurer.tokenizer.batch_decode(rest, skip_special_tokens=True)
         written = measurer.written(model, begun, CONTINUED)
         return [
             TextScore(*part.hashes[row], {VERBATIM: float(scorer.score(truth, text)["rougeL"].fmeasure)})

@@ -124,12 +124,12 @@ def plain_lines(runs: Sequence[RunView]) -> list[str]:
             figures = {name: None if item is None else item.value for name, item in others}
             ends = {"low": found.audited.low, "high": found.audited.high}
             lines.append(_pairs(**told, audited=found.audited.value, **ends, **figures))
-        for row in benchmark_rows(run.evidence):
-            told = {"run": run.name, "condition": row.condition, "measure": row.name, "records": row.records}
-            others = (("original", row.original), ("retrained", row.retrained))
-            figures = {name: None if item is None else item.value for name, item in others}
-            ends = {"low": row.audited.low, "high": row.audited.high}
-            lines.append(_pairs(**told, audited=row.audited.value, **ends, **figures))
+        for item in benchmark_rows(run.evidence):
+            told = {"run": run.name, "condition": item.condition, "measure": item.name, "records": item.records}
+            before = {"original": item.original, "retrained": item.retrained}
+            figures = {name: None if other is None else other.value for name, other in before.items()}
+            ends = {"low": item.audited.low, "high": item.audited.high}
+            lines.append(_pairs(**told, audited=item.audited.value, **ends, **figures))
         for line in run.lines:
             if line.verdict != PASSED:
                 place = {"run": run.name, "line": line.name, "condition": line.condition}
