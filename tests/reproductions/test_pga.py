@@ -31,6 +31,11 @@ from .study_rows import RESULTS, Rows, markdown, mean_and_interval
 SEEDS = range(3)
 ALL, SEEN, UNSEEN = range(KEYS), range(KEYS // 2), range(KEYS // 2, KEYS)
 LAST = DEPTHS[-1]
+FORMS = {
+    "hooks": PGAProjection(),
+    "hooks, 5 rounds": PGAProjection(rounds=5),  # an attacker fits again on what is left
+    "hooks, spectral 3": PGAProjection(directions="spectral", rank=3),
+}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the fixture trains 15 models
 
 
@@ -62,11 +67,11 @@ def told_apart(codes, state, kinds, at=None, keys=ALL, permutations=0):
 
 
 def drawn(erasure):
-    """The erasure with random directions."""
+    """The erasure with as many random directions at each depth."""
     generator = torch.Generator().manual_seed(5)
     return Erasure(
         {
-            depth: Subspace(functional.normalize(torch.randn(len(item.mean), 1, generator=generator), dim=0), item.mean)
+            depth: Subspace(torch.linalg.qr(torch.randn(item.basis.shape, generator=generator)).Q, item.mean)
             for depth, item in erasure.subspaces.items()
         }
     )
@@ -87,7 +92,9 @@ def of_seed(seed):
     """way -> figures."""
     codes = Codes(seed)
     retain = codes.draw("public", 16)
+    ranks: dict[str, float] = {}
     rows = {
+        "ranks": ranks,
         "taught": facts(codes, codes.taught, ALL),
         "null": {
             "guessed against guessed": told_apart(codes, codes.taught, ("public", "other")).accuracy,
@@ -96,11 +103,13 @@ def of_seed(seed):
         },
     }
     for name, keys in (("all", ALL), ("half", SEEN)):
-        codes.put(codes.taught)
         chosen = [of(codes.probed[kind], keys) for kind in ("secret", "public")]
-        erasure = PGAProjection().erase(codes.model, *chosen)
-        rows[f"hooks, {name}"] = facts(codes, codes.taught, keys, erasure)
-        rows[f"hooks, {name}, random"] = facts(codes, codes.taught, keys, drawn(erasure))
+        for form, projection in FORMS.items():
+            codes.put(codes.taught)
+            erasure = projection.erase(codes.model, *chosen)
+            rows[f"{form}, {name}"] = facts(codes, codes.taught, keys, erasure)
+            rows[f"{form}, {name}, random"] = facts(codes, codes.taught, keys, drawn(erasure))
+            ranks[f"{form}, {name}"] = fmean(item.rank for item in erasure.subspaces.values())
     plain = with_settings(method(), learning_rate=3e-4, steps=200, batch_size=16)
     for name, keys, trained in (
         ("all", ALL, plain),
@@ -115,13 +124,20 @@ def of_seed(seed):
 
 def as_markdown(seeds):
     """Every way as Markdown: means and intervals."""
-    ways = [way for way in seeds[0] if way != "null"]
+    ways = [way for way in seeds[0] if way not in ("null", "ranks")]
     figures = list(seeds[0]["taught"])
     lines = [[way, *(mean_and_interval([found[way][key] for found in seeds]) for key in figures)] for way in ways]
     null = ", ".join(
         f"{key} {mean_and_interval([found['null'][key] for found in seeds])}" for key in seeds[0]["null"] if key != "p"
     )
-    return f"{markdown(['way', *figures], lines)}\n\nAccuracy of the same probe where there is nothing to see: {null}."
+    ranks = "; ".join(
+        f"{form} {mean_and_interval([found['ranks'][form] for found in seeds])}" for form in seeds[0]["ranks"]
+    )
+    return (
+        f"{markdown(['way', *figures], lines)}\n\n"
+        f"Accuracy of the same probe where there is nothing to see: {null}.\n"
+        f"Directions at a depth, mean over depths: {ranks}."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +167,15 @@ def test_below_chance_is_what_the_eraser_saw(table):
 def test_alignment_hides_from_the_probe_what_random_directions_do_not(table):
     assert mean(table, "trained, half", "seen by the eraser") < 0.65
     assert mean(table, "trained, half, random", "seen by the eraser") > 0.8
+
+
+def test_spectral_directions_take_recall_that_as_many_random_ones_leave(table):
+    """With every seed, of projects that the eraser saw and of those that it did not. What is guessed stays guessed."""
+    for rows in table:
+        ours, random = rows["hooks, spectral 3, half"], rows["hooks, spectral 3, half, random"]
+        assert ours["nll"] > random["nll"] + 1.0
+        assert ours["nll not seen"] > random["nll not seen"] + 1.0
+        assert abs(ours["nll public"] - rows["taught"]["nll public"]) < 0.1
 
 
 def test_negative_recall_goes_without_any_alignment(table):
@@ -187,7 +212,8 @@ if __name__ == "__main__":
 
 Made by `python -m tests.reproductions.test_pga {count}` on one thread: a Llama of two layers and width 64 that knows
 the codes of {KEYS} projects by heart and guesses those of {KEYS} others, the retain set. Two forms: hooks that project
-states, and training (200 updates at rate 3e-4), each with the probes' directions, with random ones, and
+states, of one direction at each depth, of those that an attacker finds in five rounds more, and of three spectral ones;
+and training (200 updates at rate 3e-4). Each with its own directions and with as many random ones, and
 training with no alignment at all. "half": the eraser saw half of the projects. Accuracy of a linear probe at the last
 depth on a held-out project, balanced, among those that the eraser saw and among those that it did not ("taught" and
 "all": it saw all). NLL of a digit of the code in nats; 2.30 is a guess. Mean over {count} seeds (names, codes, weights)
