@@ -1,0 +1,31 @@
+"""The whole study of durable unlearning: every part in turn, each of which goes on where it was cut off.
+
+    python -m tests.reproductions.durableun_study
+
+Budgets of passes are declared in each part. On two cores the small models take an hour or two, SmolLM2-135M a good ten.
+What they found is told in docs/study.md.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PARTS = (
+    ("durableun_table", "3"),
+    ("recovery_study",),
+    ("trilemma_study",),
+    ("smollm2_study",),
+    ("smollm2_study", "--world", "tofu", "--seeds", "0"),
+    ("flat_forgetting",),
+)
+
+
+def main() -> None:
+    for name, *arguments in PARTS:
+        print(f"{name} {' '.join(arguments)}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", f"tests.reproductions.{name}", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
