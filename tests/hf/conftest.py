@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
-from remanent.core.batch import Encoded
+from remanent.core.batch import Encoded, collate
 from remanent.models.tiny import tiny
 
 
@@ -45,6 +45,18 @@ def _model():
 @pytest.fixture
 def model(_model):
     return copy.deepcopy(_model)
+
+
+@pytest.fixture
+def taught(model, data):
+    """A model that knows what it is to forget: no better than nothing would have to be forgotten."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    batch = collate(data["forget"] + data["retain"], range(17), 0)
+    for _ in range(40):
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
 from transformers import Trainer
 
 from remanent.core.batch import collate
@@ -22,18 +21,6 @@ from tests.hf.conftest import assert_equal, weights_of
 
 ROLES = ("forget", "retain")
 EPISODE = Episode("e", "erase", {})
-
-
-@pytest.fixture
-def taught(model, data):
-    """A model that knows what it is to forget: no better than nothing would have to be forgotten."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    batch = collate(data["forget"] + data["retain"], range(17), 0)
-    for _ in range(40):
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
 
 
 def rule(data, margin=0.0):
