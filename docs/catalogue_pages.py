@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from importlib import import_module
 from typing import Any
 
 from griffe import Docstring, DocstringSectionKind
@@ -61,13 +62,24 @@ def _page(entry: Entry) -> str:
     if entry.build:
         method = build(system.name)
         parts += [f"Batch passes per update: {_passes(method)}, at: {_points(method)}."]
-    if entry.hyperparameters:
-        parts += ["## Defaults", _hyperparameters(entry)]
+    if entry.build or entry.edit:
+        parts += ["## Defaults", _hyperparameters(entry) if entry.hyperparameters else "It has no hyper-parameters."]
     if entry.build:
         parts += [_recipe(method.recipe)]
     parts += ["## What differs from the paper", system.notes or "Its record notes nothing."]
-    parts += ["## In Python", f"::: {entry.module}\n    options:\n      heading_level: 3"]
+    parts += ["## In Python", *_reference(entry.module)]
     return "\n\n".join(parts) + "\n"
+
+
+def _reference(module: str) -> list[str]:
+    """What mkdocstrings makes of each public class and function of a file; the file's own text stands above already."""
+    named = [
+        name
+        for name, item in vars(import_module(module)).items()
+        if getattr(item, "__module__", None) == module and not name.startswith("_")
+    ]
+    options = "    options:\n      heading_level: 3\n      show_root_heading: true"
+    return [f"::: {module}.{name}\n{options}" for name in named]
 
 
 def _hyperparameters(entry: Entry) -> str:
