@@ -48,6 +48,7 @@ $(PEERS)/.installed: $(STAMP) Makefile
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read ours; do \
 	  for site in $(PEERS)/lib/python*/site-packages; do echo "import site; site.addsitedir(\"$$ours\")" > "$$site/ours.pth"; done; done
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'pytorch-optimizer==4.1.0'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'opacus==1.6.0'
 	touch $@
 
 test-peers: peers

@@ -1,4 +1,6 @@
-"""`python -m benchmarks`: every figure of the ground floor in one run, as a table; exit code 1 where a bound is broken.
+"""`make bench`: every figure of the ground floor in one run, as a table; exit code 1 where a bound is broken.
+
+It is `python -m benchmarks` in the environment that has the peers. Where one is missing a line under the table says so.
 
 CPU time, one thread, each pair measured in turn. On SmolLM2-135M where its wheel is installed, and with `--tiny` on a
 Llama of 6 million parameters, on which fixed costs weigh more. With `--out` the rows of each part are kept beside the
@@ -8,13 +10,14 @@ table as they are found, and a run that was cut off goes on with the next part.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +53,8 @@ PARTS: Mapping[str, Callable[[nn.Module, list[Encoded], bool, int], list[Row]]] 
     "nf4": lambda model, records, tiny, runs: _nf4(runs),
     "start": lambda model, records, tiny, runs: _start(runs),
 }
+# Name of a part -> the package without which some of its rows cannot be measured.
+PEERS: Mapping[str, str] = {"sam": "pytorch_optimizer", "importance": "opacus", "nf4": "bitsandbytes"}
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,12 @@ class Part:
     Args:
         rows: of the table.
         load: over 15 minutes; one thread of ours is 1 of it.
+        absent: the packages that it was measured without.
     """
 
     rows: list[Row]
     load: float
+    absent: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -87,7 +94,7 @@ def main() -> int:
         records = subject.records(model, 24 if tiny else 32)
     for name in left:
         began = time.monotonic()
-        found[name] = Part(PARTS[name](model, records, tiny, runs), os.getloadavg()[2])
+        found[name] = Part(PARTS[name](model, records, tiny, runs), os.getloadavg()[2], _absent(name))
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if kept is not None:
             write_atomic(kept, json.dumps({"of": what, "parts": {part: asdict(one) for part, one in found.items()}}))
@@ -107,10 +114,14 @@ def _kept(file: Path | None, what: str) -> dict[str, Part]:
     if read["of"] != what:
         return {}
     return {
-        name: Part([Row(**row) for row in one["rows"]], one["load"])
+        name: Part(**{**one, "rows": [Row(**row) for row in one["rows"]]})
         for name, one in read["parts"].items()
         if name in PARTS
     }
+
+
+def _absent(part: str) -> list[str]:
+    return [PEERS[part]] if part in PEERS and importlib.util.find_spec(PEERS[part]) is None else []
 
 
 def _loop(model: nn.Module, records: list[Encoded], runs: int) -> Row:
@@ -162,9 +173,9 @@ def _start(runs: int) -> list[Row]:
         subprocess.run(command, check=True, capture_output=True)
         return time.perf_counter() - start
 
-    program = str(Path(sys.executable).with_name("remanent"))
+    program = (sys.executable, "-m", "remanent")  # the environment of the peers has no script of ours
     return [
-        figure("remanent --help, seconds", lambda: seconds(program, "--help"), 0.5, "wall clock", runs),
+        figure("remanent --help, seconds", lambda: seconds(*program, "--help"), 0.5, "wall clock", runs),
         figure("import remanent, seconds", lambda: seconds(sys.executable, "-c", "import remanent"), 0.3, "wall", runs),
     ]
 
@@ -183,7 +194,8 @@ def _table(parts: list[Part], what: str) -> str:
         mark = "" if row.holds else " **broken**"
         spread = f"{_short(row.low)} to {_short(row.high)}"
         lines.append(f"| {row.name} | {_short(row.value)}{mark} | {spread} | {_short(row.bound)} | {row.peer} |")
-    return "\n".join(lines) + "\n"
+    absent = [f"not measured: {package} is not installed (make peers)" for part in parts for package in part.absent]
+    return "\n\n".join(["\n".join(lines), *absent]) + "\n"
 
 
 def _short(value: float) -> str:

@@ -1,11 +1,10 @@
-"""Fisher information against what peers take for it, and the pull of ten past tasks."""
+"""Fisher information against what peers take for it: time, and the greatest difference."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from remanent.core.batch import Encoded, collate
 from remanent.core.importance import answer_nll, class_nll, fisher, positions_nll
 
 SAMPLES = 512
+
+Fisher = Callable[[], dict[str, Tensor]]  # weight's name -> its Fisher information
 
 
 def rows(runs: int) -> list[Row]:
@@ -29,8 +30,7 @@ def _of_rows(runs: int) -> list[Row]:
     data = torch.randn(SAMPLES, 784), torch.randint(0, 10, (SAMPLES,))
     batches = [tuple(part[start : start + 128] for part in data) for start in range(0, SAMPLES, 128)]
     peers = {**_avalanche(model, data), **_opacus(model, partial(_classes, data)), **_vmap(model, data)}
-    name = f"Fisher of {SAMPLES} rows, time"
-    return [ratio(name, lambda: fisher(model, batches, class_nll), peer, 0.05, of, runs) for of, peer in peers.items()]
+    return _against(f"Fisher of {SAMPLES} rows", lambda: fisher(model, batches, class_nll), peers, 0.05, runs)
 
 
 def _of_records(runs: int) -> list[Row]:
@@ -42,10 +42,8 @@ def _of_records(runs: int) -> list[Row]:
     ids = torch.randint(0, 2048, (16, 48)).tolist()
     records = [Encoded(tuple(row), tuple(row)) for row in ids]
     batch = collate(records, range(len(records)), 0)
-    found = [
-        ratio("Fisher of 16 records of 48 tokens, time", lambda: fisher(model, [batch]), peer, 1.0, of, runs)
-        for of, peer in _opacus(model, lambda wrapped: answer_nll(wrapped, batch).sum()).items()
-    ]
+    peers = _opacus(model, lambda wrapped: answer_nll(wrapped, batch).sum())
+    found = _against("Fisher of 16 records of 48 tokens", lambda: fisher(model, [batch]), peers, 1.0, runs)
     few = collate(records, range(4), 0)
     tokens = [
         collate([Encoded(record.input_ids, _only(record, token))], [0], 0)
@@ -62,6 +60,22 @@ def _of_records(runs: int) -> list[Row]:
     return [*found, ratio(name, by_position, by_token, 0.05, of, max(1, runs // 2))]
 
 
+def _against(name: str, ours: Fisher, peers: dict[str, Fisher], bound: float, runs: int) -> list[Row]:
+    found = []
+    for of, peer in peers.items():
+        found.append(ratio(f"{name}, time", ours, peer, bound, of, runs))
+        apart = _difference(ours(), peer())
+        found.append(Row(f"{name}, greatest relative difference", apart, apart, apart, 1e-5, of))
+    return found
+
+
+def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The greatest over all weights, each tensor's relative to its largest value: what cancels to nothing has no
+    relative error of its own."""
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - value).abs().max() / value.abs().max()) for name, value in theirs.items())
+
+
 def _only(record: Encoded, token: int) -> tuple[int, ...]:
     return tuple(label if place == token else -100 for place, label in enumerate(record.labels))
 
@@ -70,67 +84,49 @@ def _classes(data: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
     return functional.cross_entropy(model(data[0]), data[1], reduction="sum")
 
 
-def _avalanche(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, Callable[[], object]]:
-    """Avalanche's EWC at batch size 1; its loop written out where it is not installed."""
+def _avalanche(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, Fisher]:
+    """The loop of Avalanche's EWC at batch size 1. The package itself brings a torchvision whose compiled operators do
+    not load beside a CPU build of torch, and where one lies transformers no longer imports."""
     inputs, labels = data
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    if importlib.util.find_spec("avalanche") is not None:
-        _torchvision_without_operators()
-        from avalanche.training.plugins import EWCPlugin
 
-        rows = torch.utils.data.TensorDataset(inputs, labels, torch.zeros(len(inputs)))
-        of = functional.cross_entropy
-        return {
-            "avalanche's EWCPlugin, batch 1": lambda: EWCPlugin(1.0).compute_importances(
-                model, of, optimizer, rows, torch.device("cpu"), 1
-            )
-        }
-
-    def written_out() -> None:
-        importances = [torch.zeros_like(weight) for weight in model.parameters()]
+    def written_out() -> dict[str, Tensor]:
+        importances = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
         for index in range(len(inputs)):
             optimizer.zero_grad()
             functional.cross_entropy(model(inputs[index : index + 1]), labels[index : index + 1]).backward()
-            for importance, weight in zip(importances, model.parameters(), strict=True):
+            for name, weight in model.named_parameters():
                 assert weight.grad is not None
-                importance += weight.grad.data.clone().pow(2)
-        for importance in importances:
+                importances[name] += weight.grad.data.clone().pow(2)
+        for importance in importances.values():
             importance /= len(inputs)
+        return importances
 
     return {"avalanche's EWC at batch 1, written out": written_out}
 
 
-def _torchvision_without_operators() -> None:
-    """Avalanche imports torchvision, whose compiled operators are not there for every build of torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    _KEPT.append(library)  # what it defines goes with it
-
-
-_KEPT: list[Any] = []
-
-
-def _opacus(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, Callable[[], object]]:
+def _opacus(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, Fisher]:
     if importlib.util.find_spec("opacus") is None:
-        return {}
+        return {}  # the table says so
     from copy import deepcopy
 
     from opacus import GradSampleModule
 
     wrapped = GradSampleModule(deepcopy(model).train(), loss_reduction="sum")
 
-    def theirs() -> None:
+    def theirs() -> dict[str, Tensor]:
         loss(wrapped).backward()  # type: ignore[no-untyped-call]
-        for weight in wrapped.parameters():
-            weight.grad_sample.square().mean(dim=0)
+        found = {
+            name.removeprefix("_module."): weight.grad_sample.square().mean(dim=0)
+            for name, weight in wrapped.named_parameters()
+        }
         wrapped.zero_grad()
+        return found
 
     return {"opacus' GradSampleModule": theirs}
 
 
-def _vmap(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, Callable[[], object]]:
+def _vmap(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, Fisher]:
     parameters = {name: weight.detach() for name, weight in model.named_parameters()}
 
     def one(values: dict[str, Tensor], row: Tensor, label: Tensor) -> Tensor:

@@ -54,3 +54,24 @@ def test_rows_of_another_kind_of_run_are_not_taken(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             table.main()
     assert ran == [1, 2]
+
+
+def test_a_peer_that_is_not_installed_is_named_under_the_table(tmp_path, monkeypatch, capsys):
+    """Also where its part was measured in the run that was cut off."""
+    file = tmp_path / "results.md"
+
+    def rows(model, records, tiny, runs):
+        return [Row("first", 0.25, 0.25, 0.25, 1.0, "a peer")]
+
+    def cut_off(model, records, tiny, runs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--tiny", "--runs", "1", "--out", str(file)])
+    monkeypatch.setattr(table, "PARTS", {"first": rows, "second": cut_off})
+    monkeypatch.setattr(table, "PEERS", {"first": "no_such_peer", "second": "torch"})
+    with pytest.raises(KeyboardInterrupt):
+        table.main()
+    monkeypatch.setattr(table, "PARTS", {"first": rows, "second": rows})
+    assert table.main() == 0
+    assert capsys.readouterr().out == file.read_text() + "\n"
+    assert file.read_text().endswith("| a peer |\n\nnot measured: no_such_peer is not installed (make peers)\n")
