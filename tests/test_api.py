@@ -28,7 +28,7 @@ OTHERWISE = {
 PRINTING = {"json"}
 # What Python has besides: progress is shown or not, lists of records in place of names.
 BESIDES = {"progress", "records", "settings"}
-VALUES = (0.05, 0.3, 3, 16, "cosine", "bf16", "lora", False, True, {"beta": 0.2}, "text")
+VALUES = (0.05, 0.3, 3, 16, "cosine", "bf16", "lora", False, True, {"beta": 0.2}, "text", ["exposure<=1"])
 
 
 def offered(name):

@@ -221,6 +221,26 @@ def test_a_name_too_long_for_the_disk_is_a_problem(case: Case) -> None:
     assert not found.ok
 
 
+def test_a_declared_limit_without_its_line_is_refused(case: Case) -> None:
+    """Who signs cannot leave a limit out that the certificate itself declares, nor say that it held."""
+
+    def declare(statement: dict[str, Any]) -> None:
+        statement["predicate"]["settings"]["require"] = ["exposure<=2"]
+
+    def hold(statement: dict[str, Any]) -> None:
+        declare(statement)
+        line = {**statement["predicate"]["lines"][0], "name": "exposure<=2", "condition": "exposure"}
+        statement["predicate"]["lines"].append({**line, "verdict": "PASSED"})
+        found = {"subject": AUDITED, "condition": "exposure", "records": "forget", "name": "exposure", "n": 9}
+        statement["predicate"]["measures"].append({**found, "value": 7.0, "low": 6.0, "high": 8.0})
+
+    for change in (declare, hold):
+        (problem,) = case.reissue(change).problems
+        assert "exposure<=2 does not follow" in problem
+    (problem,) = case.reissue(lambda made: made["predicate"]["settings"].update(require=["exposure!"])).problems
+    assert "cannot be judged again" in problem
+
+
 def test_a_verdict_that_its_lines_do_not_carry_is_refused(case: Case) -> None:
     found = case.reissue(lambda statement: statement["predicate"]["lines"][0].update(verdict="FAILED"))
     assert not found.ok

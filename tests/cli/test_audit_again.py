@@ -94,3 +94,21 @@ def test_an_audit_in_a_folder_of_its_own_says_nothing_of_a_run(call, world, run,
     audited(call, world, run, "--out", tmp_path / "apart")
     assert "data" not in lines(tmp_path / "apart")
     assert "audit.json" in outputs(tmp_path / "apart")
+
+
+def test_a_limit_on_a_measure_is_a_line_that_can_fail_from_the_audit_to_the_certificate(call, world, done, run):
+    both = ("--require", "exact-memorization@full<=1", "--require", "extraction-strength>=1.5")
+    assert audited(call, world, run, *both).exit_code == 1
+    found = lines(run)
+    assert (found["exact-memorization<=1"], found["extraction-strength>=1.5"]) == ("PASSED", "FAILED")
+    assert call("certify", run, "--key", done.parent / "signer.key").exit_code == 0
+    checked = call("verify", run / "certificate.json", "--model", run / "model", "--key", done.parent / "signer.pub")
+    assert (checked.exit_code, "FAILED" in checked.stdout) == (0, True)
+    assert call("report", run).exit_code == 0
+    assert "extraction-strength is not ≥ 1.5" in (run / "report.html").read_text()
+    before = (run / "judgement.json").read_bytes()
+    for wrong, meant in (("exact-memorisation<=1", "'exact-memorization'"), ("truth-ratio@ful>=0.5", "'full'")):
+        result = audited(call, world, run, "--require", wrong)
+        assert result.exit_code == 2
+        assert f"did you mean {meant}" in " ".join(result.stderr.split())
+    assert (run / "judgement.json").read_bytes() == before

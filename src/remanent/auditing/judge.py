@@ -7,6 +7,8 @@ or, where none was measured, against the audited model itself at full precision.
 
 Without a control no line can pass that needs one: the line "control" is WARNED, and in their place the two lines that
 can still fail are judged: whether the forgotten records are less known than before, and the retained ones not.
+
+Limits that the criteria declare on measures are judged last.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from remanent.auditing.judgement import (
 )
 from remanent.auditing.membership_line import membership
 from remanent.auditing.place import Finding, Missing, Place
+from remanent.auditing.required_line import required_lines
 from remanent.errors import InputError
 
 KEPT_KINDS = ("full", "precision")
@@ -80,6 +83,7 @@ def judge(evidence: Evidence) -> Judgement:
         lines.extend(_forgotten(evidence, criteria, condition, asked))
         if condition.kind in KEPT_KINDS:
             lines.extend(_kept(evidence, criteria, condition, bool(forgotten), TEXT in measured))
+    lines.extend(required_lines(evidence.measures, criteria.require))
     if not lines:
         notes.append("Nothing was judged: there is neither a forget set nor a condition to compare with another.")
     return Judgement(overall(line.verdict for line in lines), tuple(lines), tuple(notes), criteria)

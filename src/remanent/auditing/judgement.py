@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from remanent.auditing.requirement import Requirement
 from remanent.errors import InputError
 
 SCHEMA = "remanent/judgement/v1"
@@ -33,6 +34,7 @@ class Criteria:
             is kept there is not assessable; in (0, 1].
         intact_perplexity: how many times its own full-precision perplexity the original may have at a precision, or
             general text is not assessable there; at least 1.
+        require: limits on measures, each as `requirement.Requirement` reads it: "model-utility@tofu>=0.5".
         bootstrap_resamples: draws of groups for each interval; at least 200.
         bootstrap_seed: seed of those draws; at least 0.
 
@@ -48,11 +50,19 @@ class Criteria:
     perplexity_factor: float = 1.2
     intact: float = 0.5
     intact_perplexity: float = 10.0
+    require: tuple[str, ...] = ()
     bootstrap_resamples: int = 2000
     bootstrap_seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.require, list | tuple) or not all(isinstance(item, str) for item in self.require):
+            raise InputError("require", self.require, "a list of limits, such as 'model-utility>=0.5'")
+        object.__setattr__(self, "require", tuple(self.require))  # JSON knows lists alone
+        for item in self.require:
+            Requirement.parse(item)
         for entry in fields(self):
+            if entry.name == "require":
+                continue
             value = getattr(self, entry.name)
             whole = entry.name.startswith("bootstrap")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):

@@ -38,3 +38,13 @@ NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of wh
 # The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full
 # classifier's lies from one half.
 REMIND_AROUND, REMIND_GAIN = "remind-around", "remind-gain"
+
+# Every measure that an audit can make, in the order of its report.
+NAMES = (
+    *(MEMBERSHIP + attack + end for attack in (*ATTACKS, ANSWERS) for end in ("", TPR, BEYOND)),
+    *(REMIND_AROUND, REMIND_GAIN, PRIV_LEAK, EXACT, STRENGTH, TRUTH, QUALITY, DISTANCE, ANSWERS),
+    *(LEAKED, LEAKED_ALONE, LEAK_GAP, SERVED, SERVED_ALONE, SERVED_GAP, RELEARNED),
+    *(PROBABILITY, RECALL, TRUE_BETTER, UTILITY, VERBATIM, KNOWLEDGE, BENCHMARK),
+    *(LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, ENTROPY, REPETITION),
+    *(JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN, RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN),
+)

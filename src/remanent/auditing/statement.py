@@ -67,7 +67,7 @@ def build_statement(
                 raise InputError(
                     "record", f"a name in {item.records}", "keyed hashes (see keyed_hash) of key and group"
                 )
-    settings = {**evidence.settings, **asdict(judgement.criteria)}
+    settings = {**evidence.settings, **asdict(judgement.criteria), "require": list(judgement.criteria.require)}
     predicate = {
         "tool": {"name": "remanent", "versions": _versions()},
         "created": (created or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),

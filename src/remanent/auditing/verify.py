@@ -17,12 +17,14 @@ from typing import Annotated, Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from remanent.auditing.evidence import Measure
 from remanent.auditing.hashes import is_harmless, is_inside, list_files
-from remanent.auditing.judgement import overall
+from remanent.auditing.judgement import Criteria, overall
+from remanent.auditing.required_line import required_lines
 from remanent.auditing.signing import envelope_bytes, load_public_key, open_envelope
 from remanent.auditing.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from remanent.core.files import parse_json, sha256_file
-from remanent.errors import IntegrityError
+from remanent.errors import InputError, IntegrityError
 
 LARGEST = 64 * 2**20
 Verdict = Literal["PASSED", "WARNED", "NOT ASSESSABLE", "FAILED"]
@@ -162,7 +164,24 @@ def open_certificate(path: Path, key: Ed25519PublicKey) -> Opened:
     problems = []
     if predicate.verdict != overall(line.verdict for line in predicate.lines):
         problems.append(f"the verdict {predicate.verdict} does not follow from the certificate's own lines")
+    problems += _limits(predicate)
     return Opened(hashlib.sha256(raw).hexdigest(), statement, checked, tuple(problems))
+
+
+def _limits(predicate: _Predicate) -> list[str]:
+    """What of the declared limits on measures does not follow from the measures that the certificate itself holds."""
+    required = predicate.settings.get("require", [])  # earlier certificates have none
+    verdicts = {(line.name, line.condition): line.verdict for line in predicate.lines}
+    try:
+        asked = Criteria(require=required).require
+        judged = required_lines([Measure(**item) for item in predicate.measures], asked)
+    except (InputError, TypeError, ValueError, AttributeError) as error:
+        return [f"the declared limits on measures cannot be judged again: {error}"]
+    return [
+        f"the line {line.name} does not follow from the certificate's own measures"
+        for line in judged
+        if verdicts.get((line.name, line.condition)) != line.verdict
+    ]
 
 
 def verify(

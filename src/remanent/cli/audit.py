@@ -44,6 +44,12 @@ def audit(
     remanent audit --model runs/r1/model --reference ./my-model --forget forget.jsonl --retain retain.jsonl --control
     unseen.jsonl --at bf16,int8,int4-row,int4-g32,nf4,relearning
 
+    With --require a measure becomes a line of the verdict too: MEASURE\\[@CONDITION]\\[/RECORDS], then >= or <= and a
+    number, quoted. It is judged by its interval, and NOT ASSESSABLE where it was not made.
+
+    remanent audit --model runs/r1/model --forget forget.jsonl --retain retain.jsonl --at utility --require
+    "model-utility>=0.5" --require "extraction-strength<=0.2"
+
     [bold]Results[/bold] go to the folder OUT: audit.json (every score, no text) and judgement.json. What is measured
     already is not measured again when the same command is called again.
 

@@ -25,7 +25,7 @@ _SHARED = ("precision", "threads")
 def option(field: FieldInfo, kind: Any) -> tuple[Any, Any]:
     """The field as an option of which one can tell whether it was given; the help says what holds where it was not."""
     description = field.description or ""
-    if not field.is_required() and field.default not in (None, ()):
+    if not field.is_required() and field.default not in (None, (), []):
         description += (
             f" Default: {', '.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default}."
         )
@@ -38,8 +38,8 @@ def _part(kind: type[BaseModel], without: tuple[str, ...]) -> dict[str, Any]:
 
 
 def optional(annotation: Any) -> Any:
-    """An annotation that also takes None."""
-    return annotation if type(None) in get_args(annotation) else annotation | None
+    """An annotation that also takes None; a list has an empty one for that."""
+    return annotation if annotation == list[str] or type(None) in get_args(annotation) else annotation | None
 
 
 def _sweep_part() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Criteria, Judgement
+from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record
@@ -51,6 +52,7 @@ def run_audit(
     others = _against_the_run(RunFolder(out), settings, data)
     conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
     Criteria.from_settings(settings.model_dump())
+    check_conditions(settings.require, (condition.info.name for condition in conditions))
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
     for name in given.values():
@@ -77,6 +79,7 @@ def run_audit(
             "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
+            **({"require": list(settings.require)} if settings.require else {}),
             **({} if others is None else {"other_records_than_the_run": others}),
         },
         batch_size=settings.batch_size,

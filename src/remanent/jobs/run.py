@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
+from remanent.auditing.requirement import check_conditions
 from remanent.core.run_folder import RunFolder
 from remanent.jobs.audit import run_audit
 from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse
@@ -52,7 +53,8 @@ def read_job(path: Path, out: Path) -> JobSettings:
     implied = {"model": str(RunFolder(out).model), "reference": start.model, "data": asked}
     named = {name: value for name, value in file.audit.items() if value is not None or name not in implied}
     audit = parse(AuditSettings, {**implied, **named}, f"{path}: audit")
-    parse_conditions(audit.at)  # a typing error there would show only when the unlearning is over
+    # A typing error there would show only when the unlearning is over.
+    check_conditions(audit.require, (condition.info.name for condition in parse_conditions(audit.at)))
     return JobSettings(unlearn=start, audit=audit)
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Criteria
+from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_atomic, write_json
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError, RunConflictError
@@ -72,7 +73,8 @@ class Sweep:
         for item in self.first:
             check_roles(way_of(item.unlearn), data, item.unlearn)
         self.criteria = Criteria.from_settings(self.first[0].audit.model_dump())
-        parse_conditions(self.first[0].audit.at, tuple(range(self.first[0].audit.attack_seeds)))
+        asked = parse_conditions(self.first[0].audit.at, tuple(range(self.first[0].audit.attack_seeds)))
+        check_conditions(self.criteria.require, (condition.info.name for condition in asked))
         parse_conditions(file.unlearn.stop_at)
         self.source: Source = (
             Search(file, self.criteria.epsilon, self.out / "asked.json") if file.sweep.search else corners

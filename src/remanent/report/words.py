@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETRAINED
+from remanent.auditing.requirement import Requirement
+from remanent.errors import InputError
 from remanent.report.text import number
 from remanent.report.view import FAILED, NOT_ASSESSABLE, PASSED, VERDICTS, WARNED, Line, RunView
 
@@ -134,7 +136,16 @@ WORDS = {
 
 def words_of(name: str) -> LineWords:
     """The words for a line; for one that this version does not know, its name."""
-    return WORDS.get(name) or LineWords(name, "", f"{name} does not hold")
+    if name in WORDS:
+        return WORDS[name]
+    try:
+        asked = Requirement.parse(name)
+    except InputError:
+        return LineWords(name, "", f"{name} does not hold")
+    bound = "≥" if asked.at_least else "≤"
+    label = asked.measure + (f", {asked.records}" if asked.records else "")
+    question = f"Does {label} keep the limit that was declared, {bound} {asked.limit:g}?"
+    return LineWords(label, question, f"{label} is not {bound} {asked.limit:g}", "", "", bound)
 
 
 def clause(line: Line) -> str:

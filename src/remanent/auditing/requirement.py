@@ -1,0 +1,90 @@
+"""A limit on any measure, declared before the audit: "model-utility>=0.5", "knowledge@muse/retain>=0.4"."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
+from remanent.auditing.measure_names import BENCHMARK, NAMES, UTILITY
+from remanent.errors import InputError, did_you_mean
+
+SETS = (FORGET, RETAIN, CONTROL, "real-authors", "world-facts")  # those that measures are made on
+_FORM = re.compile(r"(?P<what>.+?)\s*(?P<sign>[<>]=)\s*(?P<limit>[^<>=]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a measure of the audited model must reach, or may reach at most.
+
+    Args:
+        measure: its name in the evidence.
+        condition: where; "" at every condition at which it was made.
+        records: of which set; "" of the one that it is about: what is kept for model utility, whichever a benchmark
+            asked, else what was forgotten.
+        at_least: whether the limit lies below; else above.
+        limit: in the unit of the measure.
+    """
+
+    measure: str
+    condition: str
+    records: str
+    at_least: bool
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """From MEASURE[@CONDITION][/RECORDS], ">=" or "<=", and a number; CONDITION:MEASURE is taken too.
+
+        Raises:
+            InputError: where it has not that form, or a name is not known.
+        """
+        found = _FORM.fullmatch(text.strip())
+        try:
+            limit = float(found["limit"]) if found else math.nan
+        except ValueError:
+            limit = math.nan
+        if found is None or not math.isfinite(limit):
+            expected = "MEASURE[@CONDITION][/RECORDS], then >= or <= and a number, as in 'model-utility@tofu>=0.5'"
+            raise InputError("require", text, expected)
+        what, slash, records = found["what"].rpartition("/")
+        if records not in SETS or not slash:  # a condition may be a path
+            what, records = found["what"], ""
+        name, at, condition = what.partition("@")
+        if at and not condition:
+            raise InputError("require", text, "a condition behind the '@'")
+        if name not in NAMES and not at:
+            condition, _, name = name.rpartition(":")
+        if name not in NAMES:
+            measure, slash, other = name.partition("/")
+            if slash and measure in NAMES:
+                raise InputError("require", text, f"behind the '/' a set of records, {did_you_mean(other, SETS)}")
+            raise InputError("require", text, f"a measure, {did_you_mean(name, NAMES)}")
+        return cls(name, condition, records, found["sign"] == ">=", limit)
+
+    @property
+    def line(self) -> str:
+        """The name of its lines, without the condition, which a line has anyhow."""
+        return f"{self.measure}{'/' if self.records else ''}{self.records}{self.sign}{self.limit:g}"
+
+    @property
+    def sign(self) -> str:
+        """ ">=" or "<="."""
+        return ">=" if self.at_least else "<="
+
+    def is_about(self, records: str) -> bool:
+        """Whether it is about the measure on that set."""
+        if self.records:
+            return records == self.records
+        return records in {UTILITY: (RETAIN,), BENCHMARK: (FORGET, RETAIN)}.get(self.measure, (FORGET,))
+
+
+def check_conditions(required: Iterable[str], conditions: Iterable[str]) -> None:
+    """Raises InputError where a requirement names a condition that is not among those of the audit."""
+    names = list(conditions)
+    for text in required:
+        condition = Requirement.parse(text).condition
+        if condition and condition not in names:
+            raise InputError("require", text, f"a condition of the audit, {did_you_mean(condition, names)}")
