@@ -142,7 +142,7 @@ def trained(world: World, taught: State, name: str, rate: float, seed: int) -> t
     for role in method.roles:
         if roles[role] not in world.encoded:
             raise UnsupportedError(f"the records give it no '{role}'")
-    sizes = {role: len(world.encoded[roles[role]]) for role in method.roles}
+    sizes = {role: len(world.encoded[roles[role]]) for role in {"forget", *method.roles}}
     steps = within_budget(method, sizes)
     recipe = replace(
         method.recipe, steps=steps, epochs=1.0, learning_rate=rate, batch_size=BATCH, schedule="linear", warmup=0.05
