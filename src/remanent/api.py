@@ -82,8 +82,8 @@ def audit(
         out: the run folder, or a new folder; the run's where the model is one's, else runs/audit-<name>.
         progress: show progress.
         settings: any other option of `remanent audit`, for example `at="int8,int4-row"`, or limits on measures,
-            `require=["model-utility@tofu>=0.5"]`: a field of
-            `remanent.jobs.config.AuditSettings`, or of its `DataSettings`, whose `text` may be a list of `Record` too.
+            `require=["model-utility@tofu>=0.5"]`: a field of `remanent.jobs.config.AuditSettings`, or of its
+            `DataSettings`, whose `text` may be a list of `Record` too.
     """
     from remanent.jobs.audit import run_audit
     from remanent.jobs.config import AuditSettings, parse

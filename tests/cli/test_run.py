@@ -93,6 +93,17 @@ def test_an_unknown_key_says_which_is_near(world, written, tmp_path, part, key, 
         read_job(written, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("limit", "meant"), [("model-utlity>=0.5", "model-utility"), ("exposure@ful<=2", "full"), ("exposure<2", None)]
+)
+def test_a_limit_that_cannot_be_judged_is_refused_before_the_unlearning(world, written, tmp_path, limit, meant):
+    data = filled(written, world)
+    data["audit"]["require"] = ["exposure@full<=2", limit]
+    written.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="require: .*" + (f"did you mean '{meant}'" if meant else ">= or <=")):
+        read_job(written, tmp_path)
+
+
 def test_yaml_that_is_broken_names_the_line(written, tmp_path):
     written.write_text("unlearn:\n  model: [\n")
     with pytest.raises(InputError, match=r"config\.yaml \(line 3\)"):
