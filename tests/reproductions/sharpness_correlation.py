@@ -1,7 +1,7 @@
 """Does sharpness go with generalization? Kendall's tau over many small models, for every definition of the paper.
 
 `python -m tests.reproductions.sharpness_correlation` goes on where it was cut off (rows in
-results/sharpness_correlation.jsonl) and writes results/sharpness_correlation.md and .png. Two pools of MLPs 64-64-10:
+results/sharpness_correlation.jsonl) and writes results/sharpness_correlation.md and PNGs. Two pools of MLPs 64-64-10:
 digits of scikit-learn (600 to train on, the rest to test on; out of distribution: noise 0.35) and, where the local copy
 is, Fashion-MNIST (14 x 14, 700 and 200; noise 0.2). Each pool: learning rate x weight decay x input noise x SAM, and a
 seed of weights and order for each. Models that do not fit their training data within 1 % are left out, as in the paper;
@@ -12,7 +12,8 @@ were fixed beforehand, by size alone; no figure was looked at to choose them.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,13 @@ from torch import nn
 
 from remanent.core.importance.losses import class_nll
 from remanent.optim import SAM
+from remanent.report.correlation import scatter
+from remanent.report.svg import to_png
 from remanent.sharpness import LossSurface
-from remanent.sharpness.correlation import Correlation, correlation
+from remanent.sharpness.correlation import Measured, Study, study
 from remanent.sharpness.eigenvalues import eigenvalues
 from remanent.sharpness.fisher_trace import fisher_trace
 from remanent.sharpness.gradient_norm import gradient_norm
-from remanent.sharpness.logits import normalized_class_nll
 from remanent.sharpness.modern_sharpness import Definition, sharpness
 from remanent.sharpness.trace import trace
 
@@ -44,8 +46,7 @@ RADII = {
     ("worst", "linf", "none"): 0.002,
     ("worst", "linf", "element"): 0.01,
 }
-WIDE = 30  # of the largest value over the smallest, beyond which an axis is logarithmic
-OTHERS = ("top eigenvalue", "trace", "Fisher trace", "gradient norm", "training loss")
+FIGURES = ("test error", "ood error", "rate")
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,15 @@ def grid() -> list[dict[str, float]]:
     return [dict(zip(names, item, strict=True)) for item in itertools.product(*values)]
 
 
-def definitions() -> dict[str, tuple[Definition, bool]]:
-    """Name -> (definition, whether logits are normalized); only adaptive ones are, as in the paper."""
+def definitions() -> dict[str, Definition]:
+    """Name -> definition; logits are normalized for adaptive ones alone, as in the paper."""
     found = {}
     for (case, norm, scale), rho in RADII.items():
         definition = Definition(rho, case, norm, scale, STEPS)  # type: ignore[arg-type]
         adaptive = ", adaptive" if scale == "element" else ""
-        found[f"{case} {norm}{adaptive}"] = (definition, False)
+        found[f"{case} {norm}{adaptive}"] = definition
         if adaptive:
-            found[f"{case} {norm}{adaptive}, normalized"] = (definition, True)
+            found[f"{case} {norm}{adaptive}, normalized"] = replace(definition, normalized=True)
     return found
 
 
@@ -107,15 +108,14 @@ def measured(pool: Pool, setting: dict[str, float], seed: int) -> Row:
     model = made(pool, setting, seed)
     images, labels = (part[:POINTS] for part in pool.split.train)
     batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
-    plain, scaled = LossSurface(model, batches), LossSurface(model, batches, normalized_class_nll())
+    surface = LossSurface(model, batches)
     found: dict[str, float] = {
-        name: sharpness(scaled if normalized else plain, definition).loss.value
-        for name, (definition, normalized) in definitions().items()
+        name: sharpness(surface, definition).loss.value for name, definition in definitions().items()
     }
-    found["top eigenvalue"] = eigenvalues(plain, tolerance=1e-2).top[0].value
-    found["trace"] = trace(plain, 8).trace.value
-    found["Fisher trace"] = fisher_trace(plain, class_nll).trace.value
-    found["gradient norm"] = gradient_norm(plain).norm.value
+    found["top eigenvalue"] = eigenvalues(surface, tolerance=1e-2).top[0].value
+    found["trace"] = trace(surface, 8).trace.value
+    found["Fisher trace"] = fisher_trace(surface, class_nll).trace.value
+    found["gradient norm"] = gradient_norm(surface).norm.value
     found["training loss"] = mean_loss(model, pool.split.train)
     return {
         **setting,
@@ -127,14 +127,19 @@ def measured(pool: Pool, setting: dict[str, float], seed: int) -> Row:
     }
 
 
-def correlations(rows: list[Row], name: str) -> dict[str, Correlation]:
-    """Tau of a measure with both errors and with the learning rate; groups are of input noise."""
-    values = [row["found"][name] for row in rows]
-    groups = [f"noise {row['noise']:g}" for row in rows]
-    return {
-        other: correlation(values, [row[other] for row in rows], groups)
-        for other in ("test error", "ood error", "rate")
-    }
+def studied(rows: list[Row], group: Callable[[Row], str]) -> Study:
+    """Tau of every measure with both errors and with the learning rate."""
+    return study(
+        [
+            Measured(f"{row['seed']:02d}", row["found"], {name: row[name] for name in FIGURES}, group(row))
+            for row in rows
+        ]
+    )
+
+
+def of_noise(row: Row) -> str:
+    """The group in whose models tau is taken too."""
+    return f"noise {row['noise']:g}"
 
 
 def spelled(item: Any) -> str:
@@ -145,51 +150,24 @@ def spelled(item: Any) -> str:
 def table(rows: list[Row]) -> str:
     """Every measure's tau with test error, error out of distribution, and learning rate."""
     lines = []
-    for name in rows[0]["found"]:
-        found = correlations(rows, name)
-        within = found["ood error"].groups
-        lines.append(
-            [
-                name,
-                *(spelled(found[other].tau) for other in ("test error", "ood error", "rate")),
-                ", ".join(f"{item.value:+.2f}" for item in within.values()),
-            ]
-        )
+    for name, found in studied(rows, of_noise).correlations.items():
+        within = ", ".join(f"{item.value:+.2f}" for item in found["ood error"].groups.values())
+        lines.append([name, *(spelled(found[other].tau) for other in FIGURES), within])
     return markdown(["measure", "tau, test error", "tau, OOD error", "tau, learning rate", "OOD within noise"], lines)
 
 
 def plot(found: dict[str, list[Row]]) -> None:
     """Scatter plots: two definitions of each case against both errors; colours are learning rates."""
-    from matplotlib.figure import Figure
-
     names = ("average l2", "average l2, adaptive, normalized", "worst l2", "worst linf, adaptive, normalized")
-    figure = Figure(figsize=(12, 2.6 * 2 * len(found)), layout="constrained")
-    axes = figure.subplots(2 * len(found), len(names), squeeze=False)
-    rates = sorted({row["rate"] for rows in found.values() for row in rows})
-    for line, (pool, error) in enumerate(itertools.product(found, ("test error", "ood error"))):
-        rows = found[pool]
-        for column, name in enumerate(names):
-            place = axes[line][column]
-            for number, rate in enumerate(rates):
-                of = [row for row in rows if row["rate"] == rate]
-                place.scatter(
-                    [row["found"][name] for row in of],
-                    [row[error] for row in of],
-                    s=16,
-                    color=f"C{number}",
-                    marker="osD^"[number % 4],
-                    label=f"rate {rate:g}",
-                )
-            tau = correlations(rows, name)[error].tau
-            place.set_title(f"{name}\ntau {spelled(tau)}", fontsize=8)
-            seen = [row["found"][name] for row in rows]
-            if min(seen) > 0 and max(seen) > WIDE * min(seen):
-                place.set_xscale("log")
-            place.set_xlabel(f"sharpness, {pool}", fontsize=8)
-            place.set_ylabel(f"{error}, %", fontsize=8)
-            place.tick_params(labelsize=7)
-    axes[0][0].legend(fontsize=7)
-    figure.savefig(RESULTS / "sharpness_correlation.png", dpi=110, metadata={"Software": None})
+    for pool, rows in found.items():
+        of_rates = studied(sorted(rows, key=lambda row: row["rate"]), lambda row: f"rate {row['rate']:g}").to_dict()
+        for error in FIGURES[:2]:
+            (RESULTS / picture(pool, error)).write_bytes(to_png(scatter(of_rates, error, names)))
+
+
+def picture(pool: str, error: str) -> str:
+    """The file of a scatter plot."""
+    return f"sharpness_correlation_{pool}_{error.split()[0]}.png"
 
 
 def kept(rows: list[Row], fits: float = 1.0) -> list[Row]:
@@ -232,7 +210,7 @@ MLPs 64-64-10, learning rate x decay x input noise x SAM. The last column is tau
 (0, 0.15, 0.3). Radii were fixed beforehand.
 
 {chr(10).join(parts)}
-![scatter plots](sharpness_correlation.png)
+{chr(10).join(f"![{name}: {error}]({picture(name, error)})" for name in found for error in FIGURES[:2])}
 """
 
 

@@ -12,7 +12,7 @@ import statistics
 
 import pytest
 
-from .sharpness_correlation import correlations, definitions, grid, kept, measured, pools
+from .sharpness_correlation import definitions, grid, kept, measured, of_noise, pools, studied
 
 pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
 
@@ -22,7 +22,8 @@ def test_sharpness_follows_the_learning_rate_and_not_the_error():
     pool = pools()["digits"]
     rows = kept([measured(pool, setting, seed) for seed, setting in enumerate(grid()) if seed % 3 == 0])
     assert len(rows) >= 12
-    found = {name: correlations(rows, name) for name in definitions()}
+    taus = studied(rows, of_noise).correlations
+    found = {name: taus[name] for name in definitions()}
     size = {
         other: statistics.fmean(abs(item[other].tau.value) for item in found.values())
         for other in ("test error", "rate")

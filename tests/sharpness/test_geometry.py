@@ -13,7 +13,7 @@ from remanent.core.importance.losses import class_nll, token_nll
 from remanent.errors import InputError, UnsupportedError
 from remanent.sharpness import LossSurface
 from remanent.sharpness.active_neurons import active_neurons
-from remanent.sharpness.correlation import correlation
+from remanent.sharpness.correlation import Measured, correlation, study
 from remanent.sharpness.estimate import bootstrapped, mean_over, over_batches
 from remanent.sharpness.layers import layers_of
 from remanent.sharpness.ntk import tangent_kernel, tangent_kernel_of_losses
@@ -126,6 +126,26 @@ def test_tau_by_hand_and_its_interval():
             correlation(*figures)
     with pytest.raises(InputError, match="groups"):
         correlation([1, 2, 3, 4], [1, 2, 3, 4], ["one"])
+
+
+def test_a_study_is_every_measure_against_every_figure():
+    values = [1.0, 2.0, 3.0, math.inf, 4.0]
+    models = [
+        Measured(str(place), {"a": value, "b": -float(place), **({"c": 1.0} if place < 3 else {})}, {"error": place})
+        for place, value in enumerate(values)
+    ]
+    found = study(models)
+    assert set(found.correlations) == {"a", "b"}  # c has three models
+    assert found.correlations["a"]["error"].models == 4
+    assert found.correlations["a"]["error"].tau == correlation([1, 2, 3, 4], [0, 1, 2, 4]).tau
+    assert found.correlations["b"]["error"].tau.value == -1
+    assert found.to_dict()["models"][3]["sharpness"]["a"] is None
+    with pytest.raises(InputError, match="at least 4"):
+        study(models[:3])
+    with pytest.raises(InputError, match="figures"):
+        study([*models[:4], Measured("other", {"a": 1.0}, {"rate": 1.0})])
+    with pytest.raises(InputError, match="group"):
+        study([*models[:4], Measured("other", {"a": 1.0}, {"error": 1.0}, "plain")])
 
 
 def test_intervals_cover_as_often_as_they_say():

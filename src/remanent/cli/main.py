@@ -18,6 +18,10 @@ COMMANDS = {
     "unlearn": ("unlearn", "Make a model forget records."),
     "audit": ("audit", "Ask a saved model what it still knows, at every condition that it may meet."),
     "sharpness": ("sharpness", "Measure how flat the loss of some records is around a model."),
+    "sharpness-correlation": (
+        "sharpness_correlation",
+        "Hold the sharpness of several models against other figures of theirs, such as test error.",
+    ),
     "ask": ("ask", "Ask a model questions before and after unlearning, side by side."),
     "keygen": ("keygen", "Make the key pair that signs certificates and verifies them."),
     "certify": ("certify", "Sign what the audit of a run found."),

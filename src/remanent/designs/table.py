@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from remanent.core.csv_file import finite_number, like_number, read_csv
 from remanent.core.files import write_atomic
 from remanent.designs.propose import Proposal
 from remanent.errors import DataError, InputError, did_you_mean
@@ -106,7 +106,7 @@ def read_table(file: Path, score: str, skip: Sequence[str] = ()) -> Table:
     columns, designs, texts = read_columns(file, "score", score, skip)
     scores = []
     for line, text in enumerate(texts, start=2):
-        number = _number(text)
+        number = finite_number(text)
         if number is None:
             raise DataError(file, line, score, f"is {text[:40]!r}; expected a finite number")
         scores.append(number)
@@ -126,7 +126,7 @@ def read_columns(
 
     Raises InputError and DataError as `read_table` does.
     """
-    header, lines = _read(file)
+    header, lines = read_csv(file, "table")
     skip = [name.strip() for name in skip]
     for setting, name in ((field, target), *(("skip", name) for name in skip)):
         if name not in header:
@@ -136,8 +136,8 @@ def read_columns(
         if name == target or name in skip:
             continue
         values = [row[place] for row in lines]
-        numbers = [_number(value) for value in values]
-        if any(_like_number(value) for value in values) and None in numbers:
+        numbers = [finite_number(value) for value in values]
+        if any(like_number(value) for value in values) and None in numbers:
             wrong = numbers.index(None)
             problem = f"is {values[wrong][:40]!r} in a column with numbers"
             expected = "a finite number, written without '_', or none in the column, which then holds categories"
@@ -157,44 +157,3 @@ def read_columns(
         raise InputError("table", str(file), f"at least one column beside '{target}'")
     place = header.index(target)
     return tuple(columns), torch.cat(parts, dim=1), [row[place] for row in lines]
-
-
-def _read(file: Path) -> tuple[list[str], list[list[str]]]:
-    """The header, and the rows, each of its length and without an empty value."""
-    try:
-        rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig")), strict=True))
-    except OSError as error:
-        raise InputError("table", str(file), f"a CSV file that can be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError("table", str(file), f"a CSV file in UTF-8 ({error})") from None
-    if len(rows) < 3:
-        raise InputError("table", str(file), "a header and at least 2 rows")
-    header = [name.strip() for name in rows[0]]
-    for name in header:
-        if not name or header.count(name) > 1:
-            raise DataError(file, 1, name, "column names must be there and differ")
-    lines = []
-    for line, row in enumerate(rows[1:], start=2):
-        if not row:
-            raise DataError(file, line, "", "is empty")
-        if len(row) != len(header):
-            raise DataError(file, line, "", f"has {len(row)} values; the header has {len(header)}")
-        lines.append([value.strip() for value in row])
-        for name, value in zip(header, lines[-1], strict=True):
-            if not value:
-                raise DataError(file, line, name, "is empty; expected a value")
-    return header, lines
-
-
-def _like_number(text: str) -> bool:
-    """Whether Python reads a number, be it nan, inf or 1_000."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str) -> float | None:
-    value = float(text) if _like_number(text) and "_" not in text else math.nan
-    return value if math.isfinite(value) else None

@@ -25,6 +25,13 @@ def new_figure(height: float, *, left: float, bottom: float, top: float) -> tupl
     """A figure of fixed margins: `left` a share of the width, `bottom` and `top` in inches."""
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
     axes = figure.add_axes((left, bottom / height, 0.98 - left, 1 - (bottom + top) / height), facecolor="none")
+    style(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return figure, axes
+
+
+def style(axes: Axes) -> None:
+    """The page's colours and sizes on axes."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -36,8 +43,6 @@ def new_figure(height: float, *, left: float, bottom: float, top: float) -> tupl
         label.set_fontsize(SIZE)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    return figure, axes
 
 
 def ends_of(estimate: Estimate) -> tuple[float, float]:

@@ -54,6 +54,27 @@ def named(found: Mapping[str, Any]) -> list[Row]:
     return [{**row, "series": series(row)} for row in found["rows"]]
 
 
+def one_figure(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a study of many models takes from one: measure -> its main figure, the loss and errors among them.
+
+    Measures are named with their series where there are several. Plots and layers have no figure that stands for them.
+    """
+    rows = named(found)
+    several = len({row["series"] for row in rows}) > 1
+    values: dict[str, float | None] = {}
+    for row in rows:
+        after = f", {row['series']}" if several else ""
+        if (clean := _clean(row)) is not None:
+            values.setdefault(f"loss{after}", clean)
+        if row["measure"] in (*_MAIN, "eigenvalues", "spectral-density"):
+            name = str(row["name"])
+            title = _TITLES.get(name, name)
+            values[title + after] = main(row)["value"]
+            if (error := wrong(row)) is not None:
+                values[f"{title}, error{after}"] = error["value"]
+    return values
+
+
 def columns(found: Mapping[str, Any]) -> list[str]:
     """Headings: the records at each precision."""
     return ["", *dict.fromkeys(row["series"] for row in named(found))]
