@@ -54,9 +54,10 @@ def rows(model: nn.Module, tiny: bool, runs: int) -> list[Row]:
         ratio("F-MTL step, time", lambda: fmtl.step(apart), rule, 2.15, _RULE, runs),
         ratio("SAMO step, one draw for all tasks, time", lambda: shared.step(together), rule, 2.1, _RULE, runs),
         *(
-            ratio(f"SAMO step{how}, time", partial(one.step, together), partial(fmtl.step, form), bound, of, runs)
-            # As published it takes as many passes as per-task SAM, some of them without a backward one.
-            for how, one, bound in (("", samo, 1.35), (", one draw for all tasks", shared, 1.0))
+            # Asked of it is that it is faster. As published it takes as many passes as per-task SAM, some of them
+            # without a backward one, and the table says where that is not enough.
+            ratio(f"SAMO step{how}, time", partial(one.step, together), partial(fmtl.step, form), 1.0, of, runs)
+            for how, one in (("", samo), (", one draw for all tasks", shared))
             for form, of in ((apart, _FMTL), (together, f"{_FMTL}, the first forward pass for all tasks at once"))
         ),
         *_memory(heads, tiny),
