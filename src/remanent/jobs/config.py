@@ -125,7 +125,7 @@ class AuditSettings(_Settings):
     membership_margin: float = Field(0.1, gt=0, lt=0.5, description="AUC from chance at which membership is told.")
     perplexity_factor: float = Field(1.2, ge=1, description="Times the original's general-text perplexity allowed.")
     require: list[str] = Field(
-        [], description="A limit on a measure, such as 'model-utility@tofu>=0.5'; several may be given."
+        [], description="A limit on a measure, such as 'recall>=0.5'; several may be given."
     )
     generate: int = Field(50, ge=0, description="Records per set answered freely at full and worst precision.")
     truth_ratio: bool = Field(True, description="Score wrong answers too, where the records have them.")
