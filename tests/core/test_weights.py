@@ -151,6 +151,33 @@ def test_sharded_rounding_is_the_rounding_of_the_whole(two_processes):
         assert "refused.noise" in rank
 
 
+def test_a_sharded_model_is_rounded_inside_a_look_and_back_after_it(two_processes):
+    from test_update import read_batches
+    from transformers import AutoModelForCausalLM
+
+    from remanent.core.displacement import Rounding
+
+    folder, results = two_processes
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokens = read_batches(folder / "batches.safetensors")["forget"].input_ids
+    with torch.no_grad():
+        here = model(input_ids=tokens).logits
+        with Rounding("int4-row").at(model):
+            there = model(input_ids=tokens).logits
+    assert (there - here).abs().max() > 1e-3
+    for label, expected in (
+        ("before", here),
+        ("there", there),
+        ("after", here),
+        ("applied", there),
+        ("undone", here),
+    ):
+        torch.testing.assert_close(results[0][f"logits.{label}"], expected, rtol=0, atol=1e-6)
+    model(input_ids=tokens).logits.square().mean().backward()
+    torch.testing.assert_close(results[0]["gradient.after_look"], model.lm_head.weight.grad, rtol=1e-4, atol=1e-7)
+    assert results[0]["refused.layers"] == results[0]["refused.average"] == 1
+
+
 def test_sharded_ascent_is_the_ascent_of_the_whole(two_processes):
     from test_update import read_batches
     from transformers import AutoModelForCausalLM

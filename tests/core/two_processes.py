@@ -19,6 +19,7 @@ from remanent.core.batch import Batch
 from remanent.core.displacement import Ascent, Here, Noise, Rounding
 from remanent.core.method import At, Method
 from remanent.core.update import Update
+from remanent.core.weight_average import WeightAverage
 from remanent.core.weights import Weights, norm
 from remanent.errors import UnsupportedError
 from remanent.unlearning.npo import NPO
@@ -50,6 +51,10 @@ def gradients(model, batches, combine, accelerator=None):
     )
     losses = update.gradients(batches)
     return {name: p.grad for name, p in model.named_parameters()}, losses
+
+
+def logits(model, batches):
+    return model(input_ids=batches["forget"].input_ids).logits.clone()
 
 
 ROLES = ("forget", "retain")
@@ -90,6 +95,29 @@ def main(folder):
             results[f"refused.{label}"] = torch.ones(())
     for name, weight in weights.items():
         results[f"after.{name}"] = weight.full_tensor().detach().clone()
+    with torch.no_grad():
+        results["logits.before"] = logits(model, batches)
+        with Rounding("int4-row").at(model):
+            results["logits.there"] = logits(model, batches)
+        results["logits.after"] = logits(model, batches)
+        undo = Rounding("int4-row").apply(model)
+        results["logits.applied"] = logits(model, batches)
+        undo.undo()
+        results["logits.undone"] = logits(model, batches)
+    kept = model(input_ids=batches["forget"].input_ids).logits  # its graph outlives a look
+    with Rounding("int4-row").at(model), torch.no_grad():
+        logits(model, batches)
+    kept.square().mean().backward()
+    results["gradient.after_look"] = model.lm_head.weight.grad.full_tensor()
+    model.zero_grad()
+    for label, refused in (
+        ("layers", lambda: Rounding("int4-row").at(model, layer_by_layer=True).__enter__()),
+        ("average", lambda: WeightAverage(model, 0.9)),
+    ):
+        try:
+            refused()
+        except UnsupportedError as error:
+            results[f"refused.{label}"] = torch.tensor(int("FSDP2" in str(error)))
 
     def climbed():
         return model(input_ids=batches["forget"].input_ids).logits.square().mean()

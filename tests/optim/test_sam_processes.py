@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes_of_sam import FAMILY, OPTIONS, STEPS, batch, loss_of, net, passes
+from two_processes_of_sam import FAMILY, OPTIONS, SHARDED, STEPS, batch, loss_of, net, passes
 
 from remanent.optim import SAM
 
@@ -59,9 +59,7 @@ def whole_batch():
     return dict(model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    ("label", "expected"), [("replica", per_replica), ("global", whole_batch), ("sharded", whole_batch)]
-)
+@pytest.mark.parametrize(("label", "expected"), [("replica", per_replica), ("global", whole_batch)])
 def test_the_weights(results, label, expected):
     for name, weight in expected().items():
         torch.testing.assert_close(results[f"{label}.{name}"], weight.detach(), rtol=0, atol=1e-6)
@@ -123,6 +121,25 @@ def test_the_family_for_each_replica(results, name):
 def test_the_family_as_one(results, name):
     for key, weight in whole(name).items():
         torch.testing.assert_close(results[f"{name}-global.{key}"], weight.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_the_family_sharded(results, name):
+    """As one process does on the whole batch."""
+    model = net()
+    optimizer = SHARDED[name](model, 1)
+    for step in range(STEPS):
+        passes(optimizer, model, batch(step))
+        optimizer.step()
+    for key, weight in model.named_parameters():
+        torch.testing.assert_close(results[f"sharded-{name}.{key}"], weight.detach(), rtol=0, atol=1e-6)
+    radius = getattr(optimizer, "radius", 0.0)
+    assert float(results[f"radius-{name}"]) == pytest.approx(radius, rel=1e-3)
+    assert (radius > 1e-4) == (name in ("tram-initial", "tram-previous"))
+
+
+def test_shards_without_their_model_are_refused(results):
+    assert results["refused-sharded"] == 1
 
 
 def test_how_often_the_family_averages(results):

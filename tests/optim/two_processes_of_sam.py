@@ -16,8 +16,21 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from remanent.core.weights import fsdp_modules, reshard
 from remanent.errors import InputError
-from remanent.optim import ESAM, GSAM, MSAM, SAM, LookSAM
+from remanent.optim import (
+    ASAM,
+    ESAM,
+    GSAM,
+    MSAM,
+    SAM,
+    TRAM,
+    InitialWeights,
+    LookSAM,
+    NoisedInputs,
+    PreviousWeights,
+    TRAMFisher,
+)
 
 STEPS, OPTIONS = 3, {"rho": 0.4, "lr": 0.1, "momentum": 0.9}
 
@@ -43,6 +56,34 @@ FAMILY = {
     "esam": lambda p, **o: ESAM(p, torch.optim.SGD, beta=0.5, **OPTIONS, **o),
     "esam-all": lambda p, **o: ESAM(p, torch.optim.SGD, beta=0.5, gamma=1.0, **OPTIONS, **o),
     "reuse": lambda p, **o: SAM(p, torch.optim.SGD, every=2, between="reuse", **OPTIONS, **o),
+}
+
+
+def tram(distance, **settings):
+    def make(model, count):
+        there = distance(model, **settings)
+        return TRAM(model.parameters(), torch.optim.SGD, distance=there, scale=30.0, model=model, lr=0.1, momentum=0.9)
+
+    return make
+
+
+# Given the model and in how many processes; one process and several of FSDP2 step alike.
+SHARDED = {
+    **{
+        name: lambda model, count, name=name: FAMILY[name](model.parameters(), model=model)
+        for name in ("gsam", "look", "esam-all", "reuse")
+    },
+    "sam": lambda model, count: SAM(model.parameters(), torch.optim.SGD, model=model, **OPTIONS),
+    "asam": lambda model, count: ASAM(model.named_parameters(), torch.optim.SGD, model=model, **OPTIONS),
+    "msam": lambda model, count: MSAM(
+        model.parameters(), torch.optim.SGD, micro_batch_size=4 // count, model=model, **OPTIONS
+    ),
+    "tram-initial": tram(InitialWeights),
+    "tram-previous": tram(PreviousWeights),
+    "tram-noised": tram(NoisedInputs, sigma=0.0),  # draws of two processes are not those of one
+    "tram-fisher": lambda model, count: TRAMFisher(
+        model.parameters(), torch.optim.SGD, model=model, sigma=0.0, eta=5.0, **OPTIONS
+    ),
 }
 
 
@@ -139,12 +180,27 @@ def main(folder):
     except InputError as error:
         results["refused"] = torch.tensor(int(error.field == "model"))
 
-    model = net()
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    optimizer = SAM(model.parameters(), torch.optim.SGD, model=model, **OPTIONS)
-    for step in range(STEPS):
-        optimizer.step(lambda step=step: (value := loss_of(model, *mine(step)), value.backward())[0])
-    results.update({f"sharded.{name}": w.full_tensor().detach() for name, w in model.named_parameters()})
+    mesh = init_device_mesh("cpu", (2,))
+    for name, make in SHARDED.items():
+        model = net()
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = make(model, world)
+        for step in range(STEPS):
+            passes(optimizer, model, mine(step))
+            optimizer.step()
+            with torch.no_grad():  # an evaluation leaves the root's weights gathered
+                model(mine(step)[0])
+        results[f"radius-{name}"] = torch.tensor(getattr(optimizer, "radius", 0.0))
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state)
+        reshard(fsdp_modules(model))
+        results.update({f"sharded-{name}.{key}": w.full_tensor().detach() for key, w in model.named_parameters()})
+    try:
+        optimizer = SAM(model.parameters(), torch.optim.SGD, **OPTIONS)
+        passes(optimizer, model, mine(0))
+    except InputError as error:
+        results["refused-sharded"] = torch.tensor(int(error.field == "model"))
 
     save_file(results, folder / f"rank{rank}.safetensors")
     accelerator.end_training()

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from remanent.core.weights import Weights, local
+from remanent.core.weights import Weights, fsdp_modules, local, reshard
 
 _OPEN = "_remanent_open_states"
 
@@ -62,6 +62,8 @@ class State:
 
     def __enter__(self) -> State:
         model = self._weights.model
+        self._fsdp_modules = fsdp_modules(model)
+        reshard(self._fsdp_modules)  # what moves are the shards
         modules = list(model.modules()) if model is not None else []
         # All parameters of the model: those that `weights` leaves out (another view of the same memory, a selection)
         # take gradients inside the block too.
@@ -104,6 +106,7 @@ class State:
     @torch.no_grad()
     def _give_back(self, keep_weights: bool) -> None:
         self._open = False
+        reshard(self._fsdp_modules)
         if not keep_weights:
             for name, value in self._values.items():
                 self._moved[name].copy_(value)

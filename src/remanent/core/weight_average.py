@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.model_inputs import logits_of, unwrapped
-from remanent.errors import InputError
+from remanent.core.weights import fsdp_modules
+from remanent.errors import InputError, UnsupportedError
 
 
 class WeightAverage:
@@ -25,12 +26,14 @@ class WeightAverage:
         model: the model, before training; under DistributedDataParallel either it or the wrapper.
         decay: from 0 to less than 1, per update.
 
-    Raises InputError for a decay out of range, or a model of which nothing trains.
+    Raises InputError for a decay out of range, or a model of which nothing trains; UnsupportedError under FSDP2.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         check_decay("decay", decay)
         self._of, self.decay = unwrapped(model), decay
+        if fsdp_modules(self._of):
+            raise UnsupportedError("FSDP2's modules cannot be copied, so that there is no average of their weights")
         if not any(weight.requires_grad for weight in self._of.parameters()):
             raise InputError("model", type(self._of).__name__, "a model of which something trains")
         if any(w.requires_grad and w.dtype in (torch.bfloat16, torch.float16) for w in self._of.parameters()):

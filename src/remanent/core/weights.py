@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class Weights(Mapping[str, Tensor]):
     def of(cls, source: nn.Module | Weights | Iterable[Mapping[str, Any]]) -> Weights:
         """Weights of a module, or of an optimizer's `param_groups`.
 
+        Of a module of FSDP2 they are its shards: what was gathered for a pass is let go.
+
         Raises UnsupportedError for parameters whose shards have no rows (FSDP1, ZeRO-3).
         """
         if isinstance(source, Weights):
@@ -61,6 +64,7 @@ class Weights(Mapping[str, Tensor]):
 
     @classmethod
     def _of_module(cls, model: nn.Module) -> Weights:
+        reshard(fsdp_modules(model))
         tensors: dict[str, Tensor] = {}
         owners: dict[str, nn.Module] = {}
         kinds: dict[str, str] = {}
@@ -141,6 +145,26 @@ def sharded_on(tensor: Tensor) -> tuple[int, ...]:
     """The dimensions on which a tensor is sharded over processes; () when it is whole."""
     placements: Sequence[Any] = getattr(tensor, "placements", ())
     return tuple(placement.dim for placement in placements if placement.is_shard())
+
+
+def fsdp_modules(model: nn.Module | None) -> list[Any]:
+    """Those of a model's modules whose weights FSDP2 gathers for their passes."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import; where nothing has, nothing is sharded
+    return (
+        []
+        if fsdp is None or model is None
+        else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
+    )
+
+
+def reshard(modules: Iterable[Any]) -> None:
+    """Let go of whole weights that modules of FSDP2 hold after a pass without a backward pass.
+
+    Until then the modules' parameters are those copies, and the next pass reads them, whatever is written to the
+    shards.
+    """
+    for module in modules:
+        module.reshard()
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:

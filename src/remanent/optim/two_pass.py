@@ -160,6 +160,10 @@ class TwoPass(Optimizer):
         if plan == "there":
             self.zero_grad()
         gradients = gradients_of(weights)
+        if self.model is None and any(map(sharded_on, weights.values())):
+            raise InputError(
+                "model", None, "the FSDP2 model: a pass without a backward pass holds its weights gathered"
+            )
         if scaler is not None and gradients:
             torch._foreach_mul_(list(gradients.values()), 1.0 / scaler.get_scale())
         moved = weights.only(self._moving(weights, gradients))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.state import State
-from remanent.core.weights import Weights
+from remanent.core.weights import Weights, fsdp_modules, reshard
 from remanent.errors import InputError, UnsupportedError
 
 # A function that returns a scalar loss with its graph; several of them are micro-batches whose losses add up.
@@ -190,6 +190,7 @@ class Undo:
     @torch.no_grad()
     def undo(self) -> None:
         """Write the weights from before the edit back, bit for bit."""
+        reshard(fsdp_modules(self.weights.model))
         for name, tensor in self.weights.items():
             tensor.copy_(self.kept[name])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from remanent.core.displacement.base import Context, Displacement
 from remanent.core.state import State
-from remanent.core.weights import Weights, identity
+from remanent.core.weights import Weights, fsdp_modules, identity
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -22,13 +22,15 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
 
     Extra memory: the largest layer's. Weights that a module reads without being called itself are not moved. No
     gradients: the weights are back before a backward pass would need them. What else `at` gives back is given back
-    here too. Raises UnsupportedError for displacements that are not local, and for `generate`, whose every token would
-    move each layer again.
+    here too. Raises UnsupportedError for displacements that are not local, for FSDP2, and for `generate`, whose every
+    token would move each layer again.
     """
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "a torch.nn.Module, since layers are moved as they are called")
     if not displacement.local:
         raise UnsupportedError(f"{displacement} moves the model as a whole and cannot go layer by layer")
+    if fsdp_modules(model):
+        raise UnsupportedError("FSDP2 gathers a layer's weights before they could be moved; use at(model) as a whole")
     weights = Weights.of(model)
     layers = _by_module(model, displacement.moving(weights))
     kept: dict[nn.Module, dict[str, Tensor]] = {}
