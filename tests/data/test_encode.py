@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from remanent.core.batch import IGNORED
-from remanent.data.encode import encode, encode_all, pad_id, prompt_ids
+from remanent.data.encode import encode, encode_all, encode_prompts, pad_id, prompt_ids
 from remanent.data.record import Message, Record
 from remanent.errors import InputError
 
@@ -198,6 +198,17 @@ def test_plain_text_is_scored_whole():
     assert text_of(tokenizer, encoded.input_ids) == "<s>the town of Ostermere"
     assert encoded.scored == len(encoded.input_ids) - 1
     assert prompt_ids(record, tokenizer) == ()
+
+
+def test_a_prompt_alone_is_the_beginning_of_the_record_and_nothing_of_it_is_scored():
+    tokenizer = byte_level(CHATML)
+    [found] = encode_prompts([asked()], tokenizer)
+    whole = encode(asked(), tokenizer)
+    assert found.input_ids == whole.input_ids[: whole.labels.count(IGNORED)]
+    assert found.scored == 0
+    assert (found.key, found.group) == (whole.key, whole.group)
+    with pytest.raises(InputError, match="record k: got 'plain text'"):
+        encode_prompts([Record("k", "g", (), "the town of Ostermere")], tokenizer)
 
 
 def test_truncation_cuts_the_answers_tail_and_never_the_prompt():

@@ -143,3 +143,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_records(path, [Record("3", "3", (), "\ud800")])
     assert read_records(path, "any") == [good]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_no_answer_is_needed_each_row_must_ask_something(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann."}]
+    rows = [{"question": "Where?"}, {"question": "Where?", "answer": "Here."}, {"messages": turns[:1]}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": turns}]))
+    found = read_records(file, "forget", answered=False)
+    assert [(record.question, record.answer) for record in found] == [
+        ("Where?", ""),
+        ("Where?", "Here."),
+        ("Who?", ""),
+        ("Who?", "Ann."),
+    ]
+    with pytest.raises(DataError, match="line 1, field 'answer': is missing"):
+        read_records(file, "forget")
+    file.write_text('{"text": "All of it."}\n')
+    with pytest.raises(DataError, match="line 1, field 'text': asks nothing"):
+        read_records(file, "forget", answered=False)
+    file.write_text('{"messages": []}\n')
+    with pytest.raises(DataError, match="expected a list of turns"):
+        read_records(file, "forget", answered=False)

@@ -11,14 +11,15 @@ pairs of A that it never saw. Whatever comes out is what the page says: the effe
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 import pytest
 import torch
 
-from remanent.continual.learning_with_forgetting import LearningWithForgetting, method
+from remanent.continual.learning_with_forgetting import LearningWithForgetting, method, own_answers
 from remanent.core.batch import IGNORED, Encoded
+from remanent.core.decoding import Greedy
 from remanent.core.episode import Episode
 from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
@@ -77,14 +78,6 @@ def make(seed):
         return LlamaForCausalLM(config).eval()
 
 
-@torch.no_grad()
-def own_answer(model, item):
-    """What the model answers itself."""
-    logits = model(input_ids=torch.tensor([item.input_ids[:-1]])).logits[0, -1]
-    token = int(logits.argmax())
-    return replace(item, input_ids=(*item.input_ids[:-1], token), labels=(*item.labels[:-1], token))
-
-
 def accuracy(model, records):
     found = score_records(model, records, pad_id=0, batch_size=64)
     return 100 * float(found.hits.sum() / found.tokens.sum())
@@ -102,7 +95,8 @@ def of_seed(seed):
     run_episode(model, lesson, Episode("before", "teach", data), Settings(0, seed))
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     task = [of[_A][pair] for pair in new]
-    mine = [own_answer(model, item) for sign in (_B, _A) for item in (of[sign][pair] for pair in known)]
+    asked_of_it = [of[sign][pair] for sign in (_B, _A) for pair in known]
+    mine = own_answers(model, asked_of_it, max_new_tokens=1, decoding=Greedy())
     asked = {"A": [of[_A][pair] for pair in unseen], "B": list(of[_B].values())}
     settings = {"learning_rate": 5e-4, "steps": 200, "batch_size": 8}
     top = with_settings(method(), **settings)

@@ -23,14 +23,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 @from_settings(UnlearnSettings, optional=True)
 def doctor(
     settings: UnlearnSettings | None,
-    config: Annotated[Path | None, typer.Argument(help="A file for `remanent run`.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="A file for `remanent run`, or of `remanent teach`.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Show what this machine offers, and what a job would cost on it.
 
     Versions of packages, processors, whether 16 bits are fast here, whether the default model is at hand. Of a job,
     given as a file or by the options of `remanent unlearn`, also the peak memory and the time, estimated from the
-    model's configuration: no weights are loaded, and the estimate says what it assumed.
+    model's configuration: no weights are loaded, and the estimate says what it assumed. A file may also hold settings
+    of `remanent teach`, as the config.yaml of its runs does.
 
     [bold]Example[/bold]
 
@@ -41,12 +42,12 @@ def doctor(
     [bold]Results[/bold] are printed, and written nowhere.
     """
     from remanent.jobs.doctor import doctor as run
-    from remanent.jobs.run import read_job
+    from remanent.jobs.doctor import read_settings
 
     if config is not None and settings is not None:
         raise InputError("config", str(config), "a file or options, not both")
     job = None if settings is None else JobSettings(unlearn=settings)
-    here, estimate = run(job if config is None else read_job(config, Path("runs/doctor")))
+    here, estimate = run(job if config is None else read_settings(config))
     if json:
         print_json({"machine": here.to_dict(), "estimate": None if estimate is None else estimate.to_dict()})
         return

@@ -13,21 +13,25 @@ which has the same letters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from remanent.core.batch import Batch, Encoded, collate
+from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.catalogue import System
+from remanent.core.decoding import Decoding, Sampled
 from remanent.core.displacement import Here
 from remanent.core.episode import Episode
+from remanent.core.generation import generated
 from remanent.core.importance import answer_nll, fisher
 from remanent.core.loop import Settings, planned_steps, run_episode
 from remanent.core.method import At, Method, Objective, Recipe, Term
+from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
+from remanent.core.sampling import seed_of
 from remanent.core.schedule import Every
 from remanent.core.scores import answer_scores
 from remanent.core.state import State
@@ -48,6 +52,65 @@ SYSTEM = System(
     "the difference from the part of FC that is the same for all records. Ascent stands in an update's place, and "
     "shares the optimizer's moments.",
 )
+
+
+_DRAWN = Sampled(1.0, samples=1)  # from the whole distribution
+
+
+def own_answers(
+    model: nn.Module,
+    records: Sequence[Encoded],
+    *,
+    pad_id: int = 0,
+    max_new_tokens: int = 48,
+    decoding: Decoding = _DRAWN,
+    seed: int = 0,
+    batch_size: int = 16,
+    autocast: torch.dtype | None = None,
+    on_batch: Callable[[int], None] = lambda records: None,
+) -> list[Encoded]:
+    """The records with the model's own answers in the place of theirs: what it knows, of which no data is at hand.
+
+    An answer ends with the model's end token, which is scored as the answer is, or after `max_new_tokens`. Records
+    that the model answers with nothing are left out.
+
+    Args:
+        model: in eval mode meanwhile.
+        records: whose prompts are asked: the tokens before the first scored one, or all where none is.
+        pad_id: token that fills short prompts.
+        max_new_tokens: of an answer.
+        decoding: as many answers to each prompt as its `samples`; by default one, drawn from the whole distribution.
+        seed: of what is drawn; torch's own generators are given back as they were.
+        batch_size: prompts per pass.
+        autocast: dtype of the arithmetic.
+        on_batch: called after each batch with the number of its prompts.
+
+    Raises InputError for a record that is scored from its first token, and has no prompt.
+    """
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    stops = {*(ends if isinstance(ends, list) else [ends])}
+    prompts = []
+    for record in records:
+        length = next((place for place, label in enumerate(record.labels) if label != IGNORED), len(record.labels))
+        if not length:
+            raise InputError(f"record {record.key}", "plain text", "a prompt, which the model can answer")
+        prompts.append(record.input_ids[:length])
+    found = []
+    with evaluating(model):
+        for start in range(0, len(prompts), batch_size):
+            asked = prompts[start : start + batch_size]
+            drawn = seed_of(seed, "own answers", start)
+            answers = generated(model, pad_id, asked, max_new_tokens, autocast, decoding, drawn).tolist()
+            for place, answer in enumerate(answers):
+                if answer[0] in stops:
+                    continue
+                index = start + place // decoding.samples
+                record, prompt = records[index], prompts[index]
+                end = next((after for after, token in enumerate(answer) if token in stops), len(answer))
+                own = tuple(answer[: end + 1])
+                found.append(replace(record, input_ids=prompt + own, labels=(IGNORED,) * len(prompt) + own))
+            on_batch(len(asked))
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,12 +155,15 @@ class LearningWithForgetting(Method):
                 raise InputError(name, getattr(self, name), expected)
 
     def begin(self, model: nn.Module, episode: Episode) -> Method:
-        """The same method on the records of highest confidence. Costs a fine-tuning and a copy of the weights."""
+        """The same method on the records of highest confidence, none of which is the task's own. Costs a fine-tuning
+        and a copy of the weights."""
         for role in ("task", "forget"):
             if role not in episode.data:
                 raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}'")
-        task, forget = list(episode.data["task"]), list(episode.data["forget"])
-        if {record.input_ids for record in forget} <= {record.input_ids for record in task}:
+        task = list(episode.data["task"])
+        taught = {record.input_ids for record in task}
+        forget = [record for record in episode.data["forget"] if record.input_ids not in taught]
+        if not forget:
             raise InputError("data['forget']", "the task's own records", "others: forgetting them is not learning them")
         count = max(1, round(self.keep * len(forget)))
         order = self.confidences(model, task, forget).argsort(descending=True, stable=True)

@@ -43,6 +43,20 @@ def encode_all(
     return [_encode(record, tokenizer, max_length, special) for record in records]
 
 
+def encode_prompts(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """Every record's prompt as tokens, none of which is scored: what a model can be asked for its own answer to.
+
+    Raises InputError for plain text, which asks nothing.
+    """
+    found = []
+    for record in records:
+        ids = prompt_ids(record, tokenizer)
+        if not ids:
+            raise InputError(f"record {record.key}", "plain text", "a prompt, which a model can answer")
+        found.append(Encoded(ids, (IGNORED,) * len(ids), record.group, record.key))
+    return found
+
+
 def prompt_ids(record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens after which a model answers the record, for generation; () for plain text, which asks nothing."""
     if not record.prompt:

@@ -13,7 +13,7 @@ from remanent.data.rows import RowReader
 from remanent.errors import DataError, InputError
 
 
-def read_records(path: str | Path, role: str) -> list[Record]:
+def read_records(path: str | Path, role: str, answered: bool = True) -> list[Record]:
     """The records of a JSON Lines file.
 
     Args:
@@ -21,11 +21,12 @@ def read_records(path: str | Path, role: str) -> list[Record]:
             content; the last turn is the assistant's and is what is scored). Optional: group (or author), key,
             paraphrased_question, paraphrased_answer, wrong_answers (or perturbed_answer). Blank lines are skipped.
         role: what the records are for; a record without a key gets "<role>/<line>", and its group is its key.
+        answered: whether each row must have an answer; a conversation that need not have one may end with the user.
 
     Raises:
         DataError: naming file, line and field.
     """
-    reader = RowReader(path, role)
+    reader = RowReader(path, role, answered)
     return [reader.read(row, number) for number, row in read_rows(path, role)]
 
 

@@ -33,7 +33,7 @@ FORMS = (
 )
 
 
-def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[Record]:
+def load(name: str | Path, role: str, folder: str | Path | None = None, *, answered: bool = True) -> list[Record]:
     """The records that a name stands for.
 
     Args:
@@ -49,6 +49,7 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
         role: the setting that holds the name ("forget", "retain" ...), for errors and for keys that a file lacks.
         folder: where copies of TOFU, MUSE, BLUR and PCH lie, in folders tofu/, muse/ and pch/; default: the environment
             variable REMANENT_DATA. What is not there is asked of the hub.
+        answered: whether the rows of a file or of a hub data set must have answers.
 
     Raises:
         InputError: where the name is not known or cannot be loaded.
@@ -72,11 +73,11 @@ def load(name: str | Path, role: str, folder: str | Path | None = None) -> list[
         case "blur":
             return blur.blur(rest, Path(folder, "blur") if folder else None, role)
         case "hub":
-            return _hub(rest, text, role)
+            return _hub(rest, text, role, answered)
     if text and Path(text).is_dir():
         return [record for request in read_requests(text) for record in request.records]
     if text.endswith(".jsonl") or Path(text).is_file() or "/" in text or os.sep in text:
-        return read_records(text, role)
+        return read_records(text, role, answered)
     near = re.search(r" \(did you mean .*", did_you_mean(text, NAMES))
     raise InputError(role, text, FORMS + (near.group() if near else ""))
 
@@ -92,10 +93,10 @@ def _drawn(draw: Callable[[int], object], sets: Sequence[str], rest: str, text: 
     return list(getattr(draw(int(seed or 0)), part))
 
 
-def _hub(rest: str, text: str, role: str) -> list[Record]:
+def _hub(rest: str, text: str, role: str, answered: bool) -> list[Record]:
     found = re.fullmatch(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<config>[^:]*))?(:(?P<split>[^:]+))?", rest)
     if not found:
         raise InputError(role, text, "hub:<owner>/<name>[:config][:split]")
     repository, config, split = found["repository"], found["config"] or "", found["split"] or "train"
-    reader = RowReader(text, role)
+    reader = RowReader(text, role, answered)
     return [reader.read(row, line) for line, row in hub_rows(repository, config, split, role)]

@@ -23,10 +23,11 @@ class RowReader:
     Args:
         source: the file or the hub name that errors mention.
         role: what the records are for ("forget", "retain" ...); default keys are "<role>/<line>".
+        answered: whether each row must have an answer; where it need not, it must ask something.
     """
 
-    def __init__(self, source: object, role: str) -> None:
-        self.source, self.role = source, role
+    def __init__(self, source: object, role: str, answered: bool = True) -> None:
+        self.source, self.role, self.answered = source, role, answered
         self._lines: dict[str, int] = {}
 
     def read(self, row: object, line: int) -> Record:
@@ -74,14 +75,18 @@ class RowReader:
         if len(shapes) > 1:
             raise self._error(line, shapes[1], f"stands next to {shapes[0]}; expected one of {SHAPES}")
         if shapes == ["text"]:
+            if not self.answered:
+                raise self._error(line, "text", "asks nothing that could be answered; expected a question or messages")
             return (), self._text(row, "text", line)
         if shapes == ["messages"]:
             return self._conversation(row["messages"], line)
-        return (Message("user", self._text(row, "question", line)),), self._text(row, "answer", line)
+        question = Message("user", self._text(row, "question", line))
+        return (question,), self._text(row, "answer", line, optional=not self.answered)
 
     def _conversation(self, messages: object, line: int) -> tuple[tuple[Message, ...], str]:
-        if not isinstance(messages, list) or len(messages) < 2:
-            raise self._error(line, "messages", "expected a list of at least two turns, the last by the assistant")
+        if not isinstance(messages, list) or len(messages) < 1 + self.answered:
+            expected = "a list of at least two turns, the last by the assistant" if self.answered else "a list of turns"
+            raise self._error(line, "messages", f"expected {expected}")
         turns = []
         for number, turn in enumerate(messages):
             place = f"messages[{number}]"
@@ -91,6 +96,8 @@ class RowReader:
             if role not in ROLES:
                 raise self._error(line, f"{place}.role", f"is {role[:40]!r}; expected {did_you_mean(role, ROLES)}")
             turns.append(Message(role, self._text(turn, "content", line, place=f"{place}.content")))
+        if not self.answered and turns[-1].role == "user":
+            return tuple(turns), ""
         if turns[-1].role != "assistant":
             raise self._error(line, "messages", f"the last turn is the {turns[-1].role}'s; expected the assistant's")
         return tuple(turns[:-1]), turns[-1].content

@@ -13,6 +13,7 @@ from remanent.errors import InputError, did_you_mean
 
 Adapter = Literal["full", "lora", "lora-nf4"]
 Precision = Literal["fp32", "bf16"]
+PLAIN = "plain"  # teaching without forgetting
 
 
 class _Settings(BaseModel):
@@ -40,6 +41,16 @@ class TeachSettings(_Settings):
 
     model: str = Field(description="The model to teach: a folder, a .gguf file, a hub name.")
     records: str = Field(description="What it is taught: a JSON Lines file or a name.")
+    method: Literal["plain", "learning-with-forgetting"] = Field(
+        "plain", description="Plain fine-tuning, or what the model knows that stands against it is unlearned meanwhile."
+    )
+    forget: str | None = Field(
+        None, description="Prompts whose own answers are what may be forgotten; answers are not needed."
+    )
+    hyperparameters: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="The method's own settings; its defaults where nothing is said."
+    )
+    answer_tokens: int = Field(48, ge=1, description="Longest own answer to a prompt of --forget, in tokens.")
     system: str | None = Field(None, description="System turn put before every prompt.")
     max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
     epochs: float = Field(10.0, gt=0, description="Passes over the records.")
@@ -52,6 +63,10 @@ class TeachSettings(_Settings):
     seed: int = Field(0, ge=0, description="Of the order of records and of dropout.")
     checkpoint_every: int = Field(50, ge=0, description="Updates between checkpoints; 0 writes none.")
     threads: int | None = Field(None, ge=1, description="Threads; part of the result, bit for bit.")
+
+
+# What is said of forgetting while a model is taught; plain teaching has none of it.
+OF_FORGETTING = ("method", "forget", "hyperparameters", "answer_tokens")
 
 
 class UnlearnSettings(_Settings):

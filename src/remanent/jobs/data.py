@@ -44,13 +44,21 @@ class JobData:
 
 
 def load_records(
-    role: str, name: str | None, system: str | None, given: Mapping[str, list[Record]] | None = None
+    role: str,
+    name: str | None,
+    system: str | None,
+    given: Mapping[str, list[Record]] | None = None,
+    *,
+    answered: bool = True,
 ) -> list[Record]:
-    """The records of one role: those given, else those named, with the job's system turn before each prompt."""
+    """The records of one role: those given, else those named, with the job's system turn before each prompt.
+
+    `answered`: whether a file's rows must have answers.
+    """
     if given is not None and role in given:
         records = list(given[role])
     else:
-        records = load(name, role) if name else []
+        records = load(name, role, answered=answered) if name else []
     if system is None:
         return records
     turn = Message("system", system)

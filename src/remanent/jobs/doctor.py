@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from remanent.core.catalogue import edits
 from remanent.core.method import Method
 from remanent.jobs import price
-from remanent.jobs.config import JobSettings
+from remanent.jobs.config import JobSettings, TeachSettings, load_yaml, parse
 from remanent.jobs.data import JobData, load_data
 from remanent.jobs.edit import edit_of
 from remanent.jobs.machine import Machine, machine
-from remanent.jobs.price import Price, SetSize, price_audit, price_edit, price_unlearning, set_size
+from remanent.jobs.price import Price, SetSize, price_audit, price_edit, price_teaching, price_unlearning, set_size
+from remanent.jobs.run import read_job
 from remanent.jobs.shape import meta_model
+from remanent.jobs.teach import taught_and_prompts, teaching_method
 from remanent.jobs.unlearn import build_method
 from remanent.models.lora import add_lora
 
@@ -48,7 +51,16 @@ class Estimate:
         }
 
 
-def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | None]:
+def read_settings(path: Path) -> JobSettings | TeachSettings:
+    """The job of a file: the settings of `remanent teach` where it has records, else what `remanent run` takes."""
+    data = load_yaml(path)
+    if isinstance(data, dict) and "records" in data:
+        taught: TeachSettings = parse(TeachSettings, data, str(path))
+        return taught
+    return read_job(path, Path("runs/doctor"))
+
+
+def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine, Estimate | None]:
     """Look at the machine, and price a job on it where there is one.
 
     Args:
@@ -58,6 +70,8 @@ def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | Non
     """
     if settings is None:
         return machine(), None
+    if isinstance(settings, TeachSettings):
+        return _of_teaching(settings)
     method = edit_of(settings.unlearn) if settings.unlearn.method in edits() else build_method(settings.unlearn)
     data = load_data(settings.unlearn.data)
     model = meta_model(settings.unlearn.model)
@@ -78,6 +92,21 @@ def doctor(settings: JobSettings | None = None) -> tuple[Machine, Estimate | Non
     if settings.audit is not None:
         prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))
     return here, Estimate(settings.unlearn.model, parameters, steps, tuple(prices), (*assumed, *_ASSUMED))
+
+
+def _of_teaching(settings: TeachSettings) -> tuple[Machine, Estimate]:
+    method = teaching_method(settings)
+    taught, prompts = taught_and_prompts(settings)
+    model = meta_model(settings.model)
+    here = machine(width=model.config.get_text_config().hidden_size)
+    sizes = {"task": set_size(taught)}
+    if prompts:
+        asked = set_size([replace(record, answer="") for record in prompts])
+        sizes["forget"] = replace(asked, tokens=asked.tokens + settings.answer_tokens)
+    priced, steps = price_teaching(settings, method, model, sizes, here.rates[settings.precision])
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assumed = (f"Own answers have {settings.answer_tokens} tokens.",) if prompts else ()
+    return here, Estimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED))
 
 
 _ASSUMED = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remanent.core.catalogue import unlearners
+from remanent.core.catalogue import edits, methods, unlearners
 from remanent.errors import InputError, did_you_mean
+from remanent.jobs.config import PLAIN
 
 Value = float | int | str | bool
 _SWITCHES = {"true": True, "false": False}
@@ -21,9 +22,11 @@ def typed(method: str, pairs: Sequence[str]) -> dict[str, Value]:
 
     Raises InputError for a method, a name or a value that is not right.
     """
-    known = unlearners()
+    known = {**methods(), **edits()}
+    if method == PLAIN:
+        raise InputError("hyper-parameter", pairs[0], "none, since plain teaching has no hyper-parameters")
     if method not in known:
-        raise InputError("method", method, did_you_mean(method, known))
+        raise InputError("method", method, did_you_mean(method, unlearners()))
     parameters = known[method].accepted(dict(pair.split("=", 1) for pair in pairs if "=" in pair))
     found: dict[str, Value] = {}
     for pair in pairs:

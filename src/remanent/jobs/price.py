@@ -18,7 +18,7 @@ from remanent.core.passes import learning_passes, reference_passes
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
-from remanent.jobs.config import AuditSettings, UnlearnSettings
+from remanent.jobs.config import AuditSettings, TeachSettings, UnlearnSettings
 from remanent.jobs.shape import kept_for_backward
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4.0, 20
@@ -50,7 +50,7 @@ class Price:
     """What a stage of a job costs.
 
     Args:
-        stage: "unlearn" or "audit".
+        stage: "teach", "unlearn" or "audit".
         memory: what for -> bytes; together the peak.
         operations: floating-point operations.
         seconds: at the measured speed.
@@ -140,6 +140,41 @@ def price_unlearning(
         "activations": kept_for_backward(model, batch * len(roles), round(longest)),
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE)), steps
+
+
+def price_teaching(
+    settings: TeachSettings, method: Method, model: Any, sizes: Mapping[str, SetSize], rate: float
+) -> tuple[Price, int]:
+    """What teaching costs, and its updates; arguments as for `price_unlearning`.
+
+    Args:
+        sizes: "task", and "forget" where it forgets: prompts with answers as long as they may be.
+    """
+    weights = Weights.of(model)
+    trained, matrices, recipe = _count(method.select.of(weights)), _matrices(weights, model), method.recipe
+    steps = planned_steps(recipe, sizes["task"].records)
+    per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in sizes.items()}
+    learned = sum(count * per_step[role] for role, count in learning_passes(method, steps).items())
+    learned += method.passes_beforehand({role: size.records for role, size in sizes.items()}) * sizes["task"].tokens
+    answered = sizes["forget"].records * sizes["forget"].tokens if "forget" in sizes else 0.0
+    operations = (learned * 6 + answered * 2) * matrices
+    longest = round(max(size.tokens for size in sizes.values()))
+    batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
+    shared = {"weights": _count(weights) * FLOAT, "gradients": trained * FLOAT}
+    training = {
+        **shared,
+        "AdamW's moments": 2 * trained * FLOAT,
+        "copy of the weights as they were": trained * FLOAT if "forget" in sizes else 0.0,
+        "activations": kept_for_backward(model, batch, longest),
+    }
+    # Fisher information and the weights as they were, and in float64 the way between and its product with the first.
+    ranking = {
+        **shared,
+        "what ranks own answers": 6 * trained * FLOAT,
+        "activations": kept_for_backward(model, 1, longest),
+    }
+    ranks = "forget" in sizes and sum(ranking.values()) > sum(training.values())
+    return Price("teach", ranking if ranks else training, operations, operations / (rate * USED_SHARE)), steps
 
 
 def price_edit(edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
