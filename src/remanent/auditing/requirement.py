@@ -36,7 +36,7 @@ class Requirement:
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
-        """From MEASURE, @CONDITION and /RECORDS where they are named, ">=" or "<=", and a number; CONDITION:MEASURE too.
+        """From MEASURE, @CONDITION and /RECORDS where named, ">=" or "<=", and a number; CONDITION:MEASURE too.
 
         Raises:
             InputError: where it has not that form, or a name is not known.
