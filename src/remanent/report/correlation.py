@@ -34,30 +34,29 @@ def figures_of(found: Found) -> list[str]:
 
 def columns(found: Found) -> list[str]:
     """Headings: each figure, and where there are groups, each within them."""
-    groups = _groups(found)
-    return [
-        "",
-        *(heading for name in figures_of(found) for heading in (name, *([f"{name}, within groups"] if groups else []))),
-    ]
+    names = figures_of(found)
+    return ["", *names, *(f"{name}, within groups" for name in names if _groups(found))]
 
 
 def lines(found: Found) -> Iterator[list[str | None]]:
     """A line for each measure: tau with its interval, and within groups."""
     for measure, of in found["correlations"].items():
         models = next(iter(of.values()))["models"]
-        line: list[str | None] = [measure if models == len(found["models"]) else f"{measure} ({models} models)"]
-        for figure in figures_of(found):
-            line.append(spelled(of[figure]["tau"]))
-            if _groups(found):
-                within = of[figure]["groups"]
-                line.append(", ".join(f"{name} {_signed(item['value'])}" for name, item in within.items()) or None)
-        yield line
+        yield [
+            measure if models == len(found["models"]) else f"{measure} ({models} models)",
+            *(spelled(item["tau"]) for item in of.values()),
+            *(_within(item["groups"]) for item in of.values() if _groups(found)),
+        ]
 
 
 def spelled(tau: Mapping[str, float | None]) -> str:
     """A tau with its interval."""
     ends = f" [{_signed(tau['low'])}, {_signed(tau['high'])}]" if tau["low"] is not None else ""
     return _signed(tau["value"]) + ends
+
+
+def _within(groups: Mapping[str, Mapping[str, float | None]]) -> str | None:
+    return ", ".join(f"{name} {_signed(tau['value'])}" for name, tau in groups.items()) or None
 
 
 def _signed(value: float | None) -> str:

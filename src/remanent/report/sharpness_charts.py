@@ -112,7 +112,7 @@ def _definitions(rows: list[Row]) -> Figure:
 
 
 def _errors(rows: list[Row]) -> Figure:
-    return _by_name(rows, wrong, "growth of the error, share of tokens")
+    return _by_name(rows, wrong, "growth of the error, share")
 
 
 def _by_name(rows: list[Row], figure: Callable[[Row], Estimate | None], label: str) -> Figure:
