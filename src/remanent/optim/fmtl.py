@@ -50,7 +50,8 @@ class FMTL(MultiTask):
         rho: radius, at least 0; each group may have its own.
         adaptive: measure the radius relative to the weights, as `ASAM` does.
         eta: added to |w| when adaptive, at least 0.
-        model: the model; with it batch norm's running statistics are left alone by the second passes.
+        model: the model, under DistributedDataParallel the wrapped one; with it batch norm's running statistics are
+            left alone by the second passes.
         max_grad_norm: clips the L2 norm of the whole gradient that the base steps with; None does not clip.
         seed: of rules that draw.
         options: of the base optimizer.

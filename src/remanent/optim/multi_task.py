@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from remanent.core.displacement.ascent import climb
@@ -30,6 +32,9 @@ class MultiTask(TwoPass):
 
     Weights of a group with a `task` are that task's head and step with its own gradient; all others are shared, and
     step with what the rule makes of the tasks' gradients.
+
+    Under DistributedDataParallel closures may call its module or parts of it: each pass runs without synchronizing, and
+    each task's gradients are averaged over the processes after it, before anything is made of them.
 
     A subclass writes `_gradients`.
 
@@ -96,9 +101,10 @@ class MultiTask(TwoPass):
         self._handle = None
         self.zero_grad()
         weights = self._weights()
-        passes = Passes(closures, weights, self._heads(weights), scaler)
+        passes = Passes(closures, weights, self._heads(weights), scaler, self._averaged)
         try:
-            gradients = self._gradients(passes)
+            with self._apart():
+                gradients = self._gradients(passes)
         except BaseException:
             self.zero_grad()
             raise
@@ -127,6 +133,35 @@ class MultiTask(TwoPass):
         """A generator for something of this step: the same for a step that is made again after a checkpoint."""
         digest = hashlib.sha256("/".join(map(str, (self.seed, self.updates, *what))).encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _averaged(self, gradients: Gradients, task: str | None) -> Gradients:
+        """Their mean over the replicas, in place; a weight without a gradient in some of them counts as 0 there."""
+        if not isinstance(self.model, DistributedDataParallel):
+            return gradients
+        weights = self._weights()
+        said = zlib.crc32(f"{self.seed}/{self.updates}/{task}".encode())
+        device = next(self.model.parameters()).device
+        known = torch.tensor([said, -said, *(name in gradients for name in weights)], device=device)
+        torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX, self.model.process_group)
+        highest, lowest, *anywhere = known.tolist()
+        if highest != -lowest:
+            raise InputError("closures", task, "the same tasks in the same order, and one `seed`, in every process")
+        gradients = {
+            name: gradients[name] if name in gradients else torch.zeros_like(weight)
+            for (name, weight), there in zip(weights.items(), anywhere, strict=True)
+            if there
+        }
+        self._average(gradients.values())
+        return gradients
+
+    def _mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Their means over the replicas."""
+        if not isinstance(self.model, DistributedDataParallel):
+            return dict(numbers)
+        device = next(self.model.parameters()).device
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+        self._average([values])
+        return dict(zip(numbers, values.tolist(), strict=True))
 
     @contextmanager
     def _displaceable(self, weights: Weights, names: Iterable[str]) -> Iterator[Callable[[], None]]:
@@ -162,16 +197,22 @@ class Passes:
         weights: all that trains.
         heads: weight's name -> the task whose head it belongs to.
         scaler: scales the losses; gradients are given out unscaled.
+        averaged: given a pass's gradients and its task, their mean over the processes.
     """
 
     def __init__(
-        self, closures: Closures, weights: Weights, heads: Mapping[str, str], scaler: GradScaler | None
+        self,
+        closures: Closures,
+        weights: Weights,
+        heads: Mapping[str, str],
+        scaler: GradScaler | None,
+        averaged: Callable[[Gradients, str | None], Gradients],
     ) -> None:
         if not callable(closures) and not closures:
             raise InputError("closures", closures, "at least one task")
         self.weights, self.heads = weights, heads
         self.losses: dict[str, Tensor] = {}  # task -> its loss at w
-        self._closures, self._scaler = closures, scaler
+        self._closures, self._scaler, self._averaged = closures, scaler, averaged
         self._begun: dict[str, Callable[[], None]] = {}  # task -> puts the generators back where its first pass began
         self._ended: Callable[[], None] = keep_generators(weights)
 
@@ -281,10 +322,12 @@ class Passes:
         gradients = gradients_of(self.weights)
         for name in gradients:
             self.weights[name].grad = None
+        if self._scaler is not None and gradients:
+            torch._foreach_mul_(list(gradients.values()), 1.0 / self._scaler.get_scale())
+        gradients = self._averaged(gradients, task)
+        for name in gradients:  # of all processes, so that all raise
             if task is not None and self.heads.get(name, task) != task:
                 expected = f"no path to weight {name}, which belongs to the head of '{self.heads[name]}'"
                 raise InputError(f"closures['{task}']", "a loss that reaches another task's head", expected)
-        if self._scaler is not None and gradients:
-            torch._foreach_mul_(list(gradients.values()), 1.0 / self._scaler.get_scale())
         shared = {name: gradient for name, gradient in gradients.items() if name not in self.heads}
         return shared, {name: gradient for name, gradient in gradients.items() if name in self.heads}

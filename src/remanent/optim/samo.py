@@ -73,7 +73,8 @@ class SAMO(MultiTask):
             masks of its first pass. None is eval mode where there is a `model`. Running statistics are kept either way.
         adaptive: measure the radius relative to the weights, as `ASAM` does.
         eta: added to |w| when adaptive, at least 0.
-        model: the model; with it batch norm's running statistics are left alone by all but the first passes.
+        model: the model, under DistributedDataParallel the wrapped one; with it batch norm's running statistics are
+            left alone by all but the first passes.
         max_grad_norm: clips the L2 norm of the whole gradient that the base steps with; None does not clip.
         seed: of z, and of rules that draw.
         options: of the base optimizer.
@@ -206,7 +207,7 @@ class SAMO(MultiTask):
                 torch.clear_autocast_cache()
                 losses.append(passes.look(tasks))
             home()
-        return {task: (losses[0][task] - losses[1][task]) / (2 * self.difference) for task in tasks}
+        return self._mean({task: (losses[0][task] - losses[1][task]) / (2 * self.difference) for task in tasks})
 
 
 def mix(globally: Gradients, locally: Gradients, beta: float, match_norms: bool) -> Gradients:
