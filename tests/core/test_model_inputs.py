@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from remanent.core.model_inputs import changed_input, counting, logits_of
+from remanent.core.model_inputs import changed_input, counting, logits_of, unwrapped
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -29,7 +29,7 @@ def test_the_first_tensor_or_the_one_that_is_named():
         assert float(model(labels=labels, inputs_embeds=x).logits.sum()) == 12
     assert float(model(pixel_values=x).logits.sum()) == 6
     assert float(x.sum()) == 6
-    with changed_input(model, double), pytest.raises(InputError, match="tensor"):
+    with pytest.raises(InputError, match="tensor"), changed_input(model, double):
         model()
 
 
@@ -52,8 +52,44 @@ def test_a_block_that_raises_leaves_no_hook():
 
 
 def test_tokens_without_embeddings():
-    with changed_input(model := nn.Identity(), lambda value: value), pytest.raises(UnsupportedError, match="tokens"):
+    with pytest.raises(UnsupportedError, match="tokens"), changed_input(model := nn.Identity(), lambda value: value):
         model(torch.tensor([1, 2]))
+
+
+class Tokens(nn.Module):
+    """Looks its embeddings up in the layer, or in the layer's weight behind its back."""
+
+    def __init__(self, layer=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer = nn.Embedding(11, 4), layer
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, ids):
+        return self.embedding(ids) if self.layer else nn.functional.embedding(ids, self.embedding.weight)
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_what_is_compiled_sees_the_change(how):
+    torch._dynamo.reset()
+    model, ids = Tokens(), torch.tensor([[1, 2]])
+    compiled = torch.compile(model, backend="eager") if how == "wrapped" else model
+    if how == "in place":
+        model.compile(backend="eager")
+    before = compiled(ids)
+    with changed_input(unwrapped(compiled), lambda value: value + 1):
+        assert torch.equal(compiled(ids), before + 1)
+    assert torch.equal(compiled(ids), before)
+    assert unwrapped(nn.DataParallel(compiled)) is unwrapped(compiled) is model
+
+
+def test_no_change_is_no_silence():
+    with pytest.raises(UnsupportedError, match="never asked"), changed_input(nn.Identity(), lambda value: value):
+        pass
+    with pytest.raises(UnsupportedError, match="get_input"), changed_input(model := Tokens(layer=False), torch.neg):
+        model(torch.tensor([[1, 2]]))
 
 
 def test_logits_and_the_positions_that_count():

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from remanent.errors import InputError, UnsupportedError
 from remanent.hf.two_pass import TwoPassTrainer
-from remanent.optim import ASAM, ESAM, GSAM, MSAM, SAM, LookSAM
+from remanent.optim import ASAM, ESAM, GSAM, MSAM, SAM, TRAM, LookSAM, NoisedInputs, TRAMFisher
 
 from .conftest import weights_of
 from .test_two_pass import Items, accuracy, bert, images, sentences, vit
@@ -159,3 +159,27 @@ def test_fsdp1_is_refused_by_name(arguments, monkeypatch):
     monkeypatch.setattr(type(trainer.accelerator.state), "fsdp_plugin", plugin, raising=False)
     with pytest.raises(UnsupportedError, match="FSDP1"):
         trainer.create_optimizer()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tram-noised", "tram-fisher"])
+def test_noise_reaches_a_model_that_trainer_compiles(name, arguments):
+    def trained(**options):
+        torch._dynamo.reset()
+        model = bert(dropout=0.0)
+        given = {"lr": 0.1, "model": model}
+        if name == "tram-fisher":
+            optimizer = TRAMFisher(model.parameters(), torch.optim.SGD, sigma=1.0, eta=500.0, rho=0.5, **given)
+        else:
+            distance = NoisedInputs(model, 1.0)
+            optimizer = TRAM(model.parameters(), torch.optim.SGD, distance=distance, scale=300.0, **given)
+        args = arguments(max_steps=3, per_device_train_batch_size=BATCH, **options)
+        TwoPassTrainer(model, args, train_dataset=sentences(), optimizers=(optimizer, None)).train()
+        return weights_of(model), getattr(optimizer, "radius", 1.0)
+
+    expected, radius = trained()
+    found, compiled = trained(torch_compile=True, torch_compile_backend="eager")
+    assert compiled == pytest.approx(radius, rel=1e-5)
+    assert radius > 1e-6
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=0, atol=1e-6)

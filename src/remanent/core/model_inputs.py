@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from remanent.errors import InputError, UnsupportedError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, of one in a data-parallel wrapper."""
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        inner: nn.Module = model.module
-        return inner
-    return model
+    """The model itself, of one in a data-parallel wrapper or that of torch.compile."""
+    while True:
+        wrapper = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        inner = model._modules.get("module" if wrapper else "_orig_mod")
+        if inner is None:
+            return model
+        model = inner
 
 
 def logits_of(output: Any) -> Tensor:
@@ -39,12 +42,19 @@ def changed_input(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Itera
 
     The input is the one that transformers' `main_input_name` names, `inputs_embeds`, or the first tensor. If it is
     tokens, `change` gets their embeddings, (records, tokens, width), as `get_input_embeddings()` gives them; otherwise
-    the input itself. The caller's own tensors stay as they are.
+    the input itself. The caller's own tensors stay as they are. What is compiled runs uncompiled inside, since it would
+    not see the change.
 
-    Raises, at the forward pass, InputError without a tensor, UnsupportedError for tokens without such a layer.
+    Raises, at the forward pass, InputError without a tensor, UnsupportedError for tokens without such a layer; at the
+    end, UnsupportedError where no input was changed.
     """
     embeddings = _embeddings(model)
-    waiting = False
+    waiting, changed = False, False
+
+    def changing(value: Tensor) -> Tensor:
+        nonlocal changed
+        changed = True
+        return change(value)
 
     def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
         nonlocal waiting
@@ -56,24 +66,28 @@ def changed_input(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Itera
         if waiting:
             return inputs, named
         if isinstance(key, int):
-            return (*inputs[:key], change(value), *inputs[key + 1 :]), named
-        return inputs, {**named, key: change(value)}
+            return (*inputs[:key], changing(value), *inputs[key + 1 :]), named
+        return inputs, {**named, key: changing(value)}
 
     def embedded(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
         nonlocal waiting
         if not waiting:  # a decoder that shares the encoder's embeddings comes second
             return None
         waiting = False
-        return change(output)
+        return changing(output)
 
     handles = [model.register_forward_pre_hook(before, with_kwargs=True)]
     if embeddings is not None:
         handles.append(embeddings.register_forward_hook(embedded))
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+    if waiting or not changed:
+        what = "did not go through its get_input_embeddings()" if waiting else "was never asked"
+        raise UnsupportedError(f"{type(model).__name__} {what}, so that its input was not changed")
 
 
 def _embeddings(model: nn.Module) -> nn.Module | None:

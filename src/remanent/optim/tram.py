@@ -107,7 +107,8 @@ class TRAM(TwoPass):
             with watching():
                 return first()
 
-        return super().gradients(closure, scaler, ascent=watched)
+        with torch.compiler.set_stance("force_eager"):  # as the first pass, or `same_masks` would not hold
+            return super().gradients(closure, scaler, ascent=watched)
 
     @torch.no_grad()
     def first_step(self, scaler: GradScaler | None = None) -> bool:

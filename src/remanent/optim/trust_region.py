@@ -32,10 +32,11 @@ class TrustRegion:
 
     f_there is asked in the same mode, precision and generator state as f was, so that dropout's masks are the same and
     d is no matter of chance; nothing of it stays, in buffers or generators. In float32, without a gradient. Positions
-    that `attention_mask` leaves out do not count. Subclasses say where "there" is.
+    that `attention_mask` leaves out do not count. What is compiled runs uncompiled for both, or masks and rounding
+    would differ. Subclasses say where "there" is.
 
     Args:
-        model: the model; under DistributedDataParallel either it or the wrapper.
+        model: the model; under DistributedDataParallel and torch.compile either it or the wrapper.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -64,7 +65,8 @@ class TrustRegion:
             self.model.register_forward_hook(after, with_kwargs=True),
         ]
         try:
-            yield
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -77,7 +79,7 @@ class TrustRegion:
             raise InputError("distance", None, "a forward pass of its model, with gradients, inside `watching()`")
         total, count = torch.zeros((), dtype=torch.float64), 0
         device = passes[0].logits.device.type
-        with self._there():
+        with torch.compiler.set_stance("force_eager"), self._there():
             for one in passes:
                 one.rewind()
                 enabled, dtype = one.autocast
