@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 SAMPLES = 8
+# What a model's own generation settings may change about how likely a token is: a repetition penalty, for one, pushes
+# down the words that the question holds.
+_PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
+_WHOLE = {"top_p": 1.0, "top_k": 0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
 class Decoding(Protocol):
@@ -28,8 +32,9 @@ class Greedy:
     samples = 1
 
     def options(self) -> dict[str, Any]:
-        """Keywords for transformers' `generate`; None takes the model's own sampling settings away."""
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        """Keywords for transformers' `generate`; the model's own settings are taken away."""
+        unset = dict.fromkeys(("temperature", *_WHOLE))
+        return {"do_sample": False, **unset, **_PLAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,6 @@ class Sampled:
     samples: int = SAMPLES
 
     def options(self) -> dict[str, Any]:
-        """Keywords for transformers' `generate`: nothing is cut off the distribution."""
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": 1.0, "top_k": 0}
-        return {**drawn, "num_return_sequences": self.samples}
+        """Keywords for transformers' `generate`: nothing is cut off the distribution, and no token penalized."""
+        drawn = {"do_sample": True, "temperature": self.temperature, "num_return_sequences": self.samples}
+        return {**drawn, **_WHOLE, **_PLAIN}
