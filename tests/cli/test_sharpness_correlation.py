@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -96,3 +97,36 @@ def test_runs_of_other_settings_are_not_compared(runs, figures, world, call, tmp
     result = call("sharpness-correlation", *runs[:3], other, "--figures", figures, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "not comparable" in result.stderr
+
+
+def test_a_row_is_of_one_run(runs, call, tmp_path):
+    twins = []
+    for number, run in enumerate(runs):
+        twins.append(tmp_path / f"lr{number}" / "sharp")
+        shutil.copytree(run, twins[-1])
+    by_name = table(tmp_path / "errors.csv", ["sharp,1", "other,2"], "run,error")
+    result = call("sharpness-correlation", *twins, "--figures", by_name, "--out", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.stderr.split())
+    assert "figures: got 'sharp for both" in said
+    assert "name them by folder in column run" in said
+    by_folder = table(tmp_path / "errors.csv", [f"{run},{place}" for place, run in enumerate(twins)], "run,error")
+    result = call("sharpness-correlation", *twins, "--figures", by_folder, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    models = json.loads((tmp_path / "out" / "correlation.json").read_text())["models"]
+    assert [model["figures"]["error"] for model in models] == [0, 1, 2, 3]
+
+
+def test_a_folder_is_one_model(runs, figures, call, tmp_path):
+    again = tmp_path / "again"
+    again.symlink_to(runs[0])
+    result = call("sharpness-correlation", *runs, again, "--figures", figures, "--out", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert "each folder once" in result.stderr
+
+
+def test_figures_of_other_runs_are_not_looked_at(runs, call, tmp_path):
+    rows = [f"{run.name},{place}" for place, run in enumerate(runs)]
+    file = table(tmp_path / "errors.csv", [*rows, "crashed,n/a"], "run,error")
+    result = call("sharpness-correlation", *runs, "--figures", file, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output

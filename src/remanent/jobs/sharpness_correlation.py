@@ -24,24 +24,36 @@ def correlate(runs: Sequence[Path], figures: Path, out: Path, *, seed: int = 0) 
     Args:
         runs: folders of `remanent sharpness`, one for each model, of the same settings.
         figures: a CSV file: a column `run` with the folder or its name, one column for each figure, and where there
-            are groups a column `group`. Rows of other runs are not looked at.
+            are groups a column `group`. Figures of other runs are not looked at.
         out: the folder.
         seed: of the bootstraps.
 
     Raises:
-        InputError: where a folder holds no figures, settings differ, or a run has no row.
+        InputError: where a folder is given twice or holds no figures, settings differ, or a run has no row of its own.
         DataError: naming the line and the column of the table that is wrong.
     """
+    places = [run.resolve() for run in runs]
+    for number, (run, place) in enumerate(zip(runs, places, strict=True)):
+        if place in places[:number]:
+            raise InputError("run", str(run), f"each folder once; {runs[places.index(place)]} is the same one")
     found = [_read(run) for run in runs]
     for run, other in zip(runs[1:], found[1:], strict=True):
         _check_alike(run, other["settings"], runs[0], found[0]["settings"])
-    table = _figures(figures)
+    table = _rows(figures)
     models = []
+    taken: dict[str, Path] = {}
     for run, each in zip(runs, found, strict=True):
         name = next((key for key in (str(run), run.resolve().name) if key in table), None)
         if name is None:
             raise InputError("figures", str(figures), f"a row for {run}: {did_you_mean(run.resolve().name, table)}")
-        group, row = table[name]
+        if name in taken:
+            raise InputError(
+                "figures",
+                f"{name} for both {taken[name]} and {run}",
+                f"a row for each: name them by folder in column {_RUN}",
+            )
+        taken[name] = run
+        group, row = _figures(figures, *table[name])
         models.append(Measured(str(run), one_figure(each), row, group))
     result = study(models, seed=seed).to_dict()
     check_writable(out)
@@ -67,22 +79,29 @@ def _check_alike(run: Path, settings: Mapping[str, Any], first: Path, expected: 
             )  # fmt: skip
 
 
-def _figures(file: Path) -> dict[str, tuple[str | None, dict[str, float]]]:
-    """Run -> (group, figures)."""
+def _rows(file: Path) -> dict[str, tuple[int, dict[str, str]]]:
+    """Run -> its line, and the other cells."""
     header, rows = read_csv(file, "figures")
     if _RUN not in header or not set(header) - {_RUN, _GROUP}:
         raise InputError("figures", str(file), f"a column '{_RUN}' and at least one column of figures")
-    found: dict[str, tuple[str | None, dict[str, float]]] = {}
+    found: dict[str, tuple[int, dict[str, str]]] = {}
     for line, row in enumerate(rows, start=2):
         cells = dict(zip(header, row, strict=True))
-        run, group = cells.pop(_RUN), cells.pop(_GROUP, None)
+        run = cells.pop(_RUN)
         if run in found:
             raise DataError(file, line, _RUN, f"names {run} again; expected one row for each run")
-        numbers = {}
-        for name, text in cells.items():
-            number = finite_number(text)
-            if number is None:
-                raise DataError(file, line, name, f"is {text[:40]!r}; expected a finite number")
-            numbers[name] = number
-        found[run] = (group, numbers)
+        found[run] = (line, cells)
     return found
+
+
+def _figures(file: Path, line: int, cells: Mapping[str, str]) -> tuple[str | None, dict[str, float]]:
+    """The group and the figures of a row."""
+    numbers = {}
+    for name, text in cells.items():
+        if name == _GROUP:
+            continue
+        number = finite_number(text)
+        if number is None:
+            raise DataError(file, line, name, f"is {text[:40]!r}; expected a finite number")
+        numbers[name] = number
+    return cells.get(_GROUP), numbers
