@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import nn
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, RETAIN
 from remanent.auditing.intervals import Sample
-from remanent.auditing.judgement import Criteria
+from remanent.auditing.judgement import WARNED, Criteria
 from remanent.auditing.measure import AuditSet, Measurer
 from remanent.auditing.measures import measures
 from remanent.auditing.membership import priv_leak
+from remanent.auditing.required_line import required_lines
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.tofu import Utility, chosen_probability, harmonic_mean, true_better, utility_interval
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality, log_truth_ratio
@@ -122,6 +124,21 @@ def test_model_utility_by_hand():
     (utility,) = [item for item in made if item.name == "model-utility"]
     assert utility.value == pytest.approx(6 / (3 / 0.5 + 2 / 0.25 + 1 / 0.5))
     assert (utility.records, utility.n) == (RETAIN, 16)
+
+
+def test_of_one_group_no_limit_on_utility_is_decided():
+    """Eight records, however much alike, tell nothing of how groups differ; so too where one group alone answers."""
+    one = [replace(score, group="r") for score in scores("r", probability=0.5, recall=0.9)]
+    some = [
+        replace(score, values={name: value for name, value in score.values.items() if name != "recall" or row < 2})
+        for row, score in enumerate(scores("s", probability=0.5, recall=0.9))
+    ]
+    for part in (one, some):
+        found = utility_interval([scores("a", probability=0.5), part], np.random.default_rng(0), resamples=200)
+        assert (found.value, found.low, found.high) == (pytest.approx(3 / (2 / 0.5 + 1 / 0.9)), 0.0, 1.0)
+        made = measures({(AUDITED, "utility", RETAIN): part}, Criteria(bootstrap_resamples=300))
+        lines = required_lines(made, ["model-utility>=0.5", "model-utility>=0.9", "model-utility<=0.9"])
+        assert [line.verdict for line in lines] == [WARNED] * 3
 
 
 def test_a_model_is_asked():

@@ -128,13 +128,15 @@ def utility_interval(
 ) -> Interval:
     """The harmonic mean of each set's means, by the percentiles of a cluster bootstrap within each set.
 
+    From 0 to 1 where a number was asked of one group alone, whose spread over groups nothing tells.
+
     Args:
         sets: of each set its records' numbers; a number that none of a set's records has is left out.
         generator: draws the groups.
         alpha: one-sided error of each end.
         resamples: draws.
     """
-    means, drawn = [], []
+    means, drawn, least = [], [], math.inf
     for scores in sets:
         names, where = np.unique([score.group for score in scores], return_inverse=True)
         counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
@@ -146,8 +148,11 @@ def utility_interval(
             sums = np.bincount(where, values, len(names))
             sizes = np.bincount(where, there, len(names))
             means.append(float(sums.sum() / sizes.sum()))
+            least = min(least, np.count_nonzero(sizes))
             held = np.maximum(counts @ sizes, 1)  # a draw without the number: it was asked of few
             drawn.append((counts @ sums) / held)
+    if least < 2:
+        return Interval(harmonic_mean(means), 0.0, 1.0)
     rows = np.array(drawn)
     with np.errstate(divide="ignore"):
         found = np.where(rows.min(axis=0) > 0, len(rows) / (1 / rows).sum(axis=0), 0.0)
