@@ -30,11 +30,10 @@ def made(name: str, value: float | None, width: float | None = 0.1, **other: str
     [
         ("model-utility>=0.5", Requirement("model-utility", "", "", True, 0.5)),
         ("model-utility@tofu >= 0.5", Requirement("model-utility", "tofu", "", True, 0.5)),
-        ("tofu:model-utility>=0.5", Requirement("model-utility", "tofu", "", True, 0.5)),
         ("knowledge@muse+int4-row/retain>=.4", Requirement("knowledge", "muse+int4-row", "retain", True, 0.4)),
         ("knowledge/retain<=4e-1", Requirement("knowledge", "", "retain", False, 0.4)),
         ("forget-quality>=-1.3", Requirement("forget-quality", "", "", True, -1.3)),
-        ("lm-eval:my/task.yaml:benchmark<=0.3", Requirement("benchmark", "lm-eval:my/task.yaml", "", False, 0.3)),
+        ("benchmark@lm-eval:my/task.yaml<=0.3", Requirement("benchmark", "lm-eval:my/task.yaml", "", False, 0.3)),
         ("benchmark@lm-eval:a/b.yaml/forget<=0.3", Requirement("benchmark", "lm-eval:a/b.yaml", "forget", False, 0.3)),
         ("membership-min-k++-beyond@full<=0.1", Requirement("membership-min-k++-beyond", "full", "", False, 0.1)),
     ],
@@ -48,7 +47,10 @@ def test_what_is_asked(text: str, expected: Requirement) -> None:
     ("text", "expected"),
     [
         ("model-utillity>=0.5", "did you mean 'model-utility'"),
-        ("tofu:model-utillity>=0.5", "did you mean 'model-utility'"),
+        ("tofu:model-utility>=0.5", "did you mean 'model-utility'"),
+        ("relearn-time@anamnesis>=20", "another measure: what is not regained"),
+        ("anamnesis-index<=1", "another measure: what is not regained"),
+        ("anamnesis-against-unseen/forget>=1", "another measure: what is not regained"),
         ("knowledge/retian>=0.5", "did you mean 'retain'"),
         ("model-utility>0.5", "then >= or <= and a number"),
         ("model-utility>=half", "then >= or <= and a number"),
@@ -91,6 +93,21 @@ def test_the_end_of_the_interval_decides(text: str, verdict: str) -> None:
     assert (line.verdict, line.threshold) == (verdict, Requirement.parse(text).limit)
     assert (line.value is None) == (verdict == NOT_ASSESSABLE)
     assert line.reason.endswith(".")
+
+
+@pytest.mark.parametrize("limit", ["0.5000001", "0.5000002", "1234567.5", "-1e-07", "0.1", "3", "1e+300"])
+def test_a_limit_is_told_to_its_last_digit(limit: str) -> None:
+    (line,) = required_lines([made("model-utility", 0.6)], [f"model-utility>={limit}"])
+    assert line.name == f"model-utility>={limit}"
+    assert f"must reach {limit}:" in line.reason
+    assert words_of(line.name).failed.endswith(f" {limit}")
+    assert Requirement.parse(line.name).limit == line.threshold == float(limit)
+
+
+def test_limits_that_differ_late_are_two_lines() -> None:
+    asked = ["model-utility>=0.5000001", "model-utility>=0.5000002", "model-utility>=0.50000020"]
+    lines = required_lines([made("model-utility", 0.50000015, 0.0)], asked)
+    assert [(line.threshold, line.verdict) for line in lines] == [(0.5000001, PASSED), (0.5000002, FAILED)]
 
 
 def test_each_condition_has_its_line_and_each_measure_its_set() -> None:

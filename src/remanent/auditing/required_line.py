@@ -59,7 +59,7 @@ def _judged(asked: Requirement, item: Measure) -> Line:
         verdict = PASSED if high <= asked.limit else FAILED if low > asked.limit else WARNED
     figure = f"{item.value:+.3f}, a test's outcome without bounds" if item.name in POINTS else shown(found)
     end = {PASSED: "within the limit", FAILED: "beyond the limit", WARNED: UNDECIDED}[verdict]
-    must = f"{'must reach' if asked.at_least else 'may reach'} {asked.limit:g}"
+    must = f"{'must reach' if asked.at_least else 'may reach'} {asked.limit_text}"
     which = "which" if item.name in POINTS else f"whose {'lower' if asked.at_least else 'upper'} bound"
     reason = f"{what}, {item.n} in all: {figure}, {which} {must}: {end}."
     return Line(asked.line, item.condition, verdict, item.value, item.low, item.high, asked.limit, None, reason)

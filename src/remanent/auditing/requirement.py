@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
-from remanent.auditing.measure_names import BENCHMARK, NAMES, UTILITY
+from remanent.auditing.measure_names import ANAMNESIS, ANAMNESIS_UNSEEN, BENCHMARK, NAMES, RELEARN_TIME, UTILITY
 from remanent.errors import InputError, did_you_mean
 
 SETS = (FORGET, RETAIN, CONTROL, "real-authors", "world-facts")  # those that measures are made on
+# Infinite, and without a value in the evidence, just where most is forgotten: a limit would not be met by the best.
+ENDLESS = (RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN)
 _FORM = re.compile(r"(?P<what>.+?)\s*(?P<sign>[<>]=)\s*(?P<limit>[^<>=]+)")
 
 
@@ -36,10 +38,10 @@ class Requirement:
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
-        """From MEASURE, @CONDITION and /RECORDS where named, ">=" or "<=", and a number; CONDITION:MEASURE too.
+        """From MEASURE, @CONDITION and /RECORDS where named, ">=" or "<=", and a number.
 
         Raises:
-            InputError: where it has not that form, or a name is not known.
+            InputError: where it has not that form, a name is not known, or the measure may be infinite.
         """
         found = _FORM.fullmatch(text.strip())
         try:
@@ -55,19 +57,25 @@ class Requirement:
         name, at, condition = what.partition("@")
         if at and not condition:
             raise InputError("require", text, "a condition behind the '@'")
-        if name not in NAMES and not at:
-            condition, _, name = name.rpartition(":")
         if name not in NAMES:
             measure, slash, other = name.partition("/")
             if slash and measure in NAMES:
                 raise InputError("require", text, f"behind the '/' a set of records, {did_you_mean(other, SETS)}")
             raise InputError("require", text, f"a measure, {did_you_mean(name, NAMES)}")
+        if name in ENDLESS:
+            expected = "another measure: what is not regained within the updates asked has no number to judge"
+            raise InputError("require", text, expected)
         return cls(name, condition, records, found["sign"] == ">=", limit)
 
     @property
     def line(self) -> str:
         """The name of its lines, without the condition, which a line has anyhow."""
-        return f"{self.measure}{'/' if self.records else ''}{self.records}{self.sign}{self.limit:g}"
+        return f"{self.measure}{'/' if self.records else ''}{self.records}{self.sign}{self.limit_text}"
+
+    @property
+    def limit_text(self) -> str:
+        """The limit as the shortest text that reads back as the same number, whole ones without ".0"."""
+        return repr(self.limit).removesuffix(".0")
 
     @property
     def sign(self) -> str:

@@ -144,8 +144,8 @@ def words_of(name: str) -> LineWords:
         return LineWords(name, "", f"{name} does not hold")
     bound = "≥" if asked.at_least else "≤"
     label = asked.measure + (f", {asked.records}" if asked.records else "")
-    question = f"Does {label} keep the limit that was declared, {bound} {asked.limit:g}?"
-    return LineWords(label, question, f"{label} is not {bound} {asked.limit:g}", "", "", bound)
+    question = f"Does {label} keep the limit that was declared, {bound} {asked.limit_text}?"
+    return LineWords(label, question, f"{label} is not {bound} {asked.limit_text}", "", "", bound)
 
 
 def clause(line: Line) -> str:
