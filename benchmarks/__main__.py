@@ -84,7 +84,7 @@ def main() -> int:
     torch.set_num_threads(1)
     tiny, runs = arguments.tiny, arguments.runs
     what = (
-        f"{subject.name(tiny)}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
+        f"commit {_commit()}, {subject.name(tiny)}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}; median of {runs} (least to most)"
     )
     kept = None if arguments.out is None else arguments.out.with_suffix(".partial.json")
@@ -116,8 +116,16 @@ def _kept(file: Path | None, what: str) -> dict[str, Part]:
     return {
         name: Part(**{**one, "rows": [Row(**row) for row in one["rows"]]})
         for name, one in read["parts"].items()
-        if name in PARTS
+        if name in PARTS and one.get("absent", []) == _absent(name)
     }
+
+
+def _commit() -> str:
+    """What is measured; with what was changed since, where something was."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return found.stdout.strip() or "unknown"
 
 
 def _absent(part: str) -> list[str]:

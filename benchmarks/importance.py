@@ -73,7 +73,8 @@ def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The greatest over all weights, each tensor's relative to its largest value: what cancels to nothing has no
     relative error of its own."""
     assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - value).abs().max() / value.abs().max()) for name, value in theirs.items())
+    apart = [(ours[name] - value).abs().max() / value.abs().max().clamp_min(1e-30) for name, value in theirs.items()]
+    return float(torch.stack(apart).max())  # not a number where one of them is not
 
 
 def _only(record: Encoded, token: int) -> tuple[int, ...]:

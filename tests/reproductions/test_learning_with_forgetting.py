@@ -97,6 +97,7 @@ def of_seed(seed):
     task = [of[_A][pair] for pair in new]
     asked_of_it = [of[sign][pair] for sign in (_B, _A) for pair in known]
     mine = own_answers(model, asked_of_it, max_new_tokens=1, decoding=Greedy())
+    assert len(mine) == len(asked_of_it)  # one that is answered by its end alone would be left out
     asked = {"A": [of[_A][pair] for pair in unseen], "B": list(of[_B].values())}
     settings = {"learning_rate": 5e-4, "steps": 200, "batch_size": 8}
     top = with_settings(method(), **settings)

@@ -58,7 +58,7 @@ def unlearned(world: World, taught: State, name: str, seed: int) -> State:
     build, passes = {**WAYS, **ABLATIONS}[name]
     method = with_settings(build(), learning_rate=RATE, batch_size=BATCH, schedule="constant", warmup=0.0)
     beforehand = method.passes_beforehand({role: len(records) for role, records in world.encoded.items()})
-    method = with_settings(method, steps=(PASSES - beforehand // BATCH) // passes)
+    method = with_settings(method, steps=(PASSES - -(-beforehand // BATCH)) // passes)
     if "refusal" not in world.encoded:
         world.encoded["refusal"] = encode_all(refusals(world.records["forget"], seed=0), world.tokenizer)
     roles = {"forget": "forget", "retain": "retain-train", "refusal": "refusal"}

@@ -36,6 +36,7 @@ class System:
         views: kinds of model it runs on: "full", "lora", "lora-nf4".
         notes: what differs from the paper.
         leaf: of one that makes a model forget, its place in the tree of `taxonomy`.
+        host: the hyper-parameter that names the method which it is put round; "" where it is put round none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class System:
     views: tuple[str, ...] = ("full", "lora", "lora-nf4")
     notes: str = ""
     leaf: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,12 @@ class Entry:
         return {name: item for name, item in self._parameters.items() if item.kind is not item.VAR_KEYWORD}
 
     def accepted(self, given: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
-        """Name -> parameter, where these values are given: of a method that is put round another, `objective`, also the
-        other's, as "host.NAME"."""
-        found = dict(self.hyperparameters)
-        if len(found) == len(self._parameters):
+        """Name -> parameter, where these values are given: of a method that is put round another also the other's, as
+        "host.NAME"."""
+        found, naming = dict(self.hyperparameters), self.system.host
+        if not naming:
             return found
-        host = methods().get(given.get("objective", found["objective"].default))
+        host = methods().get(given.get(naming, found[naming].default))
         return found | ({} if host is None else {f"{HOST}{name}": item for name, item in host.hyperparameters.items()})
 
     @property

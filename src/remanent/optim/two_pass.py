@@ -68,6 +68,9 @@ class TwoPass(Optimizer):
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise InputError("max_grad_norm", max_grad_norm, "a number above 0, or None")
         super().__init__(params, dict(fields))
+        if model is None and any(sharded_on(weight) for group in self.param_groups for weight in group["params"]):
+            expected = "the model whose weights are sharded: a pass without a backward pass holds them gathered"
+            raise InputError("model", None, expected)
         self._fields = dict(fields)
         self.model, self.perturbation, self.same_masks = model, perturbation, same_masks
         self.max_grad_norm = max_grad_norm
@@ -160,10 +163,6 @@ class TwoPass(Optimizer):
         if plan == "there":
             self.zero_grad()
         gradients = gradients_of(weights)
-        if self.model is None and any(map(sharded_on, weights.values())):
-            raise InputError(
-                "model", None, "the FSDP2 model: a pass without a backward pass holds its weights gathered"
-            )
         if scaler is not None and gradients:
             torch._foreach_mul_(list(gradients.values()), 1.0 / scaler.get_scale())
         moved = weights.only(self._moving(weights, gradients))

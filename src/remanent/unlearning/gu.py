@@ -38,6 +38,7 @@ SYSTEM = System(
     needs=("forget", "retain"),
     notes="The paper's projection; not its later corrections of the finished step. The tangent's strength is not "
     "published and 0 here. Exact only without momentum: AdamW's first moment is as the loop has it unless beta1 is 0.",
+    host="objective",
 )
 
 
