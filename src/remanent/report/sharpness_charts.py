@@ -18,6 +18,7 @@ from remanent.report.text import visible
 
 _WIDE = 30  # of the largest value over the smallest, beyond which an axis is logarithmic
 _CONTOURS = 12
+_LABEL = 40  # characters of a line's name
 _NONE: Estimate = {"value": None, "low": None, "high": None}
 
 
@@ -76,12 +77,13 @@ def _top(names: list[str]) -> float:
     return 0.16 + 0.17 * math.ceil(len(names) / _columns(names))
 
 
-def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figure:
+def _dots(rows: dict[str, dict[str, Estimate]], label: str) -> Figure:
     """Lines of figures, a mark a series: line -> series -> figure."""
     names = list(dict.fromkeys(name for items in rows.values() for name in items))
     step = min(0.24, 0.7 / max(1, len(names)))
     height = max(0.34, 0.16 * len(names)) * len(rows) + 0.6 + _top(names)
-    figure, axes = new_figure(height, left=left, bottom=0.46, top=_top(names))
+    longest = max(len(visible(name, _LABEL)) for name in rows)
+    figure, axes = new_figure(height, left=min(0.58, 0.06 + 0.0133 * longest), bottom=0.46, top=_top(names))
     values = [item["value"] for items in rows.values() for item in items.values() if item["value"] is not None]
     wide = bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
     left_end = min(values, default=0.0) / 3
@@ -100,7 +102,7 @@ def _dots(rows: dict[str, dict[str, Estimate]], label: str, left: float) -> Figu
         axes.set_xlim(left=left_end)
     else:
         axes.axvline(0, color=SOFT, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [visible(name, 34) for name in rows])
+    axes.set_yticks(range(len(rows)), [visible(name, _LABEL) for name in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(label)
     _legend(figure, names, line=False)
@@ -119,7 +121,7 @@ def _by_name(rows: list[Row], figure: Callable[[Row], Estimate | None], label: s
     found: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         found.setdefault(row["name"], {})[row["series"]] = figure(row) or _NONE
-    return _dots(found, label, 0.4)
+    return _dots(found, label)
 
 
 def _layers(rows: list[Row]) -> Figure:
@@ -127,7 +129,7 @@ def _layers(rows: list[Row]) -> Figure:
     for row in rows:
         for name, item in [*row["layers"].items(), ("all together", row["whole"])]:
             found.setdefault(name, {})[row["series"]] = item["loss"]
-    return _dots(found, "growth of the loss, nats", 0.36)
+    return _dots(found, "growth of the loss, nats")
 
 
 def _stragglers(rows: list[Row]) -> Figure:
@@ -147,7 +149,7 @@ def _by_layer(rows: list[Row], key: str, label: str) -> Figure:
     for row in rows:
         for name, item in row[key].items():
             found.setdefault(name, {})[row["series"]] = item
-    return _dots(found, label, 0.36)
+    return _dots(found, label)
 
 
 def _curve(axes: Axes, at: list[float], losses: list[Estimate], style: dict[str, Any]) -> None:
