@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 sys.path.append(str(Path(__file__).parents[1]))
 from tests.reproductions.study_rows import RESULTS, mean_and_interval, mean_and_range
 
+_TABLE = RESULTS / "all_methods.md"
 _PLOTS = ("recovery.png", "trilemma.png", "all_methods.png")
 _IN_REPOSITORY = "../tests/reproductions/results/"
 _FIGURES = {"gap": "+.2f", "relearnt": "+.2f", "kept": ".2f"}
@@ -24,8 +25,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in _PLOTS:
         if (RESULTS / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(RESULTS / name)))
-    if (RESULTS / "all_methods.md").is_file():
-        files.append(File.generated(config, "all-methods.md", abs_src_path=str(RESULTS / "all_methods.md")))
+    if _TABLE.is_file():
+        files.append(File.generated(config, "all-methods.md", abs_src_path=str(_TABLE)))
     return files
 
 
@@ -41,7 +42,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def beside_others(name: str) -> str:
     """A method's rows in the table of all methods and in that of recovery; "" where it is in neither."""
     parts = []
-    if found := _by_data(name):
+    if _TABLE.is_file() and (found := _by_data(name)):
         lines = ["| records | learning rate | gap at the worst precision | after relearning | kept | forgotten |"]
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for data, rows in found.items():
