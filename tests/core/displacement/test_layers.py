@@ -8,13 +8,16 @@ import torch
 from remanent.core.displacement import (
     AdapterOff,
     Ascent,
+    Erasure,
     Here,
     Interpolation,
+    LayerOff,
     Noise,
     OneOf,
     Pruning,
     Relearning,
     Rounding,
+    Subspace,
     Then,
 )
 from remanent.core.selection import EVERYTHING
@@ -164,3 +167,22 @@ def test_what_moves_the_model_as_a_whole_is_refused(name, tiny_llama, make_batch
 def test_a_model_is_needed(tiny_llama):
     with pytest.raises(InputError, match="model"), Noise(0.1).at(Weights.of(tiny_llama()), layer_by_layer=True):
         pass
+
+
+@pytest.mark.parametrize(
+    "point", [Rounding("int4-row"), LayerOff(0), Erasure({1: Subspace(torch.eye(32)[:, :4], torch.zeros(32))})], ids=str
+)
+def test_a_compiled_model_is_there_too(point, tiny_llama, make_batch):
+    torch._dynamo.reset()
+    model, batch = tiny_llama(), make_batch(2)
+    options = {"layer_by_layer": isinstance(point, Rounding)}
+    with torch.no_grad():
+        here = logits(model, batch)
+        with point.at(model, **options):
+            there = logits(model, batch)
+        model.compile(backend="eager")
+        logits(model, batch)
+        with point.at(model, **options):
+            assert torch.equal(logits(model, batch), there)
+        assert torch.equal(logits(model, batch), here)
+    assert not torch.equal(here, there)

@@ -86,6 +86,7 @@ class Erasure(Displacement):
             raise InputError("model", None, "a model, since hooks sit on its layers")
         context.passing = True
         context.cleanup.callback(install(context.model, self.subspaces))
+        context.cleanup.enter_context(torch.compiler.set_stance("force_eager"))  # what is compiled sees no hooks
 
     def __str__(self) -> str:
         return f"erasure-{sum(item.rank for item in self.subspaces.values())}"

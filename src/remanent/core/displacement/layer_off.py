@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from remanent.core.activations import decoder_layers
@@ -41,6 +42,7 @@ class LayerOff(Displacement):
         context.passing = True
         handle = layers[self.layer].register_forward_hook(_handed_on, with_kwargs=True)
         context.cleanup.callback(handle.remove)
+        context.cleanup.enter_context(torch.compiler.set_stance("force_eager"))  # what is compiled sees no hooks
 
     def __str__(self) -> str:
         return f"layer-{self.layer}-off"

@@ -64,6 +64,7 @@ def layer_by_layer(displacement: Displacement, model: nn.Module | Weights, conte
             own = model.__dict__.get("generate")
             model.__dict__["generate"] = _refuse_generation
             stack.callback(_set_back, model, own)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # what is compiled sees no hooks
         for module in layers:
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave, always_call=True).remove)
