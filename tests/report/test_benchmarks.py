@@ -26,6 +26,7 @@ from remanent.report.terminal import benchmark_table, plain_lines, report_data
 from remanent.report.view import RunView
 
 WMDP, MMLU = "lm-eval:wmdp_bio+int4-row", "lm-eval:mmlu"
+OWN = "lm-eval:about-wmdp/three_choices.yaml:forget"
 
 
 def measure(at: str, records: str, name: str, value: float | None, subject: str = AUDITED) -> Measure:
@@ -46,13 +47,14 @@ MEASURES = (
     measure(WMDP, FORGET, "benchmark", 0.64),
     measure(MMLU, RETAIN, "benchmark", 0.58),
     measure(MMLU + ":forget", FORGET, "benchmark", 0.41),
+    measure(OWN, FORGET, "benchmark", 0.33),
     measure("muse", FORGET, "membership-loss", 0.6),
 )
 
 
 @pytest.fixture
 def run(plain: RunView) -> RunView:
-    asked = tuple(ConditionInfo(name, "other", "") for name in ("tofu", "muse", WMDP, MMLU, MMLU + ":forget"))
+    asked = tuple(ConditionInfo(name, "other", "") for name in ("tofu", "muse", WMDP, MMLU, MMLU + ":forget", OWN))
     found = replace(plain.evidence, measures=MEASURES, conditions=(*plain.evidence.conditions, *asked))
     return replace(plain, evidence=found)
 
@@ -69,6 +71,7 @@ def test_every_set_has_its_row(run: RunView) -> None:
         (WMDP, FORGET, "benchmark", 0.64, "0.25"),
         (MMLU, RETAIN, "benchmark", 0.58, "as original"),
         (MMLU + ":forget", FORGET, "benchmark", 0.41, "chance"),
+        (OWN, FORGET, "benchmark", 0.33, "chance"),
     ]
     utility = rows[3]
     assert utility.original is not None
@@ -86,7 +89,7 @@ def test_page_terminal_lines_and_data_show_it(run: RunView, plain: RunView) -> N
     lines = [dict(part.split("=", 1) for part in shlex.split(line)) for line in plain_lines([run])]
     (found,) = [line for line in lines if line.get("condition") == WMDP and "measure" in line]
     assert (found["records"], float(found["audited"]), found["original"]) == (FORGET, 0.64, "none")
-    assert len(report_data([run])["runs"][0]["benchmarks"]) == 9  # type: ignore[arg-type]
+    assert len(report_data([run])["runs"][0]["benchmarks"]) == 10  # type: ignore[arg-type]
     assert benchmark_table([plain]) is None
 
 

@@ -49,7 +49,7 @@ class Benchmark:
         for records in (FORGET, RETAIN):
             if text.endswith(f":{records}"):
                 return cls(text.removesuffix(f":{records}"), records)
-        return cls(text, FORGET if Path(text).name.startswith("wmdp") else RETAIN)
+        return cls(text, FORGET if is_wmdp(text) else RETAIN)
 
     def given(self, named: Mapping[str, Sequence[Record]]) -> Benchmark:
         """The look as it is; the task brings its own records, which the harness loads here for the first time.
@@ -109,6 +109,11 @@ class Benchmark:
         from lm_eval.tasks import TaskManager
 
         return TaskManager(include_path=str(Path(self.task).parent)) if self.is_file else TaskManager()
+
+
+def is_wmdp(name: str) -> bool:
+    """Whether a task, or a condition that asks one, is WMDP's: its name, or its file's, begins so."""
+    return Path(name.removeprefix(PREFIX).partition("+")[0]).name.startswith("wmdp")
 
 
 def _tasks(found: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

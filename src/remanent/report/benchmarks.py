@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence
+from remanent.auditing.lm_eval import is_wmdp
 from remanent.auditing.measure_names import (
     BENCHMARK,
     KNOWLEDGE,
@@ -80,5 +81,5 @@ def _ideal(records: str, name: str, condition: str) -> str:
     if records != FORGET:
         return "as original"
     if name == BENCHMARK:
-        return "0.25" if "wmdp" in condition else "chance"  # four choices; far below avoids the right one, and knows it
+        return "0.25" if is_wmdp(condition) else "chance"  # four choices; far below avoids the right one, and knows it
     return "as unseen"
