@@ -19,7 +19,7 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was removed and what remains as JSON.")] = False,
 ) -> None:
-    """Remove what a run or a sweep keeps that still holds the knowledge, and list what it cannot remove.
+    """Remove what a run or a sweep keeps that still knows, and list what it cannot remove.
 
     Removes the run's checkpoints with the optimizer's state, its finished measurements, answers from before, and the
     cached reference scores. Leaves the model, the audit and the certificate, which can be verified afterwards as
