@@ -36,7 +36,8 @@ BOTH = ("full", "int4")
 ROUNDED = {"durableun-saf", "durable", "as-stranger"}
 # Methods of other runs (retrain), of sequences (fit), or that only make their model at the end.
 LEFT_OUT = {"retrain", "fit"}
-SETTINGS = {"rmu": {"layer": 1}, "durableun-saf": {"alpha": 1.0}}
+# durable with NPO's weights, beside which it stands.
+SETTINGS = {"rmu": {"layer": 1}, "durableun-saf": {"alpha": 1.0}, "durable": {"retain_weight": 1.0}}
 
 
 def ways() -> dict[str, Method]:

@@ -33,7 +33,7 @@ def method(
     roundings: str = "int4-row,int4-g32,nf4",
     rounded_weight: float = 1.0,
     forget_weight: float = 1.0,
-    retain_weight: float = 1.0,
+    retain_weight: float = 8.0,
 ) -> Method:
     """Durable unlearning.
 
@@ -42,7 +42,8 @@ def method(
         roundings: formats to take in turn, separated by commas.
         rounded_weight: weight of both losses at the rounded point.
         forget_weight: weight of the forget loss at both points.
-        retain_weight: weight of the retain loss at both points.
+        retain_weight: weight of the retain loss at both points, above 1 since the forget loss sums over an answer's
+            tokens and this one is a mean over tokens.
     """
     return Method(
         NPO(beta),
