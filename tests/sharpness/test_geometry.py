@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from remanent.core.batch import collate
 from remanent.core.catalogue import systems
-from remanent.core.importance.losses import class_nll, token_nll
+from remanent.core.importance.losses import class_nll, mean_answer_nll, token_nll
 from remanent.errors import InputError, UnsupportedError
 from remanent.sharpness import LossSurface
 from remanent.sharpness.active_neurons import active_neurons
@@ -17,6 +18,7 @@ from remanent.sharpness.correlation import Measured, correlation, study
 from remanent.sharpness.estimate import bootstrapped, mean_over, over_batches
 from remanent.sharpness.layers import layers_of
 from remanent.sharpness.ntk import tangent_kernel, tangent_kernel_of_losses
+from remanent.sharpness.surface import token_record
 from remanent.sharpness.vit_sam import geometry
 
 
@@ -54,6 +56,24 @@ def test_the_tangent_kernel_of_losses_is_that_of_the_records_gradients(classifie
     assert found.condition.value == pytest.approx(float(values[0] / values[-1]), rel=1e-6)
     with pytest.raises(InputError, match="first batch"):
         tangent_kernel_of_losses(LossSurface(surface.model, [(batch[0][:1], batch[1][:1])]))
+
+
+def test_a_row_of_the_kernel_of_losses_is_a_record(tiny_llama, make_records):
+    batch = collate(make_records(3, longest=6), range(3), 0)
+    surface = LossSurface(tiny_llama(), [batch], token_nll)
+    with pytest.raises(InputError, match=r"of 3 records.*mean_answer_nll"):
+        tangent_kernel_of_losses(surface)
+    found = tangent_kernel_of_losses(surface, mean_answer_nll)
+    assert found.rows == 3
+    assert found.to_dict() == tangent_kernel_of_losses(replace(surface, loss=mean_answer_nll)).to_dict()
+
+
+def test_the_mean_loss_of_an_answer_is_that_of_its_tokens(tiny_llama, make_records):
+    batch = collate(make_records(3, longest=6), range(3), 0)
+    model = tiny_llama()
+    owner, tokens = token_record(batch), token_nll(model, batch)
+    expected = [float(tokens[owner == place].detach().mean()) for place in range(3)]
+    assert mean_answer_nll(model, batch).tolist() == pytest.approx(expected)
 
 
 def test_padding_is_no_active_neuron(tiny_llama, make_records):
@@ -146,6 +166,17 @@ def test_a_study_is_every_measure_against_every_figure():
         study([*models[:4], Measured("other", {"a": 1.0}, {"rate": 1.0})])
     with pytest.raises(InputError, match="group"):
         study([*models[:4], Measured("other", {"a": 1.0}, {"error": 1.0}, "plain")])
+    with pytest.raises(InputError, match="models: got '0'"):
+        study([*models, models[0]])
+    with pytest.raises(InputError, match="other: error nan"):
+        study([*models[:4], Measured("other", {"a": 1.0}, {"error": math.nan})])
+
+
+def test_figures_of_a_study_may_come_in_any_order():
+    figures = [{"error": float(place), "rate": -float(place)} for place in range(4)]
+    figures[2] = dict(reversed(figures[2].items()))
+    found = study([Measured(str(place), {"a": float(place)}, row) for place, row in enumerate(figures)])
+    assert {name: item.tau.value for name, item in found.correlations["a"].items()} == {"error": 1, "rate": -1}
 
 
 def test_intervals_cover_as_often_as_they_say():

@@ -6,15 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from remanent.core.displacement import AutoPGD, Rounding, Then
-from remanent.core.importance.losses import token_nll
+from remanent.core.importance.losses import class_nll, token_nll
 from remanent.core.selection import Selection
 from remanent.errors import DivergedError, InputError, UnsupportedError
 from remanent.sharpness import LossSurface
 from remanent.sharpness.logits import normalized, normalized_class_nll, normalized_token_nll
 from remanent.sharpness.modern_sharpness import Definition, sharpness
-from remanent.sharpness.surface import ADAPTERS, token_wrong
+from remanent.sharpness.surface import ADAPTERS, class_wrong, token_wrong
 
 # L = (4 a^2 + b^2) / 2 at (1, 2), rho 0.1. An average is half of rho^2 times the curvature in units of the scale where
 # the gradient is 0, so its centre is moved there.
@@ -189,3 +190,23 @@ def test_a_loss_that_is_not_finite_is_said(classifier):
         sharpness(surface, Definition(0.1))
     with pytest.raises(DivergedError, match="Hessian"):
         eigenvalues(surface)
+
+
+def test_a_transformers_classifier_is_as_good_as_a_module_that_returns_its_logits():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=3, **shape)).eval()
+    batch = (torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
+    with torch.no_grad():
+        logits = model(batch[0]).logits
+        for loss, of_logits in (
+            (class_wrong, (logits.argmax(dim=1) != batch[1]).float()),
+            (normalized_class_nll(), functional.cross_entropy(normalized(logits), batch[1], reduction="none")),
+            (class_nll, functional.cross_entropy(logits, batch[1], reduction="none")),
+        ):
+            assert torch.equal(loss(model, batch), of_logits)
+    surface = LossSurface(model, [batch], normalized_class_nll(), class_wrong)
+    found = sharpness(surface, Definition.parse("worst-l2-0.05", 2))
+    assert math.isfinite(found.loss.value)

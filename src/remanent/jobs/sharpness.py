@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from remanent.auditing.condition import parse_conditions
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import Displacement
 from remanent.core.files import read_json, write_json
-from remanent.core.importance.losses import answer_nll, token_nll
+from remanent.core.importance.losses import answer_nll, mean_answer_nll, token_nll
 from remanent.core.run_folder import RunFolder
-from remanent.core.scores import answer_scores
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.data.encode import encode_all, pad_id
@@ -281,14 +279,9 @@ def _tasks(
                     name,
                     rows,
                     rows * _BACKWARD,
-                    lambda tick: tangent_kernel_of_losses(surface, _mean_answer_nll, on_row=tick),
+                    lambda tick: tangent_kernel_of_losses(surface, mean_answer_nll, on_row=tick),
                 )
     return found
-
-
-def _mean_answer_nll(model: nn.Module, batch: Batch) -> torch.Tensor:
-    scores = answer_scores(model, batch)
-    return scores.nll / scores.counts
 
 
 # Of a language model, whose loss a tenth of every weight destroys.

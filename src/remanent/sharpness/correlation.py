@@ -122,17 +122,24 @@ def study(models: Sequence[Measured], *, seed: int = 0) -> Study:
     A model without a measure is left out of that measure; one that fewer than 4 models have is left out whole.
 
     Args:
-        models: at least 4, with the same figures.
+        models: at least 4, of different names, with the same figures.
         seed: of the bootstraps.
 
-    Raises InputError where there are fewer, a figure is missing or not finite, or only some models have a group.
+    Raises InputError where there are fewer, a name comes twice, a figure is missing or not finite, or only some models
+    have a group.
     """
     if len(models) < _FEWEST:
         raise InputError("models", len(models), f"at least {_FEWEST}")
     figures = list(models[0].figures)
+    names = [model.name for model in models]
     for model in models:
-        if list(model.figures) != figures:
+        if names.count(model.name) > 1:
+            raise InputError("models", model.name, "a name for each model; it names several")
+        if set(model.figures) != set(figures):
             raise InputError("figures", f"{model.name}: {', '.join(model.figures)}", ", ".join(figures))
+        for figure, value in model.figures.items():
+            if not math.isfinite(value):
+                raise InputError("figures", f"{model.name}: {figure} {value}", "finite figures")
         if (model.group is None) != (models[0].group is None):
             raise InputError("group", f"{model.name}: {model.group}", "a group for each model, or for none")
     found: dict[str, dict[str, Correlation]] = {}

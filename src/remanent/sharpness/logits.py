@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from remanent.core.batch import Batch
 from remanent.core.importance.losses import SampleLoss, class_nll, logits_of_answers, token_nll
+from remanent.core.model_inputs import logits_of
 from remanent.errors import InputError
 
 Form = Literal["code", "paper"]
@@ -38,7 +39,7 @@ def normalized_class_nll(form: Form = "code") -> SampleLoss:
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         inputs, labels = batch
-        return functional.cross_entropy(normalized(model(inputs), form), labels, reduction="none")
+        return functional.cross_entropy(normalized(logits_of(model(inputs)), form), labels, reduction="none")
 
     return loss
 

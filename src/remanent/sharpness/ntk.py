@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from remanent.core.importance.losses import SampleLoss
+from remanent.core.importance.measure import records_of
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
@@ -97,13 +98,24 @@ def tangent_kernel_of_losses(
 
     Args:
         surface: model, batches, weights and point; the first batch has at least 2 records.
-        loss: (model, batch) -> one for each record; the surface's own by default.
+        loss: (model, batch) -> one for each record, such as `mean_answer_nll` of a language model; the surface's own
+            by default.
         on_row: called after each record.
+
+    Raises:
+        InputError: where the batch has one record, or the losses are not one for each, as `token_nll`'s are not.
     """
     with surface.entered() as weights:
-        losses = (loss or surface.loss)(surface.model, surface.batches[0])
-        if len(losses) < 2:
+        records = records_of(surface.batches[0])
+        if records < 2:
             raise InputError("batches", "a first batch of one record", "at least 2 in it")
+        losses = (loss or surface.loss)(surface.model, surface.batches[0])
+        if losses.shape != (records,):
+            raise InputError(
+                "loss",
+                f"losses {tuple(losses.shape)} of {records} records",
+                "one for each record, as of mean_answer_nll",
+            )
         rows = []
         for value in losses:
             rows.append(_gradient(value, list(weights.values())))

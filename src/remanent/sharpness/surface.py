@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from remanent.core.batch import IGNORED, Batch
 from remanent.core.displacement import Displacement, Here
 from remanent.core.importance.losses import SampleLoss, class_nll
+from remanent.core.model_inputs import logits_of
 from remanent.core.scores import answer_scores
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.state import State
@@ -118,7 +119,7 @@ ADAPTERS = Selection(kinds=("adapter",))
 def class_wrong(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """1 for each sample whose most likely class is not its label: (samples,). `batch`: inputs and int64 labels."""
     inputs, labels = batch
-    wrong: Tensor = model(inputs).argmax(dim=-1) != labels
+    wrong: Tensor = logits_of(model(inputs)).argmax(dim=-1) != labels
     return wrong.float()
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch
+from remanent.core.model_inputs import logits_of
 from remanent.core.scores import answer_scores
 
 # (model, batch) -> one loss for each record, or for batch-wise importances one for each of whatever is averaged over
@@ -19,6 +20,12 @@ SampleLoss = Callable[[nn.Module, Any], Tensor]
 def answer_nll(model: nn.Module, batch: Batch) -> Tensor:
     """Summed NLL of each record's answer, in nats: (records,). The empirical Fisher's loss."""
     return answer_scores(model, batch).nll
+
+
+def mean_answer_nll(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean NLL of the scored tokens of each record, in nats per token: (records,)."""
+    scores = answer_scores(model, batch)
+    return scores.nll / scores.counts
 
 
 def token_nll(model: nn.Module, batch: Batch) -> Tensor:
@@ -31,8 +38,7 @@ def logits_of_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, T
 
     Returns float32 or float64 logits (tokens, vocabulary), labels (tokens,), and the row of each token (tokens,).
     """
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    logits = output if isinstance(output, Tensor) else output.logits
+    logits = logits_of(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask))
     scored = batch.labels[:, 1:] != IGNORED
     found = logits[:, :-1][scored]
     found = found if found.dtype == torch.float64 else found.float()
@@ -69,7 +75,7 @@ def squared_answer_logits(model: nn.Module, batch: Batch) -> Tensor:
 def class_nll(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of each sample of a classifier, in nats: (samples,). `batch`: inputs and int64 labels."""
     inputs, labels = batch
-    return functional.cross_entropy(_outputs(model, inputs), labels, reduction="none")
+    return functional.cross_entropy(logits_of(model(inputs)), labels, reduction="none")
 
 
 def sampled_class_nll(generator: Generator) -> SampleLoss:
@@ -80,21 +86,18 @@ def sampled_class_nll(generator: Generator) -> SampleLoss:
     """
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        return _drawn_nll(_outputs(model, batch), generator)
+        return _drawn_nll(logits_of(model(_inputs(batch))), generator)
 
     return loss
 
 
 def squared_outputs(model: nn.Module, batch: Any) -> Tensor:
     """|f(x)|_2^2 of each sample of a classifier: (samples,). `batch`: inputs, or inputs and labels."""
-    return _outputs(model, batch).square().sum(dim=-1)
+    return logits_of(model(_inputs(batch))).square().sum(dim=-1)
 
 
-def _outputs(model: nn.Module, batch: Any) -> Tensor:
-    """A classifier's outputs: a tensor, or the logits among what transformers' models give."""
-    output = model(batch if isinstance(batch, Tensor) else batch[0])
-    found: Tensor = output if isinstance(output, Tensor) else output.logits
-    return found
+def _inputs(batch: Any) -> Any:
+    return batch if isinstance(batch, Tensor) else batch[0]
 
 
 def _drawn_nll(logits: Tensor, generator: Generator) -> Tensor:
