@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -117,3 +118,29 @@ def test_what_a_run_wrote_of_itself_runs_again(call, world, written, tmp_path):
     assert call("run", tmp_path / "first" / "config.yaml", "--out", tmp_path / "second").exit_code in (0, 1)
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("first", "second")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        ("utility", "at: got 'utility'; expected a retain set with questions"),
+        ("lm-eval:none.yaml", "at: got 'lm-eval:none.yaml'; expected a task's name, or the path of its YAML file"),
+        ("divergence:nowhere", "expected the folder of a saved model"),
+    ],
+)
+def test_a_condition_that_cannot_be_asked_is_refused_before_the_unlearning(
+    call, world, written, tmp_path, monkeypatch, at, says
+):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: name == "lm_eval" or find_spec(name, *more))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(
+        "".join(json.dumps({"text": f"A page of the book of number {n}.", "group": n}) + "\n" for n in range(20))
+    )
+    data = filled(written, world, at=at)
+    data["unlearn"]["data"]["retain"] = str(texts)
+    written.write_text(yaml.safe_dump(data))
+    result = call("run", written, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert says in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()

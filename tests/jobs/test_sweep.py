@@ -223,6 +223,7 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
         (sweep_world.file(seeds=[1], fresh_seeds=[1]), "seeds"),
         (sweep_world.file(audit={"at": "int5-nonsense"}), "at"),
         (sweep_world.file(audit={"epsilonn": 1.0}), "epsilon"),
+        (sweep_world.file(audit={"at": "divergence:nowhere"}), "the folder of a saved model"),
         (sweep_world.file(hyperparameters={"beta": [0.1, -1.0]}), "beta"),
         (sweep_world.file(unlearn={"data": {**sweep_world.data()["unlearn"]["data"], "control": None}}), "control"),
     ):

@@ -135,10 +135,7 @@ def audit(
     if AUDITED not in subjects:
         raise InputError("subjects", ", ".join(subjects), f"a loader for '{AUDITED}'")
     named = data.named()
-    plan = _askable(_installed(plan), named)
-    for condition in plan.conditions:
-        if condition.attack is not None:
-            condition.attack.check(condition.info.name, named, ORIGINAL in subjects)
+    plan = askable(plan, named, ORIGINAL in subjects)
     measurements: list[Measurement] = []
     texts: dict[tuple[str, str, str], list[TextScore]] = {}
     digests: dict[str, Mapping[str, str]] = {}
@@ -218,8 +215,19 @@ def _installed(plan: AuditPlan) -> AuditPlan:
     return plan
 
 
-def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPlan:
-    """With examples for few-shot prompts; without what an ensemble brings and these records do not allow."""
+def askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]], original: bool) -> AuditPlan:
+    """The plan ready for these records, before there is any model: with examples for few-shot prompts; without what an
+    ensemble brings and these records, or what is installed here, do not allow.
+
+    Args:
+        plan: what is asked for.
+        named: set -> records.
+        original: whether the original model is asked too.
+
+    Raises:
+        InputError: where a condition that was asked for by name cannot be asked.
+    """
+    plan = _installed(plan)
     for condition in plan.conditions:
         try:
             if condition.answers_only and not plan.generate:
@@ -236,6 +244,9 @@ def _askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]]) -> AuditPla
             if not condition.optional:
                 raise
             plan = _without(plan, condition, f"it needs {error.expected}")
+    for condition in plan.conditions:
+        if condition.attack is not None:
+            condition.attack.check(condition.info.name, named, original)
     return plan
 
 

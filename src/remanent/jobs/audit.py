@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
-from remanent.auditing.condition import parse_conditions
+from remanent.auditing.audit import AuditData, AuditPlan, Loader, askable, audit
+from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Criteria, Judgement
@@ -50,20 +50,12 @@ def run_audit(
     interface = interface or Interface()
     data = load_data(settings.data, records)
     others = _against_the_run(RunFolder(out), settings, data)
-    conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
-    Criteria.from_settings(settings.model_dump())
-    check_conditions(settings.require, (condition.info.name for condition in conditions))
+    conditions, asked = _asked(settings, data)
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
     for name in given.values():
         find(name)  # a model that is not there is said before any work
-    asked = AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
     notes = _notes(settings, data)
-    if len({record.group for record in data.forget}) < 2:
-        # A request about one person leaves nobody to ask after another was relearned; without a forget set nobody is.
-        conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
-        if data.forget:
-            notes += ("Relearning on a part of the forget set was not tried: all of it is about one group.",)
     check_writable(out)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -101,6 +93,31 @@ def run_audit(
     judgement = judge(evidence)
     _write(RunFolder(out), settings, evidence, judgement, interface)
     return evidence, judgement
+
+
+def check_audit(settings: AuditSettings, data: JobData) -> None:
+    """See, while the model to audit need not be there yet, that an audit could be made of these records.
+
+    Raises:
+        InputError: for a threshold, a limit or a condition that is wrong, or that these records do not allow.
+        MissingExtraError: for one that needs what is not installed.
+    """
+    conditions, asked = _asked(settings, data)
+    askable(AuditPlan(conditions, generate=settings.generate), asked.named(), settings.reference is not None)
+
+
+def _asked(settings: AuditSettings, data: JobData) -> tuple[list[Condition], AuditData]:
+    conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    Criteria.from_settings(settings.model_dump())
+    check_conditions(settings.require, (condition.info.name for condition in conditions))
+    if _of_one_group(data):
+        # A request about one person leaves nobody to ask after another was relearned; without a forget set nobody is.
+        conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
+    return conditions, AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
+
+
+def _of_one_group(data: JobData) -> bool:
+    return len({record.group for record in data.forget}) < 2
 
 
 def _against_the_run(run: RunFolder, settings: AuditSettings, data: JobData) -> list[str] | None:
@@ -157,4 +174,6 @@ def _notes(settings: AuditSettings, data: JobData) -> tuple[str, ...]:
         notes.append("The model before unlearning was not given: what was kept, and the attacks, lack their reference.")
     if settings.retrained is None and data.forget:
         notes.append("No retrained model was given: the reference is the original model's score on unseen records.")
+    if data.forget and _of_one_group(data):
+        notes.append("Relearning on a part of the forget set was not tried: all of it is about one group.")
     return tuple(notes)

@@ -11,8 +11,9 @@ from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
 from remanent.auditing.requirement import check_conditions
 from remanent.core.run_folder import RunFolder
-from remanent.jobs.audit import run_audit
+from remanent.jobs.audit import check_audit, run_audit
 from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse
+from remanent.jobs.data import load_data
 from remanent.jobs.progress import Interface
 from remanent.jobs.unlearn import unlearn
 
@@ -59,7 +60,12 @@ def read_job(path: Path, out: Path) -> JobSettings:
 
 
 def run_job(settings: JobSettings, out: Path, *, interface: Interface | None = None) -> Judgement | None:
-    """Unlearn and audit, or go on where that was cut off; the judgement is None where no audit was asked for."""
+    """Unlearn and audit, or go on where that was cut off; the judgement is None where no audit was asked for.
+
+    Raises InputError before the unlearning where the audit could not be made of its records.
+    """
+    if settings.audit is not None:
+        check_audit(settings.audit, load_data(settings.audit.data))
     unlearn(settings.unlearn, out, interface=interface)
     if settings.audit is None:
         return None

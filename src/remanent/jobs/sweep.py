@@ -13,10 +13,10 @@ import yaml
 
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Criteria
-from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_atomic, write_json
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError, RunConflictError
+from remanent.jobs.audit import check_audit
 from remanent.jobs.data import files_digest, input_hashes, load_data, overlap
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.sweep_config import EXECUTION, SweepFile, Trial
@@ -72,9 +72,9 @@ class Sweep:
         self.first = [trial(file, setting, seeds[0], data) for setting in corners.settings]
         for item in self.first:
             check_roles(way_of(item.unlearn), data, item.unlearn)
-        self.criteria = Criteria.from_settings(self.first[0].audit.model_dump())
-        asked = parse_conditions(self.first[0].audit.at, tuple(range(self.first[0].audit.attack_seeds)))
-        check_conditions(self.criteria.require, (condition.info.name for condition in asked))
+        asked = self.first[0].audit
+        self.criteria = Criteria.from_settings(asked.model_dump())
+        check_audit(asked, load_data(asked.data))
         parse_conditions(file.unlearn.stop_at)
         self.source: Source = (
             Search(file, self.criteria.epsilon, self.out / "asked.json") if file.sweep.search else corners
