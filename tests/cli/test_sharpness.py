@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,28 @@ def test_what_is_wrong_is_said_before_any_work(world, call, tmp_path, more, mess
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert not (tmp_path / "o" / "sharpness.json").exists()
+
+
+def test_a_set_of_one_record_has_no_kernel(world, call, tmp_path):
+    single = tmp_path / "single.jsonl"
+    single.write_text(Path(world.sets["forget"]).read_text().splitlines()[0] + "\n")
+    sets = f"{world.sets['forget']},{single}"
+    asked = ("sharpness", "--model", world.model, "--data", sets, *SMALL, "--select", "*layers.0.*")
+    result = call(*asked, "--measures", "gradient,kernel", "--out", tmp_path / "a")
+    assert result.exit_code == 2, result.output
+    assert "single.jsonl" in result.stderr
+    assert not (tmp_path / "a" / "found").exists()
+
+
+def test_all_measures_on_batches_of_one_record_are_all_but_the_kernel(world, call, tmp_path):
+    asked = ("sharpness", "--model", world.model, "--data", world.sets["forget"], *SMALL, "--select", "*layers.0.*")
+    more = ("--measures", "all", "--batch-size", 1, "--records", 2, "--out", tmp_path / "o")
+    result = call(*asked, *more)
+    assert result.exit_code == 0, result.output
+    assert "kernel is left out" in result.stderr
+    names = {row["name"] for row in json.loads((tmp_path / "o" / "sharpness.json").read_text())["rows"]}
+    assert "neurons" in names
+    assert "kernel" not in names
 
 
 def test_the_seed_moves_random_points_alone(world, call, tmp_path):

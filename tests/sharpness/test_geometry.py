@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from remanent.core.batch import collate
+from remanent.core.batch import Encoded, collate
 from remanent.core.catalogue import systems
 from remanent.core.importance.losses import class_nll, mean_answer_nll, token_nll
 from remanent.errors import InputError, UnsupportedError
@@ -87,6 +87,35 @@ def test_padding_is_no_active_neuron(tiny_llama, make_records):
         for batches in (alone, [together])
     ]
     assert share[0] == pytest.approx(share[1])
+
+
+class Flat(nn.Module):
+    """An activation on tokens of all records in one row, or on some of them, as experts see them."""
+
+    def __init__(self, drop=0):
+        super().__init__()
+        self.embed, self.act, self.head, self.drop = nn.Embedding(9, 3), nn.ReLU(), nn.Linear(3, 9), drop
+
+    def forward(self, input_ids, attention_mask):
+        flat = self.embed(input_ids).flatten(0, 1)
+        seen = len(flat) - self.drop
+        flat = torch.cat([self.act(flat[:seen]), flat[seen:]])
+        return self.head(flat.view(*input_ids.shape, -1))
+
+
+def test_padding_is_no_active_neuron_where_tokens_of_all_records_are_one_row():
+    records = [Encoded((1, 2, 3, 4), (-100, 2, 3, 4)), Encoded((5, 6), (-100, 6))]
+    batch = collate(records, [0, 1], 0)
+    model = Flat()
+    found = active_neurons(LossSurface(model, [batch], token_nll)).layers["act"].value
+    own = model.embed.weight[torch.tensor([1, 2, 3, 4, 5, 6])]
+    assert found == pytest.approx(float((own > 0).double().mean()))
+    model.embed.weight.data[0] = 1  # what padding looks like
+    assert active_neurons(LossSurface(model, [batch], token_nll)).layers["act"].value == found
+    with pytest.raises(UnsupportedError, match=r"act has values.*one record"):
+        active_neurons(LossSurface(Flat(drop=1), [batch], token_nll))
+    alone = collate(records, [0], 0)
+    assert 0 <= active_neurons(LossSurface(Flat(drop=1), [alone], token_nll)).layers["act"].value <= 1
 
 
 def test_the_share_of_active_neurons_by_hand():

@@ -23,7 +23,7 @@ from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
-from remanent.errors import InputError, did_you_mean
+from remanent.errors import InputError, RemanentError, UnsupportedError, did_you_mean
 from remanent.jobs.config import SharpnessSettings, with_threads
 from remanent.jobs.data import best_device, files_digest, load_records, records_hash, spread
 from remanent.jobs.progress import Interface
@@ -121,9 +121,11 @@ def measure_sharpness(
     for name, found in sets.items():
         encoded = spread(encode_all(found, loaded.tokenizer, settings.max_length), settings.records)
         batches = _batches(encoded, settings.batch_size, pad_id(loaded.tokenizer))
+        here = LossSurface(loaded.model, batches, token_nll, token_wrong, select, units=_groups(encoded))
+        possible = _possible(measures, _listed(settings.measures), name, here, interface.warn)
         for at, point in points.items():
-            surface = LossSurface(loaded.model, batches, token_nll, token_wrong, select, point, _groups(encoded))
-            tasks += _tasks(settings, measures, definitions, name, at, surface, before, interface.warn)
+            surface = replace(here, at=point)
+            tasks += _tasks(settings, possible, definitions, name, at, surface, before, interface.warn)
     rows = _found(tasks, out / "found", interface)
     result = {
         "model": settings.model,
@@ -271,7 +273,6 @@ def _tasks(
                     lambda tick: noisy_loss(surface, settings.noise, draws=draws, seed=seed, on_batch=tick),
                 )
             case "neurons":
-                activations(surface.model)  # a model without any is said before work starts
                 add(name, batches, batches, lambda tick: active_neurons(surface, on_batch=tick))
             case "kernel":
                 rows = len(surface.batches[0])
@@ -282,6 +283,30 @@ def _tasks(
                     lambda tick: tangent_kernel_of_losses(surface, mean_answer_nll, on_row=tick),
                 )
     return found
+
+
+def _possible(
+    measures: Sequence[str], asked: Sequence[str], data: str, surface: LossSurface, warn: Callable[[str], None]
+) -> list[str]:
+    """The measures without those that this set or model has no figure of: an error where it was asked for by name."""
+    without: dict[str, RemanentError] = {}
+    if "kernel" in measures and len(surface.batches[0]) < 2:
+        remedy = "2 records or more in its first batch for kernel: a larger set, or a batch_size of 2 or more"
+        without["kernel"] = InputError("data", f"{data}, whose first batch is of one record", remedy)
+    if "neurons" in measures:
+        # One pass says whether padding can be told from records, which is no matter where there is none.
+        padded = [batch for batch in surface.batches if not batch.attention_mask.all()][:1]
+        try:
+            activations(surface.model)
+            if padded:
+                active_neurons(replace(surface, batches=padded))
+        except UnsupportedError as error:
+            without["neurons"] = error
+    for name, error in without.items():
+        if name in asked:
+            raise error
+        warn(f"{name} is left out: {error}")
+    return [name for name in measures if name not in without]
 
 
 # Of a language model, whose loss a tenth of every weight destroys.
@@ -297,7 +322,7 @@ def _measures(settings: SharpnessSettings) -> list[str]:
         if name in OF_BOTH and settings.other is None:
             raise InputError("other", None, f"the model before, since {name} lies between two models")
         found += [item for item in group or (name,) if settings.other is not None or item not in OF_BOTH]
-    if "kernel" in found and settings.batch_size < 2:
+    if "kernel" in _listed(settings.measures) and settings.batch_size < 2:
         raise InputError("batch_size", settings.batch_size, "2 or more for kernel, which is of a batch's records")
     if not found:
         raise InputError("measures", settings.measures, f"at least one of {', '.join(ALL)}")

@@ -39,7 +39,8 @@ def active_neurons(
 ) -> ActiveNeurons:
     """The share of pre-activations above 0 at each activation of the model, one forward pass over the batches.
 
-    Of records that are padded (`Batch`) only their own positions count.
+    Of records that are padded (`Batch`) only their own positions count, be values (records, tokens, ...) or
+    (records * tokens, ...).
 
     Args:
         surface: model, batches and point.
@@ -49,7 +50,8 @@ def active_neurons(
         on_batch: called after each batch.
 
     Raises:
-        UnsupportedError: where no such module is found.
+        UnsupportedError: where no such module is found, or values of a padded batch have another shape, as those of
+            experts that see some of the tokens.
 
     Source: arXiv 2106.01548, section 4.4, with the definition that the card calls remembered.
     """
@@ -62,8 +64,16 @@ def active_neurons(
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             values = inputs[0] if before is None else output
             assert isinstance(values, Tensor)
-            if own is not None and values.shape[:2] == own.shape:
-                values = values[own]
+            if own is not None and not own.all():
+                if values.shape[:2] == own.shape:
+                    values = values[own]
+                elif values.shape[0] == own.numel():
+                    values = values[own.flatten()]
+                else:
+                    raise UnsupportedError(
+                        f"{name} has values {tuple(values.shape)} for a padded batch of {own.shape[0]} records and "
+                        f"{own.shape[1]} tokens, and padding cannot be told from records; take batches of one record"
+                    )
             sums[name][-1] += float((values.detach() > 0).sum())
             counts[name][-1] += values.numel()
 
