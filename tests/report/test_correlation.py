@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from remanent.report.correlation import columns, file_of, lines, scatter
+from remanent.report.correlation import columns, files_of, lines, scatter, styles_of, write_report
 from remanent.sharpness.correlation import Measured, study
 
 
@@ -28,7 +28,9 @@ def test_lines_say_how_many_models_where_some_have_no_figure():
 def test_groups_have_a_column_of_their_own():
     of = found(("a", "a", "a", "a", "b"))
     assert columns(of) == ["", "error", "error, within groups"]
-    assert next(lines(of))[2] == "a +0.67"
+    tau = of["correlations"]["worst"]["error"]["groups"]["a"]
+    ends = ", ".join(f"{tau[end]:+.2f}".replace("-", "−") for end in ("low", "high"))
+    assert next(lines(of))[2] == f"a +0.67 [{ends}]"
 
 
 def test_a_mark_is_a_model_and_a_wide_range_is_logarithmic():
@@ -41,5 +43,21 @@ def test_a_mark_is_a_model_and_a_wide_range_is_logarithmic():
 
 
 def test_names_of_figures_make_names_of_files():
-    assert file_of("OOD error, %") == "scatter-OOD-error"
-    assert file_of("%") == "scatter-figure"
+    assert files_of(["OOD error, %", "%"]) == {"OOD error, %": "scatter-OOD-error", "%": "scatter-figure"}
+    alike = ["error, %", "error", "Error", "error-2"]
+    assert len({name.lower() for name in files_of(alike).values()}) == 4
+
+
+def test_no_figure_takes_the_picture_of_another(tmp_path):
+    models = [
+        Measured(str(place), {"a": float(place)}, {"error, %": float(place), "error": -float(place)})
+        for place in range(4)
+    ]
+    write_report(study(models).to_dict(), tmp_path)
+    first, second = sorted(tmp_path.glob("*.png"))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_no_two_groups_are_marked_alike():
+    styles = styles_of([f"group {place}" for place in range(36)])
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == 36

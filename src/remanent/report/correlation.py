@@ -39,7 +39,7 @@ def columns(found: Found) -> list[str]:
 
 
 def lines(found: Found) -> Iterator[list[str | None]]:
-    """A line for each measure: tau with its interval, and within groups."""
+    """A line for each measure: tau with its interval, of all models and within groups."""
     for measure, of in found["correlations"].items():
         models = next(iter(of.values()))["models"]
         yield [
@@ -56,7 +56,7 @@ def spelled(tau: Mapping[str, float | None]) -> str:
 
 
 def _within(groups: Mapping[str, Mapping[str, float | None]]) -> str | None:
-    return ", ".join(f"{name} {_signed(tau['value'])}" for name, tau in groups.items()) or None
+    return "; ".join(f"{name} {spelled(tau)}" for name, tau in groups.items()) or None
 
 
 def _signed(value: float | None) -> str:
@@ -78,10 +78,7 @@ def scatter(found: Found, figure: str, measures: Sequence[str] | None = None) ->
     height = rows * (_HEIGHT + _GAP) + top
     drawn = Figure(figsize=(WIDTH, height), facecolor="none")
     width = (WIDTH - _COLUMNS * _LEFT - 0.1) / _COLUMNS
-    styles: dict[str | None, dict[str, Any]] = {
-        group: {"color": ROLES[f"run-{place % 6 + 1}"], "marker": MARKERS[place % 6], "linestyle": ""}
-        for place, group in enumerate(groups)
-    }
+    styles = styles_of(groups)
     for place, measure in enumerate(chosen):
         row, column = divmod(place, _COLUMNS)
         left = _LEFT + column * (width + _LEFT)
@@ -117,6 +114,19 @@ def scatter(found: Found, figure: str, measures: Sequence[str] | None = None) ->
     return drawn
 
 
+def styles_of(groups: Sequence[str | None]) -> dict[str | None, dict[str, Any]]:
+    """The mark of each group: no two alike of as many groups as there are pairs of a marker and a colour."""
+    count = len(MARKERS)
+    return {
+        group: {
+            "color": ROLES[f"run-{place % 6 + 1}"],
+            "marker": MARKERS[(place + place // 6) % count],
+            "linestyle": "",
+        }
+        for place, group in enumerate(groups)
+    }
+
+
 def write_report(found: Found, out: Path) -> Path:
     """Write report.html, correlation.csv and a PNG for each figure into a folder.
 
@@ -125,12 +135,12 @@ def write_report(found: Found, out: Path) -> Path:
         out: the folder.
     """
     plots = []
-    for number, figure in enumerate(figures_of(found)):
+    for number, (figure, file) in enumerate(files_of(figures_of(found)).items()):
         drawn = scatter(found, figure)
         title = f"Sharpness and {figure}"
         told = "; ".join(f"{name}: {spelled(of[figure]['tau'])}" for name, of in found["correlations"].items())
         plots.append({"title": title, "svg": Markup(to_svg(drawn, f"scatter-{number}", title, told))})
-        write_atomic(out / f"{file_of(figure)}.png", to_png(drawn))
+        write_atomic(out / f"{file}.png", to_png(drawn))
     write_atomic(out / "correlation.csv", _csv(found))
     template = environment().get_template("correlation.html.j2")
     page = template.render(found=found, columns=columns(found), lines=list(lines(found)), plots=plots)
@@ -138,9 +148,19 @@ def write_report(found: Found, out: Path) -> Path:
     return out / "report.html"
 
 
-def file_of(figure: str) -> str:
-    """The name of a figure's plot, without its ending."""
-    return "scatter-" + (re.sub(r"[^\w.+-]+", "-", figure).strip("-") or "figure")
+def files_of(figures: Sequence[str]) -> dict[str, str]:
+    """Figure -> the name of its plot, without its ending; numbered where names would be alike, in capitals or not."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for figure in figures:
+        name = stem = "scatter-" + (re.sub(r"[^\w.+-]+", "-", figure).strip("-") or "figure")
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.lower())
+        found[figure] = name
+    return found
 
 
 def _csv(found: Found) -> str:
