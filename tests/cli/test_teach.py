@@ -97,6 +97,27 @@ def test_cut_off_it_goes_on_with_the_answers_that_it_has_and_ends_the_same(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_own_answers_are_held_to_the_longest_record_and_prompts_are_never_cut(graceful, call, world, prompts, tmp_path):
+    rows = [json.loads(line) for line in (graceful[0] / "own-answers.jsonl").read_text().splitlines()]
+    longest = max(len(row["tokens"]) for row in rows) - 1
+    forget = (*WITH_FORGETTING, "--forget", prompts, "--set", "interval=2")
+    result = call(*teach(world, tmp_path / "run", *forget, "--max-length", longest))
+    assert result.exit_code == 0, result.output
+    held = [json.loads(line) for line in (tmp_path / "run" / "own-answers.jsonl").read_text().splitlines()]
+    assert [row["tokens"] for row in held] == [row["tokens"][:longest] for row in rows]
+    tokenizer = load(world.model).tokenizer
+    assert all(
+        row["answer"] == tokenizer.decode(row["tokens"][row["prompt_tokens"] :], skip_special_tokens=True)
+        for row in held
+    )
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"question": "Where did forget person 1 spend summer 0? " * 20}) + "\n")
+    result = call(*teach(world, tmp_path / "none", *WITH_FORGETTING, "--forget", long, "--max-length", longest))
+    assert result.exit_code == 2, result.output
+    assert f"max_length: got {longest}; expected at least" in " ".join(result.stderr.split())
+    assert not (tmp_path / "none" / "own-answers.jsonl").exists()
+
+
 def test_plain_teaching_says_nothing_of_forgetting(call, world, tmp_path):
     result = call(*teach(world, tmp_path / "run"))
     assert result.exit_code == 0, result.output
@@ -110,6 +131,7 @@ def test_plain_teaching_says_nothing_of_forgetting(call, world, tmp_path):
     [
         (WITH_FORGETTING, "forget: got None; expected prompts"),
         (("--forget", "prompts"), "nothing, since plain teaching forgets nothing"),
+        (("--answer-tokens", 200), "answer_tokens: got 200; expected nothing, since plain teaching forgets nothing"),
         (("--set", "interval=3"), "plain teaching has no hyper-parameters"),
         (("--method", "learning-without-forgetting"), "learning-with-forgetting"),
         ((*WITH_FORGETTING, "--forget", "prompts", "--set", "intervall=3"), "did you mean 'interval'"),

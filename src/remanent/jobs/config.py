@@ -52,7 +52,7 @@ class TeachSettings(_Settings):
     )
     answer_tokens: int = Field(48, ge=1, description="Longest own answer to a prompt of --forget, in tokens.")
     system: str | None = Field(None, description="System turn put before every prompt.")
-    max_length: int | None = Field(None, ge=8, description="Longest record, in tokens.")
+    max_length: int | None = Field(None, ge=8, description="Longest record, or prompt with its own answer, in tokens.")
     epochs: float = Field(10.0, gt=0, description="Passes over the records.")
     learning_rate: float = Field(5e-5, gt=0, description="Of AdamW.")
     batch_size: int = Field(8, ge=1, description="Records per update.")
@@ -139,9 +139,7 @@ class AuditSettings(_Settings):
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error of each bound.")
     membership_margin: float = Field(0.1, gt=0, lt=0.5, description="AUC from chance at which membership is told.")
     perplexity_factor: float = Field(1.2, ge=1, description="Times the original's general-text perplexity allowed.")
-    require: list[str] = Field(
-        [], description="A limit on a measure, such as 'recall>=0.5'; several may be given."
-    )
+    require: list[str] = Field([], description="A limit on a measure, such as 'recall>=0.5'; several may be given.")
     generate: int = Field(50, ge=0, description="Records per set answered freely at full and worst precision.")
     truth_ratio: bool = Field(True, description="Score wrong answers too, where the records have them.")
     batch_size: int = Field(16, ge=1, description="Records per forward pass.")

@@ -136,9 +136,11 @@ def taught_and_prompts(
     taught = load_records("records", settings.records, settings.system, records)
     prompts = load_records("forget", settings.forget, settings.system, records, answered=False)
     if settings.method == PLAIN:
-        if prompts or settings.hyperparameters:
-            field = "forget" if prompts else "hyperparameters"
-            raise InputError(field, getattr(settings, field), "nothing, since plain teaching forgets nothing")
+        for field in OF_FORGETTING:
+            value = getattr(settings, field)
+            default = TeachSettings.model_fields[field].get_default(call_default_factory=True)
+            if value != default or (field == "forget" and prompts):
+                raise InputError(field, value, "nothing, since plain teaching forgets nothing")
         return taught, []
     if not prompts:
         raise InputError("forget", settings.forget, "prompts of what may be forgotten, which the model answers itself")
@@ -151,9 +153,19 @@ def taught_and_prompts(
 def _own_answers(
     loaded: Loaded, prompts: list[Record], settings: TeachSettings, loop: Settings, file: Path, interface: Interface
 ) -> list[Encoded]:
-    """The model's own answers, as they lie in the run's folder, or made and put there."""
+    """The model's own answers, as they lie in the run's folder, or made and put there.
+
+    As of records, what is longer than `max_length` loses the tail of the answer, and a prompt is never cut.
+    """
+    longest = settings.max_length
     if not file.is_file():
         asked, done = encode_prompts(prompts, loaded.tokenizer), 0
+        for record in asked:
+            if longest is not None and len(record.input_ids) >= longest:
+                expected = (
+                    f"at least {len(record.input_ids) + 1}, so that the prompt of record {record.key} has an answer"
+                )
+                raise InputError("max_length", longest, expected)
         with interface.bar("own answers") as advance:
 
             def on_batch(count: int) -> None:
@@ -173,16 +185,17 @@ def _own_answers(
         rows = []
         for record in found:
             prompt = len(record.labels) - record.scored
-            text = loaded.tokenizer.decode(record.input_ids[prompt:], skip_special_tokens=True)
-            own = {"answer": text, "tokens": list(record.input_ids), "prompt_tokens": prompt}
+            tokens = list(record.input_ids[:longest])
+            text = loaded.tokenizer.decode(tokens[prompt:], skip_special_tokens=True)
+            own = {"answer": text, "tokens": tokens, "prompt_tokens": prompt}
             rows.append(json.dumps({"key": record.key, "group": record.group, **own}, ensure_ascii=False))
         write_atomic(file, "".join(f"{row}\n" for row in rows))
     answers = []
     # Not splitlines, which would end a row at a separator that stands in an answer.
     for row in map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]):
-        tokens, prompt = tuple(row["tokens"]), row["prompt_tokens"]
-        labels = (IGNORED,) * prompt + tokens[prompt:]
-        answers.append(Encoded(tokens, labels, row["group"], row["key"]))
+        ids, prompt = tuple(row["tokens"]), row["prompt_tokens"]
+        labels = (IGNORED,) * prompt + ids[prompt:]
+        answers.append(Encoded(ids, labels, row["group"], row["key"]))
     interface.say(f"{len(answers)} of {len(prompts)} prompts have an answer of the model's own: {file}")
     if not answers:
         raise InputError("forget", settings.forget, "prompts that the model answers: it answers none with anything")
