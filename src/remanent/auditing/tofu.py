@@ -136,7 +136,7 @@ def utility_interval(
         alpha: one-sided error of each end.
         resamples: draws.
     """
-    means, drawn, least = [], [], math.inf
+    means, drawn, groups = [], [], []
     for scores in sets:
         names, where = np.unique([score.group for score in scores], return_inverse=True)
         counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
@@ -148,10 +148,10 @@ def utility_interval(
             sums = np.bincount(where, values, len(names))
             sizes = np.bincount(where, there, len(names))
             means.append(float(sums.sum() / sizes.sum()))
-            least = min(least, np.count_nonzero(sizes))
+            groups.append(int(np.count_nonzero(sizes)))
             held = np.maximum(counts @ sizes, 1)  # a draw without the number: it was asked of few
             drawn.append((counts @ sums) / held)
-    if least < 2:
+    if min(groups) < 2:
         return Interval(harmonic_mean(means), 0.0, 1.0)
     rows = np.array(drawn)
     with np.errstate(divide="ignore"):
