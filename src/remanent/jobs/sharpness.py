@@ -302,10 +302,10 @@ def _possible(
                 active_neurons(replace(surface, batches=padded))
         except UnsupportedError as error:
             without["neurons"] = error
-    for name, error in without.items():
+    for name, problem in without.items():
         if name in asked:
-            raise error
-        warn(f"{name} is left out: {error}")
+            raise problem
+        warn(f"{name} is left out: {problem}")
     return [name for name in measures if name not in without]
 
 
