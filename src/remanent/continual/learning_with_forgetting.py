@@ -221,8 +221,8 @@ def forgetting_confidences(
     everything = Weights.of(model)
     drawn = {name: importance[name].double() * apart[name] for name in weights}
     found = []
-    with State.of(everything, moved=everything.only(()), gradients_aside=True), torch.enable_grad():
-        model.eval()
+    aside = State.of(everything, moved=everything.only(()), gradients_aside=True)
+    with aside, evaluating(model), torch.enable_grad():
         for batch in _batches(model, records, size=1):
             loss = -answer_scores(model, batch).log_probs.mean()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

@@ -15,6 +15,7 @@ from remanent.core.displacement.base import Context, Displacement, Here, learnin
 from remanent.core.displacement.restored import Restored
 from remanent.core.memory import in_pieces_that_fit
 from remanent.core.method import AskingCombine, At, Method, Objective, UpdateView
+from remanent.core.modes import evaluating
 from remanent.core.optimizer_scales import step_scales
 from remanent.core.packed import keep_as_packed, refuse_repacked
 from remanent.core.predict import Predict
@@ -213,8 +214,7 @@ class Update:
         """The micro-batches with what the objective wants of the reference for those roles: all asked before any graph
         is built, since weights that move would break it."""
         asked = [{role: batch for role, batch in piece.items() if role in roles} for piece in pieces]
-        with reference.at(self.weights):
-            self.model.eval()
+        with reference.at(self.weights), evaluating(self.model):
             found = [
                 self.method.objective.at_reference(piece, Predict(self.model, self.autocast)) if piece else {}
                 for piece in asked

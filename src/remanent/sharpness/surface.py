@@ -16,6 +16,7 @@ from remanent.core.batch import IGNORED, Batch
 from remanent.core.displacement import Displacement, Here
 from remanent.core.importance.losses import SampleLoss, class_nll
 from remanent.core.model_inputs import logits_of
+from remanent.core.modes import evaluating
 from remanent.core.scores import answer_scores
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.state import State
@@ -74,14 +75,13 @@ class LossSurface:
                     f"{name} is of 16 bits, which swallow perturbations as small as those of a sharpness; "
                     "load the model in float32"
                 )
-        with State.of(everything, moved=everything.only(()), gradients_aside=True):
-            self.model.eval()
-            with self.at.at(self.model, self.closures()), torch.enable_grad():
-                wanted = {identity(weight) for weight in weights.values()}
-                for parameter in self.model.parameters():
-                    if parameter.is_floating_point():
-                        parameter.requires_grad_(identity(parameter) in wanted)
-                yield weights
+        aside = State.of(everything, moved=everything.only(()), gradients_aside=True)
+        with aside, evaluating(self.model), self.at.at(self.model, self.closures()), torch.enable_grad():
+            wanted = {identity(weight) for weight in weights.values()}
+            for parameter in self.model.parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(identity(parameter) in wanted)
+            yield weights
 
     def closures(self) -> list[Callable[[], Tensor]]:
         """One loss per batch, which add up to the mean over all batches, each counting alike."""

@@ -259,8 +259,7 @@ class FIT(Method):
         records, centre = list(episode.data["forget"]), self.carried.centre
         chunks = chunks_of(records, self.chunk)
         # All vectors come from one model, so that what was asked before can be told from what is asked now.
-        with Restored(self.carried.original).at(model):
-            model.eval()
+        with Restored(self.carried.original).at(model), evaluating(model):
             if self.encoder != OWN:
                 vectors = encoder_vectors(model, records, chunks, self.encoder)
             else:

@@ -17,6 +17,7 @@ from remanent.core.batch import Batch
 from remanent.core.importance.capture import Capture
 from remanent.core.importance.losses import SampleLoss, answer_nll
 from remanent.core.importance.uses import Power, Use, add_gradient, add_powers
+from remanent.core.modes import evaluating
 from remanent.core.state import State
 from remanent.core.weights import Weights, identity
 from remanent.errors import InputError, UnsupportedError, did_you_mean
@@ -116,8 +117,7 @@ def _measure(
     totals = {name: torch.zeros_like(weight, dtype=_wide(weight)) for name, weight in chosen.items()}
     apart = reduce in _POWERS and unit != "batch"
     state = State.of(everything, moved=everything.only(()), gradients_aside=True)
-    with state, torch.enable_grad():
-        model.eval()
+    with state, evaluating(model), torch.enable_grad():
         wanted = {identity(weight) for weight in chosen.values()}
         for parameter in model.parameters():
             parameter.requires_grad_(identity(parameter) in wanted)
