@@ -10,11 +10,25 @@ ROOT = Path(__file__).parents[2]
 METHODS = ROOT / "docs" / "methods"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 _BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Those with which a page of a method, of an optimizer, or of a kind of measure begins.
+HEADINGS = [
+    "Formula",
+    "Where it comes from",
+    "Cost",
+    "When not to use it",
+    "Defaults",
+    "What differs from the paper",
+]
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def text_of(page):
     return page.read_text(encoding="utf-8")
+
+
+def headings(page):
+    """The titles of a page's sections, in order."""
+    return re.findall(r"^## (.+)$", text_of(page), re.MULTILINE)
 
 
 def name_of(page):

@@ -21,7 +21,7 @@ from remanent.data.jsonl import write_records
 from remanent.data.rows import RowReader
 from remanent.jobs.hyperparameters import typed
 
-from .pages import METHODS, PAGES, ROOT, anchors, blocks, name_of, prose, text_of
+from .pages import HEADINGS, METHODS, PAGES, ROOT, anchors, blocks, headings, name_of, prose, text_of
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
@@ -144,10 +144,7 @@ def test_every_page_belongs_to_a_method_and_is_in_the_overview():
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_method_page_says_what_the_code_does(name):
     page = METHODS / f"{name}.md"
-    headings = re.findall(r"^## (.+)$", text_of(page), re.MULTILINE)
-    assert headings[:6] == [
-        *("Formula", "Where it comes from", "Cost", "When not to use it", "Defaults", "What differs from the paper")
-    ]
+    assert headings(page)[: len(HEADINGS)] == HEADINGS
     defaults = text_of(page).split("## Defaults")[1].split("\n## ")[0]
     own, _, training = defaults.partition("| Training |")
     entry = {**methods(), **edits()}[name]

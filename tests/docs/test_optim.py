@@ -10,7 +10,7 @@ import pytest
 import remanent.optim
 from remanent.core.catalogue import systems
 
-from .pages import ROOT, text_of
+from .pages import HEADINGS, ROOT, headings, text_of
 
 OPTIMIZERS = {
     name: entry.system for name, entry in systems().items() if entry.module.startswith(remanent.optim.__name__)
@@ -23,16 +23,9 @@ _CLASSES = {name.lower(): value for name, value in vars(remanent.optim).items()}
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_page_says_what_the_code_does(name):
-    text = text_of(ROOT / "docs" / "optim" / f"{name}.md")
-    headings = [
-        "Formula",
-        "Where it comes from",
-        "Cost",
-        "When not to use it",
-        "Defaults",
-        "What differs from the paper",
-    ]
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[:6] == headings
+    page = ROOT / "docs" / "optim" / f"{name}.md"
+    text = text_of(page)
+    assert headings(page)[: len(HEADINGS)] == HEADINGS
     options = inspect.signature(_CLASSES[name.replace("-", "")]).parameters.values()
     defaults = {
         option.name: option.default

@@ -26,7 +26,7 @@ from remanent.sharpness.spectral_density import spectral_density
 from remanent.sharpness.trace import trace
 from remanent.sharpness.vit_sam import geometry
 
-from .pages import ROOT, text_of
+from .pages import HEADINGS, ROOT, headings, text_of
 
 FOLDER = ROOT / "docs" / "sharpness"
 MEASURES = {
@@ -37,14 +37,6 @@ MEASURES = {
     "vit-sam": (geometry, noisy_loss, active_neurons, tangent_kernel, tangent_kernel_of_losses),
     "correlation": (study, correlation),
 }
-HEADINGS = [
-    "Formula",
-    "Where it comes from",
-    "Cost",
-    "When not to use it",
-    "Defaults",
-    "What differs from the paper",
-]
 _ROW = re.compile(r"^\| `(\w+\.\w+)` \| `([^`]*)` \|", re.MULTILINE)
 
 
@@ -74,7 +66,7 @@ def test_every_page_is_held():
 @pytest.mark.parametrize("name", sorted(MEASURES))
 def test_a_page_says_what_the_code_does(name):
     text = text_of(FOLDER / f"{name}.md")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[: len(HEADINGS)] == HEADINGS
+    assert headings(FOLDER / f"{name}.md")[: len(HEADINGS)] == HEADINGS
     formula = text.partition("## Formula\n")[2].partition("\n## ")[0]
     assert re.search(r"^    \S.*\S", formula, re.MULTILINE), "a formula is an indented block"
     assert dict(_ROW.findall(text)) == {key: value for of in MEASURES[name] for key, value in defaults(of).items()}

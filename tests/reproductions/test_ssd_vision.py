@@ -20,6 +20,7 @@ from torch import nn
 from remanent.core.displacement import Dampening
 from remanent.core.files import write_atomic
 from remanent.core.importance import class_nll
+from remanent.core.model_inputs import logits_of
 from remanent.errors import InputError
 from remanent.unlearning.ssd import damped, dampen, importances
 
@@ -66,9 +67,7 @@ def trained(kind, data, seed):
 def accuracies(model, data):
     """Of the forgotten class and of the others, in percent."""
     images, labels = data
-    output = model(images)
-    logits = output if isinstance(output, torch.Tensor) else output.logits
-    right, forgotten = logits.argmax(dim=1) == labels, labels == FORGOTTEN
+    right, forgotten = logits_of(model(images)).argmax(dim=1) == labels, labels == FORGOTTEN
     return [100 * float(right[part].float().mean()) for part in (forgotten, ~forgotten)]
 
 

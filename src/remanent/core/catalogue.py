@@ -76,6 +76,11 @@ class Entry:
         """Name -> parameter, with its default and annotation."""
         return {name: item for name, item in self._parameters.items() if item.kind is not item.VAR_KEYWORD}
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Name of a hyper-parameter -> its default."""
+        return {name: parameter.default for name, parameter in self.hyperparameters.items()}
+
     def accepted(self, given: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
         """Name -> parameter, where these values are given: of a method that is put round another also the other's, as
         "host.NAME"."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.model_inputs import logits_of
 from remanent.core.modes import evaluating
 from remanent.core.processes import added_up, process
 from remanent.core.weights import sharded_on
@@ -70,7 +71,7 @@ def answer_scores(model: nn.Module, batch: Batch) -> AnswerScores:
         logits = output.logits
     else:
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        logits = (output if isinstance(output, Tensor) else output.logits)[:, before]
+        logits = logits_of(output)[:, before]
     scored = scored[:, before + 1]
     logits = logits[scored].float()
     targets = batch.labels[:, before + 1][scored]

@@ -121,8 +121,7 @@ def resolved(settings: TeachSettings) -> TeachSettings:
     """The settings with the method's own hyper-parameters where nothing was said."""
     if settings.method == PLAIN:
         return settings
-    known = methods()[settings.method].hyperparameters
-    defaults = {name: parameter.default for name, parameter in known.items()}
+    defaults = methods()[settings.method].defaults
     return settings.model_copy(update={"hyperparameters": {**defaults, **settings.hyperparameters}})
 
 

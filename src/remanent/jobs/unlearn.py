@@ -144,8 +144,7 @@ def build_method(settings: UnlearnSettings) -> Method:
 def resolved(settings: UnlearnSettings, method: Method | Edit, data: JobData) -> UnlearnSettings:
     """The settings with what follows from the method and the records where nothing was said: what is run, and runs
     again, whatever another version's defaults are. A null that is left means what its field says."""
-    known = unlearners()[settings.method].hyperparameters
-    defaults = {name: parameter.default for name, parameter in known.items()}
+    defaults = unlearners()[settings.method].defaults
     found: dict[str, Any] = {"hyperparameters": {**defaults, **settings.hyperparameters}}
     if isinstance(method, Method):
         recipe = method.recipe

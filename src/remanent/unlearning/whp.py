@@ -21,6 +21,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Interpolation, Relearning
 from remanent.core.episode import Episode
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.model_inputs import logits_of
 from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.core.sampling import Sampler
@@ -140,8 +141,7 @@ def _batches(records: Sequence[Encoded], device: torch.device) -> Iterator[Batch
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """The logits that scored tokens are predicted by, as the model gives them: float32, (tokens, vocabulary)."""
     output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits[:, :-1][batch.labels[:, 1:] != IGNORED].float()
+    return logits_of(output)[:, :-1][batch.labels[:, 1:] != IGNORED].float()
 
 
 def method(alpha: float = 5.0, reinforce_epochs: float = 3.0, reinforce_rate: float = 3e-6, seed: int = 0) -> Method:
