@@ -83,7 +83,8 @@ def _set(pair: str, methods: dict[str, dict[str, Any]]) -> None:
             except ValueError:
                 raise InputError("--set", pair, "a number") from None
         else:
-            hosted = [f"objective={given[method]['objective']}"] if "objective" in given[method] else []
+            naming = known[method].system.host if method in known else ""
+            hosted = [f"{naming}={given[method][naming]}"] if naming in given[method] else []
             own = typed(method, [*hosted, f"{name}={text}"])
             methods[method]["hyperparameters"] = {**given[method], **own}
 

@@ -152,8 +152,11 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
         found["unlearn"].get("method", UnlearnSettings.model_fields["method"].default)
     ]
     known = unlearners()
-    hosted = [text for name, _, text in (pair.partition("=") for pair in pairs) if owner(name)[1] == "objective"]
-    hosted = hosted or [host for host in [found["unlearn"].get("hyperparameters", {}).get("objective")] if host]
+    # Of a method that is put round others, each of which has hyper-parameters of its own.
+    naming = {known[item].system.host for item in swept if item in known} - {""}
+    hosted = [text for name, _, text in (pair.partition("=") for pair in pairs) if owner(name)[1] in naming]
+    said = found["unlearn"].get("hyperparameters", {})
+    hosted = hosted or [said[name] for name in naming if said.get(name)]
     result: dict[str, list[Any]] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -161,8 +164,7 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
             raise InputError("--set", pair, "name=value,value, for example beta=0.1,0.2")
         own, key = owner(name)
         named = [own] if own else swept
-        # Of a method that is put round others, each of which has hyper-parameters of its own.
-        hosts = [{"objective": host} for host in hosted] if key.startswith(HOST) else []
+        hosts = [{name: host} for name in naming for host in hosted] if key.startswith(HOST) else []
         method, given, parameters = next(
             (
                 (item, given, accepted)

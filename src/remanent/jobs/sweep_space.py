@@ -102,15 +102,16 @@ def setting_of(file: SweepFile, method: str, chosen: Mapping[str, Any]) -> Setti
 
 
 def accepted(file: SweepFile, method: str) -> dict[str, inspect.Parameter]:
-    """The hyper-parameters that a method takes in a sweep; those of every `objective` that is given, for one that is
-    put round another."""
+    """The hyper-parameters that a method takes in a sweep; for one that is put round another, those of every host that
+    is given."""
+    entry = unlearners()[method]
+    naming = entry.system.host
     own = _own(file, method).get("hyperparameters", {})
     said = {**file.unlearn.hyperparameters, **own}
     given = file.sweep.hyperparameters
-    objectives = given.get(f"{method}.objective") or given.get("objective") or [said.get("objective")]
     found: dict[str, inspect.Parameter] = {}
-    for objective in objectives:
-        found |= unlearners()[method].accepted({} if objective is None else {"objective": objective})
+    for host in given.get(f"{method}.{naming}") or given.get(naming) or [said.get(naming)]:
+        found |= entry.accepted({} if host is None else {naming: host})
     return found
 
 
