@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from remanent.core.catalogue import System
 from remanent.core.gradient_rules import GradientRule
 from remanent.core.weights import norm
-from remanent.optim.multi_task import Gradients, MultiTask, Passes
+from remanent.optim.multi_task import Gradients, MultiTask, Passes, add_in
 
 SYSTEM = System(
     name="fmtl",
@@ -40,7 +40,7 @@ class FMTL(MultiTask):
     first passes. Weights come back by copy, bit for bit, also when a closure raises. A step whose gradient is not
     finite, at any point, moves nothing and is counted in `skipped`. A rho of 0 is the rule alone, bit for bit, in one
     pass per task. Memory beyond the base optimizer's: a gradient of the shared weights for each task, two more, and a
-    copy of what moves.
+    copy of what moves; round `LinearScalarization` two gradients and that copy, however many tasks have a closure.
 
     Args:
         params: parameters, or groups of them. A group with a `task` is that task's head, with a norm of its own; the
@@ -87,6 +87,8 @@ class FMTL(MultiTask):
         )
 
     def _gradients(self, passes: Passes) -> Gradients:
+        if self.rule.adds_up and passes.apart and self._plan() != "here":
+            return self._added_up(passes)
         generator = self._generator("rule")
         shared, heads = passes.here()
         total = self.rule.combined(list(shared.values()), generator)
@@ -106,6 +108,19 @@ class FMTL(MultiTask):
         for name, gradient in flat.items():
             total[name] = total[name].add_(gradient) if name in total else gradient
         return total | own
+
+    def _added_up(self, passes: Passes) -> Gradients:
+        """The sum of all gS_k: rule(g) + rule(f) of a rule that adds up. No task's gradients wait for another's."""
+        total: Gradients = {}
+        for task in passes.apart:
+            shared, head = passes.one_here(task)
+            if math.isfinite(float(norm([*shared.values(), *head.values()]))):
+                with self._displaceable(passes.weights, {**shared, **head}), torch.no_grad():
+                    self._climb(passes.weights, shared)
+                    self._climb(passes.weights, head)
+                    shared, head = passes.there(task)
+            add_in(total, shared | head)
+        return total
 
 
 def _difference(there: Gradients, here: Gradients) -> Gradients:

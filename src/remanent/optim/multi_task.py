@@ -239,6 +239,20 @@ class Passes:
         self._ended = keep_generators(self.weights)
         return shared, heads
 
+    @property
+    def apart(self) -> Sequence[str]:
+        """The tasks that have a pass of their own; none where one closure returns all losses."""
+        return () if callable(self._closures) else tuple(self._closures)
+
+    def one_here(self, task: str) -> tuple[Gradients, Gradients]:
+        """The first pass of one of the tasks that are apart, which draws what it would right after the last first pass,
+        whatever came between."""
+        self._ended()
+        with torch.enable_grad():
+            self._first_pass(task, 1.0)
+        self._ended = keep_generators(self.weights)
+        return self._take(task)
+
     def mean_here(self) -> tuple[Gradients, Gradients]:
         """The first passes in one: the gradient of the tasks' mean loss, of shared weights and of all heads."""
         with torch.enable_grad():
@@ -331,3 +345,16 @@ class Passes:
                 raise InputError(f"closures['{task}']", "a loss that reaches another task's head", expected)
         shared = {name: gradient for name, gradient in gradients.items() if name not in self.heads}
         return shared, {name: gradient for name, gradient in gradients.items() if name in self.heads}
+
+
+def add_in(total: Gradients, part: Gradients) -> None:
+    """Add a task's gradients to others', in place; those of new weights are taken over.
+
+    Args:
+        total: name -> gradient.
+        part: the task's.
+    """
+    both = [name for name in part if name in total]
+    if both:
+        torch._foreach_add_([total[name] for name in both], [part[name] for name in both])
+    total |= {name: gradient for name, gradient in part.items() if name not in total}

@@ -26,7 +26,7 @@ from remanent.core.gradient_rules.gramian import weighted_sum
 from remanent.core.modes import evaluating
 from remanent.core.weights import norm
 from remanent.errors import InputError
-from remanent.optim.multi_task import Gradients, MultiTask, Passes
+from remanent.optim.multi_task import Gradients, MultiTask, Passes, add_in
 
 SYSTEM = System(
     name="samo",
@@ -51,7 +51,8 @@ class SAMO(MultiTask):
     batch norm's running statistics are those of the first pass. Weights come back by copy, bit for bit, also when a
     closure raises. A step whose gradient is not finite, at any point, moves nothing and is counted in `skipped`. A rho
     of 0 is the rule alone, bit for bit, in one pass per task. Memory beyond the base optimizer's: a gradient of the
-    shared weights for each task, two more, and a copy of what moves.
+    shared weights for each task, two more, and a copy of what moves; round `LinearScalarization`, where tasks need no
+    exact gradients, four gradients and that copy, however many tasks there are.
 
     Args:
         params: parameters, or groups of them. A group with a `task` is that task's head, which climbs its own gradient
@@ -153,7 +154,10 @@ class SAMO(MultiTask):
                 self._climb(passes.weights, {n: part for n, part in own.items() if passes.heads[n] == task})
                 shared, head = passes.there(task)
                 home()
-                found.append(shared)
+                if self.rule.adds_up and found:
+                    add_in(found[0], shared)
+                else:
+                    found.append(shared)
                 own |= head
         return self.rule.combined(found, self._generator("rule")) | own
 

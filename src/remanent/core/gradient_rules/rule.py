@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ class GradientRule(Combine):
 
     In a method each (term, point) is a task. Memory: the gradients, which the update keeps one by one, and their sum.
     """
+
+    adds_up: ClassVar[bool] = (
+        False  # every w_i is 1, whatever the gradients: who makes them may add them up as they come
+    )
 
     def weights(self, gramian: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The tasks' weights, (tasks,), float64.
