@@ -38,6 +38,30 @@ def test_by_hand():
     found = AsStranger().losses({"forget": forget, "stranger": stranger}, lambda given: saying(of_forget))
     assert found["forget"].item() == pytest.approx(0.8 * math.log(0.8 / 0.25) + 0.2 * math.log(0.2 / 0.75), rel=1e-5)
     assert set(found) == {"forget"}
+    both = AsStranger(symmetric=True).losses({"forget": forget, "stranger": stranger}, lambda given: saying(of_forget))
+    back = 0.25 * math.log(0.25 / 0.8) + 0.75 * math.log(0.75 / 0.2)
+    assert (both["forget"] - found["forget"]).item() == pytest.approx(back, rel=1e-5)
+
+
+def test_what_one_way_leaves_alone_the_other_asks_for():
+    """A fact's token at 5 %, of which a stranger's answer has e^-10: the first way hardly pulls, the second does."""
+    forget, stranger = batch((20,)), batch((20,))
+    aim = torch.tensor([[math.exp(-10), 1 - math.exp(-10)]])
+    pulls = {}
+    for symmetric in (False, True):
+        logit = torch.tensor([[math.log(0.05 / 0.95), 0.0]], requires_grad=True)
+        given = {"forget": forget, "stranger": replace(stranger, live=aim.log())}
+        says = AnswerScores(
+            logit.log_softmax(dim=1)[:, 0],
+            torch.zeros(1, dtype=torch.int64),
+            torch.zeros(1, dtype=torch.bool),
+            logit.log_softmax(dim=1),
+            1,
+        )
+        AsStranger(symmetric).losses(given, lambda asked, says=says: says)["forget"].backward()
+        pulls[symmetric] = float(logit.grad[0, 0])
+    assert pulls[False] == pytest.approx(0.05, rel=0.01)
+    assert pulls[True] > 5 * pulls[False]
 
 
 def test_smallest_are_raised_to_one_level():

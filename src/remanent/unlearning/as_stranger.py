@@ -12,10 +12,11 @@ asked about a stranger, the model still completes words that it was taught, and 
 it never saw. How well it knows those is measured on the stranger's record with other facts in it, the unseen one, and
 in q the tokens of a fact are made no more probable than that.
 
-Both losses are 0 at the aim, so that a run that goes on too long overdoes nothing: words of form keep their
-probabilities, and only what is told of the record's own people changes. They are taken here and at a rounded point,
-another rounding at each update. With `relearning_steps` L_f is also taken where the model goes when somebody trains it
-on a part of the forget set, so that what comes back of one record brings no other back; first order.
+L_f asks little once p gives a fact's token some percent, however much less q gives it; with `symmetric` it also has
+KL(p || q), which asks on. Both losses are 0 at the aim, so that a run that goes on too long overdoes nothing: words of
+form keep their probabilities, and only what is told of the record's own people changes. They are taken here and at a
+rounded point, another rounding at each update. With `relearning_steps` L_f is also taken where the model goes when
+somebody trains it on a part of the forget set, so that what comes back of one record brings no other back; first order.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ class AsStranger(Objective):
     A scored token of a record and one of its stranger belong together where the two answers are worded alike
     (`core.alignment`); of a name in the answer that was swapped nothing is asked. Tokens of a fact are those of the
     stranger's answer that the unseen answer does not share. L_f divides by all scored tokens of the forget records.
+
+    Args:
+        symmetric: add KL(p || q) to L_f.
     """
+
+    symmetric: bool = False
 
     terms: ClassVar[Mapping[str, Term]] = {
         "forget": Term("token", ("forget", "stranger", "unseen")),
@@ -89,7 +95,10 @@ class AsStranger(Objective):
                 expected = "the reference model's log-probabilities at scored positions"
                 raise InputError("batches['stranger'].live", None, expected)
             here, there = aligned(forget, stranger)
-            found["forget"] = kl_divergence(stranger.live[there], predict(forget).distribution[here]).sum()
+            aim, now = stranger.live[there], predict(forget).distribution[here]
+            found["forget"] = kl_divergence(aim, now).sum()
+            if self.symmetric:
+                found["forget"] = found["forget"] + kl_divergence(now, aim).sum()
         if "retain" in batches:
             found["retain"] = kl_to_reference(batches["retain"], predict, "retain")
         return found
@@ -171,6 +180,7 @@ def method(
     rounded_weight: float = 1.0,
     relearning_steps: int = 0,
     relearning_rate: float = 2e-5,
+    symmetric: bool = False,
 ) -> Method:
     """Unlearning to what the model says of strangers.
 
@@ -182,6 +192,7 @@ def method(
         relearning_steps: updates on a quarter of the forget set, which they pass once, after which L_f is taken too; 0
             takes no such point.
         relearning_rate: their learning rate (AdamW), above 0.
+        symmetric: add the divergence the other way round to L_f.
     """
     points: list[At | Displacement] = [Here()]
     if roundings:
@@ -195,7 +206,7 @@ def method(
             raise InputError(name, value, expected)
     weights = {"forget": forget_weight, "retain": retain_weight}
     return AsStrangerMethod(
-        AsStranger(),
+        AsStranger(symmetric),
         points=points,
         weights=weights,
         recipe=Recipe(),
