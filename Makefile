@@ -39,7 +39,8 @@ types: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Peers see our environment and are not seen from it: some of them need versions that ours must not have.
+# Peers see our environment and are not seen from it: some of them need versions that ours must not have. Those without
+# their dependencies would change torch; what they need of them goes before: solvers for TorchJD, einops for curvlinops.
 PEERS := .venv-peers
 peers: $(PEERS)/.installed
 
@@ -47,12 +48,15 @@ $(PEERS)/.installed: $(STAMP) Makefile
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read ours; do \
 	  for site in $(PEERS)/lib/python*/site-packages; do echo "import site; site.addsitedir(\"$$ours\")" > "$$site/ours.pth"; done; done
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'pytorch-optimizer==4.1.0'
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'opacus==1.6.0'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'opacus==1.6.0' \
+	  'einops==0.8.2' 'cvxpy==1.9.3' 'clarabel==0.11.1' 'ecos==2.0.14' 'qpsolvers==4.13.0' 'quadprog==0.1.14'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'pytorch-optimizer==4.1.0' \
+	  'torchjd==0.18.0' 'curvlinops-for-pytorch==3.0.1' 'einconv==0.1.0' 'pyhessian==0.1'
 	touch $@
 
 test-peers: peers
-	$(PEERS)/bin/python -m pytest tests/optim/test_sam_peers.py
+	$(PEERS)/bin/python -m pytest tests/optim/test_sam_peers.py tests/optim/test_torchjd_step.py \
+	  tests/core/gradient_rules/test_torchjd_rules.py tests/sharpness/test_curvature_peers.py
 
 bench: peers
 	$(PEERS)/bin/python -m benchmarks

@@ -70,23 +70,3 @@ def test_every_rule_is_held_to_both():
     for peer in ("torchjd", "libmtl"):
         found = {rule.partition("-")[0] for case in GOLDEN["gradients"] for rule in GOLDEN[peer][case]}
         assert found == {rule.partition("-")[0] for rule in RULES}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_live_peer(seed):
-    """With TorchJD installed, as in an environment of peers."""
-    theirs = pytest.importorskip("torchjd.aggregation")
-    generator = torch.Generator().manual_seed(seed)
-    count = 2 + seed % 5
-    rows = torch.randn(count, 9, generator=generator, dtype=torch.float64)
-    rows *= torch.rand(count, 1, generator=generator, dtype=torch.float64) * 3
-    parts = [{"w": row} for row in rows]
-    for ours, peer in (
-        (IMTLG(), theirs.IMTLG()),
-        (AlignedMTL(), theirs.AlignedMTL(pref_vector=torch.ones(count, dtype=torch.float64))),
-        (FairGrad(2.0), theirs.FairGrad(2.0)),
-    ):
-        torch.testing.assert_close(ours.combined(parts)["w"], peer(rows), rtol=1e-4, atol=1e-5)
-    ours, peer = CAGrad(0.3, rescale=0).combined(parts)["w"], theirs.CAGrad(0.3)(rows)
-    torch.testing.assert_close(ours, peer, rtol=0, atol=1e-2)
-    assert float((rows @ ours).min()) >= float((rows @ peer).min()) - 1e-6, "the worst off is served no worse"
