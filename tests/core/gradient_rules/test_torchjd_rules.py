@@ -109,6 +109,7 @@ def test_cagrad_reaches_the_dual_that_clarabel_reaches(seed, c):
     assert found == pytest.approx(reached, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")
 def test_nash_mtl_where_its_iteration_ends():
     """Without its clip of the length; where it stays near w = 1 ours is the solution, w_i (A w)_i = 1."""
     ended = 0
