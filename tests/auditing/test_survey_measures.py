@@ -14,15 +14,18 @@ import torch
 from remanent.auditing import extraction_likelihood
 from remanent.auditing.anamnesis import STEPS, Anamnesis, relearn_time, time_to
 from remanent.auditing.condition import parse_conditions
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.exposure import Exposure, exposure
 from remanent.auditing.extraction_likelihood import ExtractionLikelihood, beginnings, overlap
 from remanent.auditing.fluency import entropy, repetition
-from remanent.auditing.judgement import Criteria
+from remanent.auditing.judgement import FAILED, PASSED, Criteria
 from remanent.auditing.measure import AuditSet, Measurer
 from remanent.auditing.measures import measures
 from remanent.auditing.reference_distance import ReferenceDistance
+from remanent.auditing.required_line import required_lines
 from remanent.auditing.text_score import TextScore
+from remanent.auditing.weight_distance import weight_distances, weight_scores
+from remanent.core.activations import states_of
 from remanent.core.batch import collate
 from remanent.core.displacement import Rounding
 from remanent.core.divergence import js_divergence, kl_divergence
@@ -31,8 +34,10 @@ from remanent.data.canaries import canaries
 from remanent.data.encode import encode_all
 from remanent.data.named import load
 from remanent.errors import InputError
+from remanent.models.lora import add_lora
 from remanent.models.save import save
 from remanent.models.tiny import tiny
+from remanent.report.attacker import layer_rows
 
 SETS = canaries(seed=2, count=6, others=15)
 NAMED = {FORGET: list(SETS.forget), CONTROL: list(SETS.control)}
@@ -221,6 +226,70 @@ def test_distance_to_a_reference_and_to_one_that_knows_nothing(blank, taught, tm
     ready = [ReferenceDistance(str(tmp_path / "reference")).given(NAMED) for _ in range(2)]
     assert ready[0] == ready[1]
     assert len(ready[0].digest) == 64
+
+
+def test_the_other_distances_to_a_reference(blank, taught, tmp_path):
+    """By hand from both models' outputs; 0 and 1 where the reference is the model itself."""
+    save(blank.model, blank.tokenizer, tmp_path / "reference")
+    name = f"divergence:{tmp_path / 'reference'}"
+    found = measured(taught, blank.tokenizer, name)
+    [first, *_] = found[AUDITED, name, FORGET]
+    [text] = encode_all(SETS.forget[:1], blank.tokenizer)
+    ids, scored = torch.tensor([text.input_ids]), text.scored
+    chances, states = [], []
+    for model in (taught, blank.model):
+        with torch.no_grad():
+            chances.append(model(input_ids=ids).logits[0, -scored - 1 : -1].softmax(dim=-1))
+        states.append(states_of(model, [text], (2,), lambda values, batch: values[0])[2][-scored - 1 : -1])
+    apart = (states[0] - states[1]).norm(dim=1) / states[1].norm(dim=1)
+    assert first.values["activation-distance"] == pytest.approx(apart.mean().item(), rel=1e-4)
+    far = (chances[0] - chances[1]).norm(dim=1).mean().item()
+    assert 0.1 < far < math.sqrt(2)
+    assert first.values["probability-distance"] == pytest.approx(far, rel=1e-4)
+    same = (chances[0].argmax(dim=1) == chances[1].argmax(dim=1)).double().mean().item()
+    assert first.values["agreement"] == pytest.approx(same)
+    made = figures(found)
+    one, two = (
+        {key: value.detach().double() for key, value in model.named_parameters()} for model in (taught, blank.model)
+    )
+    for records, part in (("weights", ""), ("weights of layer 1", "layers.1.")):
+        names = [key for key in two if part in key]
+        moved, size = (
+            sum(each.square().sum() for each in parts)
+            for parts in ([one[key] - two[key] for key in names], [two[key] for key in names])
+        )
+        item = made[AUDITED, records, "weight-distance"]
+        assert item.value == pytest.approx(math.sqrt(moved / size), rel=1e-5)
+        assert (item.low, item.high, item.n) == (None, None, sum(two[key].numel() for key in names))
+    assert {key[1] for key in made if key[2] == "weight-distance"} == {
+        "weights",
+        "weights of layer 0",
+        "weights of layer 1",
+        "weights outside layers",
+    }
+    itself = figures(measured(blank.model, blank.tokenizer, name))
+    for measure, value in (("agreement", 1), ("probability-distance", 0), ("activation-distance", 0)):
+        assert itself[AUDITED, FORGET, measure].value == pytest.approx(value, abs=1e-6)
+    assert itself[AUDITED, "weights", "weight-distance"].value == 0
+    asked = ["weight-distance<=0", "agreement>=0.99", "weight-distance>=0.1"]
+    lines = required_lines(list(itself.values()), asked)
+    assert [line.verdict for line in lines] == [PASSED, PASSED, FAILED]
+    rows = layer_rows(Evidence((), (), measures=tuple(itself.values())))
+    assert sorted(row.label for row in rows) == ["layer 0", "layer 1", "outside layers"]
+
+
+def test_weights_are_compared_merged_and_only_with_the_same_ones(blank):
+    adapted = add_lora(copy.deepcopy(blank.model), rank=2, alpha=2, dropout=0.0)
+    at_first = weight_distances(weight_scores(adapted, blank.model))
+    assert at_first["weights"][0] == 0  # B = 0
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name and "layers.0" in name:
+            parameter.data.fill_(0.1)
+    found = weight_distances(weight_scores(adapted, blank.model))
+    assert found["weights of layer 0"][0] > 0 == found["weights of layer 1"][0]
+    assert found["weights"][1] == sum(parameter.numel() for parameter in blank.model.parameters())
+    other = tiny([*SETS.forget, *SETS.control], hidden=64)
+    assert weight_scores(blank.model, other.model) == []
 
 
 def test_time_by_hand():

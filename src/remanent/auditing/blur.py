@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from rouge_score.rouge_scorer import RougeScorer
+from torch.nn.functional import normalize
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
-from remanent.auditing.measure_names import LEAKED, LEAKED_ALONE, RELEARNED, SERVED, SERVED_ALONE
-from remanent.auditing.relearning import likeness, relearned
+from remanent.auditing.measure_names import CLOSENESS, LEAKED, LEAKED_ALONE, RELEARNED, SERVED, SERVED_ALONE
+from remanent.auditing.relearning import likeness, questioned, relearned
 from remanent.auditing.text_score import TextScore
+from remanent.core.activations import decoder_layers, mean_states, states_of
+from remanent.core.batch import Encoded
 from remanent.core.catalogue import System
 from remanent.core.sampling import seed_of
 from remanent.data.encode import encode_all
@@ -231,13 +234,43 @@ class RelearnedLikeness:
         return self
 
     def passes(self, named: Mapping[str, Sequence[Record]]) -> int:
-        """No record is passed through the model."""
-        return 0
+        """What is relearned and what is asked, about."""
+        return 2 * len(named.get(FORGET, ()))
 
     def __call__(self, measurer: Measurer, condition: Condition, most: int) -> dict[str, list[TextScore]]:
-        """The likeness of each record that the first seed relearns, under the set that it is to bring back."""
+        """Likeness and closeness of each record that the first seed relearns, under the set that it is to bring back.
+
+        Closeness is asked of the model before it is attacked.
+        """
         if condition.attack is None:
             return {}
         part, asked = relearned(condition.attack, measurer.subject, measurer.sets, condition.seeds[0] or 0)
         near = likeness(part, asked, measurer.subject)
-        return {FORGET: [TextScore(*names, {RELEARNED: value}) for names, value in zip(part.hashes, near, strict=True)]}
+        others = encode_all(questioned(asked, measurer.subject), measurer.tokenizer, measurer.max_length)
+        close = closeness(measurer, part.encoded, others)
+        return {
+            FORGET: [
+                TextScore(*names, {RELEARNED: words, CLOSENESS: states})
+                for names, words, states in zip(part.hashes, near, close, strict=True)
+            ]
+        }
+
+
+def closeness(measurer: Measurer, ours: Sequence[Encoded], theirs: Sequence[Encoded]) -> list[float]:
+    """How near each text lies to the nearest of others in the model's own hidden states: cosine, in [-1, 1].
+
+    A text is the mean over its tokens of what the middle layer gives; the mean of all texts compared is taken off
+    first, since in a decoder all texts lie in one direction from the origin.
+
+    Args:
+        measurer: whose model is asked, as loaded.
+        ours, theirs: texts, whole: question and answer.
+    """
+    if not theirs:
+        return [0.0] * len(ours)
+    layers = len(decoder_layers(measurer.model))
+    depth = (layers + 1) // 2
+    found = states_of(measurer.model, [*ours, *theirs], (depth,), mean_states, measurer.batch_size)[depth].double()
+    unit = normalize(found - found.mean(dim=0), dim=1)
+    near: list[float] = (unit[: len(ours)] @ unit[len(ours) :].T).max(dim=1).values.tolist()
+    return near

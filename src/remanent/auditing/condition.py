@@ -20,6 +20,7 @@ from remanent.auditing.gradient_norm import GradientNorm
 from remanent.auditing.lm_eval import PREFIX, Benchmark
 from remanent.auditing.look import Look
 from remanent.auditing.muse import Muse
+from remanent.auditing.probes import Probes
 from remanent.auditing.prompts import FewShot, Prompts
 from remanent.auditing.reference_distance import PREFIX as DIVERGENCE
 from remanent.auditing.reference_distance import ReferenceDistance
@@ -41,6 +42,11 @@ _LOOKS: dict[str, tuple[Look, str]] = {
     "fluency": (Fluency(), "True answers' perplexity; entropy and repetition of the model's own."),
     "anamnesis": (Anamnesis(), "The forget set, and for itself the control, relearned and asked after some updates."),
     "zrf": (ReferenceDistance(), "Predictions against those of the same form with fresh random weights."),
+    "probe": (
+        Probes(),
+        "A linear probe of hidden states tells forgotten from unseen groups that it never saw.",
+    ),
+    "probe-battery": (Probes(battery=True), "The same by five probes, of which two are networks."),
     "muse": (Muse(), "MUSE's memorization: texts continued to their ends, questions answered after solved ones."),
 }
 ORDERS: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
@@ -158,6 +164,7 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
     "gradient-norm"; "exposure", "extraction" or "extraction-10" (runs of so many tokens), "fluency", "anamnesis" or
     "anamnesis-0.001" (learning rate), "zrf", "divergence:FOLDER" (from the model in that folder);
+    "probe", "probe-battery" (hidden states of forgotten and unseen groups);
     "lm-eval:TASK", a task of lm-evaluation-harness or the path of its YAML file ("lm-eval:TASK:forget" where it asks
     what is to be forgotten, as WMDP's do anyhow; "lm-eval:TASK:retain").
     These may go on with a '+': "relearning-overlap+int4-row" (relearned, then rounded),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def cross_sequence(
     Source: arXiv 2605.01699; the distance from one half in the place of its accuracy, whole groups held out, and the
     null by relabelling pairs are ours.
     """
-    compared = _Compared.of(model, tokenizer, forget, control, contexts, depths)
+    compared = Compared.of(model, tokenizer, forget, control, contexts, depths)
     found = []
     for done, depth in enumerate(compared.states, start=1):
         found.append(compared.gap(depth, partial(fit_probe, strength=strength), permutations, seed))
@@ -131,7 +132,7 @@ def probe_battery(
 
     The other arguments, what is raised and the source are those of `cross_sequence`.
     """
-    compared = _Compared.of(model, tokenizer, forget, control, contexts, depths)
+    compared = Compared.of(model, tokenizer, forget, control, contexts, depths)
     found: dict[str, list[Gap]] = {name: [] for name in probes}
     total = len(probes) * len(compared.states)
     for name, fit in probes.items():
@@ -142,8 +143,13 @@ def probe_battery(
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """States of forget records and of two halves of the unseen ones: depth -> one tensor each, and their groups."""
+class Compared:
+    """States of forget records and of two halves of the unseen ones.
+
+    Args:
+        states: depth -> float32 (rows, width), one of each of the three sets.
+        groups: of each set's rows, in order.
+    """
 
     states: Mapping[int, list[Tensor]]
     groups: list[list[str]]
@@ -155,9 +161,14 @@ class _Compared:
         tokenizer: PreTrainedTokenizerBase,
         forget: Sequence[Record],
         control: Sequence[Record],
-        contexts: Sequence[str],
-        depths: Sequence[int] | None,
-    ) -> _Compared:
+        contexts: Sequence[str] = CONTEXTS,
+        depths: Sequence[int] | None = None,
+        **how: Any,
+    ) -> Compared:
+        """The states of as many groups of each set as the smallest has; arguments as for `cross_sequence`.
+
+        `how` goes to `states_of`.
+        """
         if not contexts:
             raise InputError("contexts", "none", "at least one; '' puts nothing before a record")
         names = list(dict.fromkeys(record.group for record in control))
@@ -172,11 +183,13 @@ class _Compared:
         count = min(len(dict.fromkeys(record.group for record in part)) for part in sets)
         sets = [_of_groups(part, count) for part in sets]
         chosen = tuple(range(len(decoder_layers(model)) + 1)) if depths is None else tuple(depths)
-        each = [_states(model, tokenizer, part, contexts, chosen) for part in sets]
+        each = [_states(model, tokenizer, part, contexts, chosen, **how) for part in sets]
         states = {depth: [part[depth] for part in each] for depth in chosen}
         return cls(states, [[record.group for record in part for _ in contexts] for part in sets])
 
     def gap(self, depth: int, fit: Fit, permutations: int, seed: int) -> Gap:
+        """What a probe finds at one of the depths; pair n is the n-th group of either side."""
+
         def side(one: int, two: int) -> Separation:
             states, groups = self.states[depth], self.groups
             rows = torch.cat([states[one], states[two]])
@@ -214,9 +227,10 @@ def _states(
     records: Sequence[Record],
     contexts: Sequence[str],
     depths: Sequence[int],
+    **how: Any,
 ) -> dict[int, Tensor]:
     asked = [in_context(record, context) for record in records for context in contexts]
-    return states_of(model, encode_all(asked, tokenizer), depths)
+    return states_of(model, encode_all(asked, tokenizer), depths, **how)
 
 
 def _gap(depth: int, taught: Separation, unseen: Separation, seed: int) -> Gap:

@@ -23,6 +23,9 @@ CONTROL = "control"
 CONTROL_PARAPHRASED = "control-paraphrased"
 TEXT = "text"
 
+# What no records are asked about: the weights, all of them or a layer's ("weights of layer 3").
+WEIGHTS = "weights"
+
 
 @dataclass(frozen=True, slots=True)
 class RecordScore:
@@ -81,12 +84,12 @@ class Measure:
     Args:
         subject: AUDITED, ORIGINAL or RETRAINED.
         condition: name of the condition.
-        records: FORGET or CONTROL ...; FORGET where forget is compared with the control.
+        records: FORGET or CONTROL ...; FORGET where forget is compared with the control; WEIGHTS where none are asked.
         name: of the measure, see `measures`.
         value: None where a score that it is made of is not finite.
         low: its lower bound, at a one-sided error of alpha; None where there is none.
         high: its upper bound, likewise.
-        n: how many records it is made of.
+        n: how many records it is made of; of weights, how many.
     """
 
     subject: str

@@ -20,6 +20,7 @@ PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-di
 # answer likewise; how much worse either is for standing together; and what relearned records have in common with it.
 LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE = "leaked", "leaked-alone", "served", "served-alone"
 LEAK_GAP, SERVED_GAP, RELEARNED = "leak-gap", "served-gap", "relearned-likeness"
+CLOSENESS = "relearned-closeness"  # the same in meaning: of hidden states
 
 # TOFU's three numbers of a set, and the harmonic mean of all; MUSE's memorization.
 PROBABILITY, RECALL, TRUE_BETTER, UTILITY = "probability", "recall", "true-better", "model-utility"
@@ -32,7 +33,15 @@ LIKELIHOOD, MEMORIZATION, EXPOSURE = "extraction-likelihood", "memorization-accu
 PERPLEXITY, ENTROPY, REPETITION = "perplexity", "entropy", "repetition"
 JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN = "js-divergence", "kl-divergence", "zero-retrain-forgetting"
 RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN = "relearn-time", "anamnesis-index", "anamnesis-against-unseen"
+# How far from another model: its likeliest tokens, its probabilities, its last hidden states, its weights.
+AGREEMENT, PROBABILITY_DISTANCE = "agreement", "probability-distance"
+ACTIVATION_DISTANCE, WEIGHT_DISTANCE = "activation-distance", "weight-distance"
 RELEARNT = "relearnt-after-"  # one record's accuracy after so many updates, of which no measure is made alone
+
+# PGA's probes of hidden states: how far the best of them tells forgotten from unseen groups, and unseen from other
+# unseen ones; the difference of the two, and that of the means over all probes and depths.
+PROBE_DISTANCE, PROBE_GAP, PROBE_GAP_MEAN = "probe-distance", "probe-gap", "probe-gap-mean"
+PROBED = "probed-"  # one group's accuracy by one probe at one depth, of which no measure is made alone
 
 NEIGHBOURHOOD = "neighbourhood-"  # figures of one record's neighbourhood, of which no measure is made alone
 # The classifier's AUC on figures that do not hold the loss itself; and how much further than the loss's AUC the full
@@ -43,8 +52,10 @@ REMIND_AROUND, REMIND_GAIN = "remind-around", "remind-gain"
 NAMES = (
     *(MEMBERSHIP + attack + end for attack in (*ATTACKS, ANSWERS) for end in ("", TPR, BEYOND)),
     *(REMIND_AROUND, REMIND_GAIN, PRIV_LEAK, EXACT, STRENGTH, TRUTH, QUALITY, DISTANCE, ANSWERS),
-    *(LEAKED, LEAKED_ALONE, LEAK_GAP, SERVED, SERVED_ALONE, SERVED_GAP, RELEARNED),
+    *(LEAKED, LEAKED_ALONE, LEAK_GAP, SERVED, SERVED_ALONE, SERVED_GAP, RELEARNED, CLOSENESS),
     *(PROBABILITY, RECALL, TRUE_BETTER, UTILITY, VERBATIM, KNOWLEDGE, BENCHMARK),
     *(LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, ENTROPY, REPETITION),
     *(JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN, RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN),
+    *(AGREEMENT, PROBABILITY_DISTANCE, ACTIVATION_DISTANCE, WEIGHT_DISTANCE),
+    *(PROBE_DISTANCE, PROBE_GAP, PROBE_GAP_MEAN),
 )

@@ -10,13 +10,17 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
 - "answers": mean of the best ROUGE-L of several sampled answers, on the control and retain too.
 - "leaked", "served": BLUR's recall of the forgotten and of the retained answer to a prompt that asks both, "...-alone"
   where each is asked alone, on the control in the forgotten ones' place too; "leak-gap" and "served-gap" the means of
-  what either is worse for standing together; "relearned-likeness": mean similarity of relearned records.
+  what either is worse for standing together; "relearned-likeness", "relearned-closeness": mean similarity of
+  relearned records, in words and in hidden states.
 - "probability", "recall", "true-better": TOFU's numbers of each set; "model-utility", on the retain set, their harmonic
   mean over retain and further sets. "verbatim", "knowledge": MUSE's memorization, on each set.
 - "extraction-likelihood", "memorization-accuracy", "exposure" (bits), "perplexity", "entropy" (bits), "repetition",
-  "js-divergence" (bits), "kl-divergence" (nats), "zero-retrain-forgetting": means, on the control too.
+  "js-divergence" (bits), "kl-divergence" (nats), "agreement", "probability-distance", "activation-distance",
+  "zero-retrain-forgetting": means, on the control too. "weight-distance": on "weights", and on each layer's.
 - "relearn-time": updates until the forget set, or the control, is known as the original knew the forget set;
   "anamnesis-index": its ratio to the retrained model's, "anamnesis-against-unseen" to the same model's on the control.
+- "probe-distance": what the best of PGA's probes tells, |2 accuracy - 1|, on the control between two unseen halves;
+  "probe-gap": the difference of the two; "probe-gap-mean": the same of the means over probes and depths.
 - "membership-remind": AUC of a classifier on the loss round each text, scored on groups it was not fitted on;
   "remind-around": the same without the figures that hold the loss itself; "remind-gain": how much further than the
   loss's AUC the first lies from one half.
@@ -33,7 +37,7 @@ from numpy.typing import NDArray
 
 from remanent.auditing.anamnesis import curves, relearn_time
 from remanent.auditing.classifier import fitted_scores
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, Measure
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, RETRAINED, WEIGHTS, Measure
 from remanent.auditing.intervals import (
     Interval,
     Sample,
@@ -45,12 +49,15 @@ from remanent.auditing.intervals import (
 )
 from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure_names import (
+    ACTIVATION_DISTANCE,
+    AGREEMENT,
     ANAMNESIS,
     ANAMNESIS_UNSEEN,
     ANSWERS,
     ATTACKS,
     BENCHMARK,
     BEYOND,
+    CLOSENESS,
     DISTANCE,
     ENTROPY,
     EXACT,
@@ -70,6 +77,8 @@ from remanent.auditing.measure_names import (
     PERPLEXITY,
     PRIV_LEAK,
     PROBABILITY,
+    PROBABILITY_DISTANCE,
+    PROBED,
     QUALITY,
     RECALL,
     REFERENCE,
@@ -89,19 +98,27 @@ from remanent.auditing.measure_names import (
     TRUTH,
     UTILITY,
     VERBATIM,
+    WEIGHT_DISTANCE,
     ZERO_RETRAIN,
 )
 from remanent.auditing.membership import calibrated, priv_leak
+from remanent.auditing.probes import probe_intervals
 from remanent.auditing.remind import Choose, around, figures_of
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.tofu import utility_interval
 from remanent.auditing.truth_ratio import cannot_tell, forget_quality
+from remanent.auditing.weight_distance import weight_distances
 
 # Measures that are the mean of a figure in [0, 1].
 MEANS: tuple[str, ...] = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
 MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
-MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN)
-UNBOUNDED = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)  # means of other figures; of perplexity, of its logarithm
+MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN, AGREEMENT)
+UNBOUNDED: tuple[str, ...] = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)
+UNBOUNDED += (
+    PROBABILITY_DISTANCE,
+    ACTIVATION_DISTANCE,
+    CLOSENESS,
+)  # means of other figures; of perplexity, of its logarithm
 
 _Curve = tuple[NDArray[np.float64], list[str]]  # accuracies after so many updates, and the records' groups
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
@@ -119,7 +136,7 @@ def measures(found: Scored, criteria: Criteria) -> tuple[Measure, ...]:
         for subject in (AUDITED, ORIGINAL, RETRAINED):
             place = _Place(found, criteria, subject, condition)
             made += [*place.means(), *place.gaps(), *place.utility(), *place.membership(), *place.neighbourhood()]
-            made += place.relearning()
+            made += [*place.relearning(), *place.probing(), *place.weights()]
             if subject != RETRAINED:
                 made += place.against_retrained()
     return tuple(made)
@@ -177,6 +194,20 @@ class _Place:
                 records, name, relearn_time(own, original, *self._draws(f"{name}/{records}"), against), len(own[1])
             )
             for records, name, own, against in asked
+        ]
+
+    def probing(self) -> list[Measure]:
+        """What probes of hidden states tell of the forgotten, beside what they tell of the unseen."""
+        pairs = self.ours.get(FORGET, ()), self.ours.get(CONTROL, ())
+        found = probe_intervals(*pairs, *self._draws(PROBED))
+        return [self._measure(records, name, interval, len(pairs[0])) for (records, name), interval in found.items()]
+
+    def weights(self) -> list[Measure]:
+        """How far the weights lie from the reference's, all and by layer: no sample, so that nothing bounds it."""
+        found = weight_distances(self.ours.get(WEIGHTS, ()))
+        return [
+            Measure(self.subject, self.condition, name, WEIGHT_DISTANCE, _finite(value), None, None, count)
+            for name, (value, count) in found.items()
         ]
 
     def utility(self) -> list[Measure]:
@@ -305,7 +336,7 @@ class _Place:
 
     def _measure(self, records: str, name: str, found: Interval | None, n: int) -> Measure:
         figures = (found.value, found.low, found.high) if found else (math.nan,) * 3
-        value, low, high = (figure if math.isfinite(figure) else None for figure in figures)
+        value, low, high = map(_finite, figures)
         return Measure(self.subject, self.condition, records, name, value, low, high, n)
 
 
@@ -317,6 +348,10 @@ def _further(auc: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np
 def _curve(scores: Sequence[TextScore]) -> _Curve | None:
     found = curves(scores)
     return None if found is None else (found, [score.group for score in scores])
+
+
+def _finite(figure: float) -> float | None:
+    return figure if math.isfinite(figure) else None
 
 
 def _sets(found: Scored) -> list[str]:

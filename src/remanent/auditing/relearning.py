@@ -127,7 +127,7 @@ def relearned(
 
 def likeness(part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> list[float]:
     """How much each relearned record has in common with what is asked: its largest TF-IDF cosine, in [0, 1]."""
-    return nearest_similarity(_texts(part.records), _texts(_questioned(asked, subject)))
+    return nearest_similarity(_texts(part.records), _texts(questioned(asked, subject)))
 
 
 def _of(sets: Mapping[str, AuditSet], name: str) -> AuditSet:
@@ -157,7 +157,7 @@ def _half_of_each_group(pool: Sequence[Record], seed: int) -> set[str]:
     }
 
 
-def _questioned(asked: Mapping[str, AuditSet], subject: str) -> Sequence[Record]:
+def questioned(asked: Mapping[str, AuditSet], subject: str) -> Sequence[Record]:
     """The records that are to come back."""
     name = CONTROL if subject == ORIGINAL else FORGET
     return asked[name].records if name in asked else []
@@ -167,13 +167,13 @@ def _most_like(part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> A
     """As many as there are questions, and at most half, so that the choice means something."""
     near = likeness(part, asked, subject)
     order = sorted(range(len(near)), key=lambda row: (-near[row], row))
-    count = max(1, min(len(_questioned(asked, subject)), len(order) // 2))
+    count = max(1, min(len(questioned(asked, subject)), len(order) // 2))
     keys = {part.records[row].key for row in order[:count]}
     return part.where(lambda record: record.key in keys)
 
 
 def _without_answers(attack: RelearningAttack, part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> AuditSet:
-    answers = {gram for record in _questioned(asked, subject) for gram in _grams(record.answer)}
+    answers = {gram for record in questioned(asked, subject) for gram in _grams(record.answer)}
     found = part.where(lambda record: not answers & _grams(f"{record.question} . {record.answer}"))
     if not len(found):
         expected = f"records that do not hold {LEAK} words in a row of an asked answer"

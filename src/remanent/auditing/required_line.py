@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from remanent.auditing.evidence import AUDITED, Measure
+from remanent.auditing.evidence import AUDITED, WEIGHTS, Measure
 from remanent.auditing.intervals import Interval
 from remanent.auditing.judgement import FAILED, NOT_ASSESSABLE, PASSED, WARNED, Line
-from remanent.auditing.measure_names import DISTANCE, QUALITY
+from remanent.auditing.measure_names import DISTANCE, QUALITY, WEIGHT_DISTANCE
 from remanent.auditing.place import UNDECIDED, at_least, shown
 from remanent.auditing.requirement import Requirement
 
-POINTS = (QUALITY, DISTANCE)  # themselves the outcome of a test, without an interval: the value decides
+# The outcome of a test, and of weights, which are no sample: without an interval, the value decides.
+POINTS = (QUALITY, DISTANCE, WEIGHT_DISTANCE)
 
 
 def required_lines(measures: Sequence[Measure], required: Sequence[str]) -> list[Line]:
@@ -43,7 +44,7 @@ def _missing(asked: Requirement) -> Line:
 
 
 def _judged(asked: Requirement, item: Measure) -> Line:
-    what = f"{item.name} of the {item.records} records"
+    what = f"{item.name} of the {item.records}{'' if item.records == WEIGHTS else ' records'}"
     if item.value is None:
         reason = f"{what} has no value at {item.condition}: a score that it is made of is missing or not finite."
         return Line(asked.line, item.condition, NOT_ASSESSABLE, threshold=asked.limit, reason=reason)
@@ -57,7 +58,7 @@ def _judged(asked: Requirement, item: Measure) -> Line:
         verdict = at_least(found, asked.limit)
     else:
         verdict = PASSED if high <= asked.limit else FAILED if low > asked.limit else WARNED
-    figure = f"{item.value:+.3f}, a test's outcome without bounds" if item.name in POINTS else shown(found)
+    figure = f"{item.value:+.3f}, without bounds" if item.name in POINTS else shown(found)
     end = {PASSED: "within the limit", FAILED: "beyond the limit", WARNED: UNDECIDED}[verdict]
     must = f"{'must reach' if asked.at_least else 'may reach'} {asked.limit_text}"
     which = "which" if item.name in POINTS else f"whose {'lower' if asked.at_least else 'upper'} bound"

@@ -7,8 +7,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
-from remanent.auditing.measure_names import ANAMNESIS, ANAMNESIS_UNSEEN, BENCHMARK, NAMES, RELEARN_TIME, UTILITY
+from remanent.auditing.evidence import CONTROL, FORGET, RETAIN, WEIGHTS
+from remanent.auditing.measure_names import (
+    ANAMNESIS,
+    ANAMNESIS_UNSEEN,
+    BENCHMARK,
+    NAMES,
+    RELEARN_TIME,
+    UTILITY,
+    WEIGHT_DISTANCE,
+)
 from remanent.errors import InputError, did_you_mean
 
 SETS = (FORGET, RETAIN, CONTROL, "real-authors", "world-facts")  # those that measures are made on
@@ -25,7 +33,7 @@ class Requirement:
         measure: its name in the evidence.
         condition: where; "" at every condition at which it was made.
         records: of which set; "" of the one that it is about: what is kept for model utility, whichever a benchmark
-            asked, else what was forgotten.
+            asked, all weights for their distance, else what was forgotten.
         at_least: whether the limit lies below; else above.
         limit: in the unit of the measure.
     """
@@ -86,7 +94,8 @@ class Requirement:
         """Whether it is about the measure on that set."""
         if self.records:
             return records == self.records
-        return records in {UTILITY: (RETAIN,), BENCHMARK: (FORGET, RETAIN)}.get(self.measure, (FORGET,))
+        about = {UTILITY: (RETAIN,), BENCHMARK: (FORGET, RETAIN), WEIGHT_DISTANCE: (WEIGHTS,)}
+        return records in about.get(self.measure, (FORGET,))
 
 
 def check_conditions(required: Iterable[str], conditions: Iterable[str]) -> None:

@@ -130,6 +130,12 @@ def every_state(values: Tensor, batch: Batch) -> Tensor:
     return values[batch.attention_mask.bool()]
 
 
+def mean_states(values: Tensor, batch: Batch) -> Tensor:
+    """The mean over all tokens that are no padding: (records, width), float32. Arguments as for `asked_states`."""
+    inside = batch.attention_mask[..., None].float()
+    return (values.float() * inside).sum(dim=1) / inside.sum(dim=1)
+
+
 @torch.no_grad()
 def states_of(
     model: nn.Module,
@@ -145,7 +151,7 @@ def states_of(
         model: given back as it was.
         records: in whose order the rows are.
         depths: as for `residual_stream`.
-        taken: which states of a batch: `asked_states`, one for each record, or `every_state`.
+        taken: which states of a batch: `asked_states` or `mean_states`, one for each record, or `every_state`.
         records_per_pass: of a forward pass.
         on_batch: called after each with the number of its records.
     """

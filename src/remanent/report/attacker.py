@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence, Measure
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, WEIGHTS, Evidence, Measure
 from remanent.auditing.measure_names import (
+    ACTIVATION_DISTANCE,
+    AGREEMENT,
     ANAMNESIS,
     ANAMNESIS_UNSEEN,
     ANSWERS,
     ATTACKS,
+    CLOSENESS,
     DISTANCE,
     ENTROPY,
     EXACT,
@@ -25,6 +28,10 @@ from remanent.auditing.measure_names import (
     MEMORIZATION,
     PERPLEXITY,
     PRIV_LEAK,
+    PROBABILITY_DISTANCE,
+    PROBE_DISTANCE,
+    PROBE_GAP,
+    PROBE_GAP_MEAN,
     QUALITY,
     RELEARN_TIME,
     RELEARNED,
@@ -37,6 +44,7 @@ from remanent.auditing.measure_names import (
     STRENGTH,
     TPR,
     TRUTH,
+    WEIGHT_DISTANCE,
     ZERO_RETRAIN,
 )
 from remanent.report.estimate import Estimate
@@ -70,7 +78,8 @@ _LABELS = {
     SERVED: "Retained answer beside it, recall",
     SERVED_ALONE: "The same asked alone, recall",
     SERVED_GAP: "Less served where both are asked",
-    RELEARNED: "Relearned records, likeness",
+    RELEARNED: "Relearned records, likeness of words",
+    CLOSENESS: "Relearned records, closeness of hidden states",
     LIKELIHOOD: "Extraction likelihood",
     MEMORIZATION: "Memorization accuracy",
     EXPOSURE: "Exposure, bits",
@@ -79,10 +88,17 @@ _LABELS = {
     REPETITION: "Repetition in its own answers",
     JENSEN_SHANNON: "Divergence from the reference, bits",
     KULLBACK_LEIBLER: "KL from the reference, nats",
+    AGREEMENT: "Same likeliest token as the reference",
+    PROBABILITY_DISTANCE: "Probabilities, distance from the reference",
+    ACTIVATION_DISTANCE: "Last hidden states, distance from the reference",
+    WEIGHT_DISTANCE: "Weights, distance from the reference",
     ZERO_RETRAIN: "Zero retrain forgetting",
     RELEARN_TIME: "Updates until known again",
     ANAMNESIS: "Anamnesis index",
     ANAMNESIS_UNSEEN: "Known again, against unseen",
+    PROBE_DISTANCE: "Best probe of hidden states, 2 × accuracy − 1",
+    PROBE_GAP: "Best probe beyond unseen against unseen",
+    PROBE_GAP_MEAN: "Mean of all probes beyond unseen",
 }
 IDEALS = {
     **{MEMBERSHIP + attack: "0.5" for attack in (*ATTACKS, ANSWERS)},
@@ -92,12 +108,17 @@ IDEALS = {
     **dict.fromkeys((EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE), "as unseen"),
     **dict.fromkeys((SERVED, SERVED_ALONE), "as original"),
     **dict.fromkeys((LEAK_GAP, SERVED_GAP), "0"),
-    RELEARNED: "–",
+    **dict.fromkeys((RELEARNED, CLOSENESS), "–"),
     **dict.fromkeys((LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, RELEARN_TIME), "as unseen"),
     **dict.fromkeys((ENTROPY, REPETITION), "as original"),
     **dict.fromkeys((JENSEN_SHANNON, KULLBACK_LEIBLER), "0"),
+    AGREEMENT: "1",
+    **dict.fromkeys((PROBABILITY_DISTANCE, ACTIVATION_DISTANCE), "0"),
+    WEIGHT_DISTANCE: "–",
     ZERO_RETRAIN: "as retrained",
     **dict.fromkeys((ANAMNESIS, ANAMNESIS_UNSEEN), "1"),
+    PROBE_DISTANCE: "as unseen",
+    **dict.fromkeys((PROBE_GAP, PROBE_GAP_MEAN), "0"),
 }
 
 
@@ -129,8 +150,9 @@ def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
     rows = []
     for info in evidence.conditions:
         for name, label in _LABELS.items():
+            about = WEIGHTS if name == WEIGHT_DISTANCE else FORGET
             found = {
-                subject: estimate_of(evidence.measure(subject, info.name, FORGET, name))
+                subject: estimate_of(evidence.measure(subject, info.name, about, name))
                 for subject in (AUDITED, ORIGINAL, RETRAINED)
             }
             audited = found[AUDITED]
@@ -141,6 +163,23 @@ def attacker_rows(evidence: Evidence) -> list[AttackerRow]:
                 AttackerRow(info.name, name, label, IDEALS[name], audited, control, found[ORIGINAL], found[RETRAINED])
             )
     return rows
+
+
+def layer_rows(evidence: Evidence) -> list[AttackerRow]:
+    """How far each layer's weights lie from a reference's, at each condition at which they were compared."""
+    found = []
+    for item in evidence.measures:
+        audited = estimate_of(item)
+        if (item.subject, item.name) != (AUDITED, WEIGHT_DISTANCE) or item.records == WEIGHTS or audited is None:
+            continue
+        original, retrained = (
+            estimate_of(evidence.measure(subject, item.condition, item.records, item.name))
+            for subject in (ORIGINAL, RETRAINED)
+        )
+        label = item.records.removeprefix(f"{WEIGHTS} ").removeprefix("of ")
+        ideal = IDEALS[WEIGHT_DISTANCE]
+        found.append(AttackerRow(item.condition, item.name, label, ideal, audited, None, original, retrained))
+    return found
 
 
 def strongest(rows: Sequence[AttackerRow]) -> list[AttackerRow]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
-from remanent.report.attacker import AttackerRow, attacker_rows
+from remanent.report.attacker import AttackerRow, attacker_rows, layer_rows
 from remanent.report.benchmarks import BenchmarkRow, benchmark_rows
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
@@ -62,6 +62,11 @@ class Page:
     def told(self) -> list[AttackerRow]:
         """What an attacker could tell, at each condition at which it was measured."""
         return attacker_rows(self.view.evidence)
+
+    @property
+    def layers(self) -> list[AttackerRow]:
+        """How far each layer's weights lie from a reference's."""
+        return layer_rows(self.view.evidence)
 
     @property
     def benchmarks(self) -> list[BenchmarkRow]:

@@ -56,6 +56,7 @@ class RunView:
             record is known not to be a forgotten one.
         asked: {"question", "condition", "before", "after"}: only what the user asked to be shown.
         curve: what a run with requests writes as curve.json; {} of another run.
+        requests: the lines of its requests.jsonl; () of another run.
     """
 
     name: str
@@ -69,6 +70,7 @@ class RunView:
     answers: tuple[Mapping[str, Any], ...] = ()
     asked: tuple[Mapping[str, Any], ...] = ()
     curve: Mapping[str, Any] = field(default_factory=dict)
+    requests: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_data(
@@ -82,6 +84,7 @@ class RunView:
         answers: Sequence[Mapping[str, Any]] = (),
         asked: Sequence[Mapping[str, Any]] = (),
         curve: Mapping[str, Any] | None = None,
+        requests: Iterable[Mapping[str, Any]] = (),
     ) -> RunView:
         """From the plain data of a run folder (see RunView).
 
@@ -110,6 +113,7 @@ class RunView:
             answers=tuple(answers),
             asked=tuple(asked),
             curve=dict(curve or {}),
+            requests=tuple(requests),
         )
 
 
