@@ -7,8 +7,9 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
+from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together, closeness
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, TEXT
 from remanent.auditing.judgement import Criteria
@@ -16,6 +17,8 @@ from remanent.auditing.measure import AuditSet, Measurer
 from remanent.auditing.measures import measures
 from remanent.auditing.relearning import RelearningAttack, likeness, relearned
 from remanent.auditing.text_score import TextScore
+from remanent.core.activations import mean_states
+from remanent.core.batch import Encoded, collate
 from remanent.core.displacement import Rounding
 from remanent.data.authors import author_sets
 from remanent.data.record import Message, Record
@@ -95,12 +98,18 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+GENERAL = [Record("text", "text", (), "The river rose in spring and the mill stood still until summer came.")]
+EVERY = {**NAMED, TEXT: GENERAL, PARAPHRASED: [item.paraphrased() for item in NAMED[FORGET]]}
+
+
 @pytest.fixture(scope="module")
-def sets():
-    general = [Record("text", "text", (), "The river rose in spring and the mill stood still until summer came.")]
-    records = {**NAMED, TEXT: general, PARAPHRASED: [item.paraphrased() for item in NAMED[FORGET]]}
-    made = tiny([item for part in records.values() for item in part], hidden=32)
-    return {name: AuditSet.of(part, made.tokenizer, hashed) for name, part in records.items()}
+def made():
+    return tiny([item for part in EVERY.values() for item in part], hidden=32)
+
+
+@pytest.fixture(scope="module")
+def sets(made):
+    return {name: AuditSet.of(part, made.tokenizer, hashed) for name, part in EVERY.items()}
 
 
 def test_what_is_relearned_is_never_asked(sets):
@@ -208,12 +217,51 @@ def test_both_parts_of_an_answer_are_scored(name, prompts, monkeypatch):
     assert (made["leak-gap"], made["served-gap"]) == (pytest.approx(2 / 3), pytest.approx(0.75))
 
 
-def test_likeness_is_a_measure(sets):
+def test_closeness_by_hand(made, sets, monkeypatch):
+    """States put in the place of a model's: less their mean, (1, 0) lies opposite to one and square to another."""
+    measurer = Measurer(AUDITED, made.model, made.tokenizer, sets)
+    states = torch.tensor([[6.0, 5.0], [5.0, 7.0], [4.0, 5.0], [5.0, 3.0]])  # their mean is (5, 5)
+    asked = []
+
+    def taken(model, encoded, depths, pooled, batch_size):
+        asked.append((len(encoded), depths, pooled))
+        return {depths[0]: states}
+
+    monkeypatch.setattr("remanent.auditing.blur.states_of", taken)
+    texts = sets[FORGET].encoded
+    assert closeness(measurer, texts[:2], texts[2:4]) == pytest.approx([0.0, 0.0])
+    assert closeness(measurer, texts[:1], texts[1:4]) == pytest.approx([0.0])
+    states[3] = torch.tensor([7.0, 5.0])
+    states[1] = torch.tensor([3.0, 5.0])  # mean (5, 5) again: the last lies where the first does
+    assert closeness(measurer, texts[:2], texts[2:4]) == pytest.approx([1.0, 1.0])
+    assert asked[0] == (4, (1,), mean_states)  # after the first of the tiny model's two layers
+    assert closeness(measurer, texts[:2], []) == [0.0, 0.0]
+
+
+def test_what_is_relearned_of_the_same_people_lies_nearer_than_general_text(made, sets):
+    measurer = Measurer(AUDITED, made.model, made.tokenizer, sets)
+    means = {}
+    for source in ("hi", "lo"):
+        (_, condition) = parse_conditions(f"blur-relearning-{source}")
+        scores = RelearnedLikeness()(measurer, condition, 0)[FORGET]
+        means[source] = sum(score.values["relearned-closeness"] for score in scores) / len(scores)
+    assert means["hi"] > means["lo"]
+
+
+def test_mean_states_leave_padding_out():
+    values = torch.arange(12.0).reshape(2, 3, 2)
+    batch = collate([Encoded((1, 2, 3), (-100, 2, 3), "g", "a"), Encoded((1, 2), (-100, 2), "g", "b")], range(2), 0)
+    assert mean_states(values, batch).tolist() == [[2.0, 3.0], [7.0, 8.0]]
+
+
+def test_likeness_is_a_measure(made, sets):
     (_, condition) = parse_conditions("blur-relearning-hi-10")
-    made = tiny(NAMED[FORGET], hidden=32)
     found = RelearnedLikeness()(Measurer(AUDITED, made.model, made.tokenizer, sets), condition, 0)
     assert len(found[FORGET]) == 8
-    (measured,) = measures({(AUDITED, condition.info.name, FORGET): found[FORGET]}, Criteria(bootstrap_resamples=300))
-    assert measured.name == "relearned-likeness"
-    assert 0 < measured.low <= measured.value <= measured.high <= 1
+    figures = measures({(AUDITED, condition.info.name, FORGET): found[FORGET]}, Criteria(bootstrap_resamples=300))
+    by = {item.name: item for item in figures}
+    assert set(by) == {"relearned-likeness", "relearned-closeness"}
+    words, states = by["relearned-likeness"], by["relearned-closeness"]
+    assert 0 < words.low <= words.value <= words.high <= 1
+    assert -1 <= states.low <= states.value <= states.high <= 1
     assert isinstance(found[FORGET][0], TextScore)

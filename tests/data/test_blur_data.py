@@ -30,6 +30,21 @@ def test_questions_with_and_without_answers(tmp_path):
         blur("whp/retain", written(tmp_path, "whp_retain", "Question: Who is she?\nAnswer:"))
 
 
+def test_questions_may_lack_answers_and_pairs_may_not(tmp_path):
+    written(tmp_path, "whp_retain", "Question: Who is she?\nAnswer:", "Who is it?", "Question: And he? Answer: A boy.")
+    found = blur("whp/retain", tmp_path, answered=False)
+    assert [(record.question, record.answer) for record in found] == [
+        ("Who is she?", ""),
+        ("Who is it?", ""),
+        ("And he?", "A boy."),
+    ]
+    written(tmp_path, "tofu_paired_forget_retain", "Who is she? And he?")
+    with pytest.raises(InputError, match="have none"):
+        blur("tofu/paired_forget_retain", tmp_path, answered=False)
+    (text,) = blur("rwku/D_hi", written(tmp_path, "rwku_D_hi", "A life."), answered=False)
+    assert text.answer == "A life."
+
+
 def test_parts_that_the_hub_does_not_have():
     assert "tofu/paired_forget_retain" in NAMES
     for name in ("tofu/forget", "wmdp/forget", "tofu/D_lo", "rwku"):

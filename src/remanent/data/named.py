@@ -49,7 +49,7 @@ def load(name: str | Path, role: str, folder: str | Path | None = None, *, answe
         role: the setting that holds the name ("forget", "retain" ...), for errors and for keys that a file lacks.
         folder: where copies of TOFU, MUSE, BLUR and PCH lie, in folders tofu/, muse/ and pch/; default: the environment
             variable REMANENT_DATA. What is not there is asked of the hub.
-        answered: whether the rows of a file or of a hub data set must have answers.
+        answered: whether the rows of a file, of a hub data set or of BLUR's questions must have answers.
 
     Raises:
         InputError: where the name is not known or cannot be loaded.
@@ -71,7 +71,7 @@ def load(name: str | Path, role: str, folder: str | Path | None = None, *, answe
         case "pch":
             return pch.pch(rest, Path(folder, "pch") if folder else None, role)
         case "blur":
-            return blur.blur(rest, Path(folder, "blur") if folder else None, role)
+            return blur.blur(rest, Path(folder, "blur") if folder else None, role, answered)
         case "hub":
             return _hub(rest, text, role, answered)
     if text and Path(text).is_dir():

@@ -23,6 +23,7 @@ from remanent.errors import InputError, IntegrityError
 from remanent.jobs.config import AuditSettings, write_yaml
 from remanent.jobs.data import JobData, best_device, hasher, input_hashes, load_data, overlap
 from remanent.jobs.progress import Interface
+from remanent.jobs.reference_answers import reference_answers
 from remanent.models.load import load
 from remanent.models.source import find
 
@@ -48,9 +49,9 @@ def run_audit(
             reference once. The run folder's "audit" by default.
     """
     interface = interface or Interface()
-    data = load_data(settings.data, records)
+    data = load_data(settings.data, records, unanswered=True)
     others = _against_the_run(RunFolder(out), settings, data)
-    conditions, asked = _asked(settings, data)
+    conditions, _ = _asked(settings, data)
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
     for name in given.values():
@@ -59,10 +60,14 @@ def run_audit(
     check_writable(out)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    autocast = torch.bfloat16 if settings.precision == "bf16" else None
+    data, whose = reference_answers(
+        data, settings.reference, batch_size=settings.batch_size, autocast=autocast, interface=interface
+    )
+    asked = _audited(data)
     shared, sentences, details = overlap(data)
     for sentence in details:
         interface.warn(sentence)
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
     plan = AuditPlan(
         conditions,
         settings={
@@ -79,7 +84,7 @@ def run_audit(
         generate=settings.generate,
         max_length=settings.data.max_length,
         truth_ratio=settings.truth_ratio,
-        notes=tuple(sentences) + notes,
+        notes=tuple(sentences) + notes + whose,
     )
     with interface.bar("audit") as advance:
         evidence = audit(
@@ -113,7 +118,11 @@ def _asked(settings: AuditSettings, data: JobData) -> tuple[list[Condition], Aud
     if _of_one_group(data):
         # A request about one person leaves nobody to ask after another was relearned; without a forget set nobody is.
         conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
-    return conditions, AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
+    return conditions, _audited(data)
+
+
+def _audited(data: JobData) -> AuditData:
+    return AuditData(data.forget, data.retain.get("audit", []), data.control.get("audit", []), data.text)
 
 
 def _of_one_group(data: JobData) -> bool:

@@ -72,16 +72,21 @@ def load_records(
     ]
 
 
-def load_data(settings: DataSettings, given: Mapping[str, list[Record]] | None = None) -> JobData:
+def load_data(
+    settings: DataSettings, given: Mapping[str, list[Record]] | None = None, *, unanswered: bool = False
+) -> JobData:
     """Load a job's records.
 
     Args:
         settings: names and paths.
         given: role -> records that are at hand already, and are taken in place of the named ones.
+        unanswered: whether BLUR's questions may lack their answers, which `reference_answers` gives.
     """
 
     def records(role: str) -> list[Record]:
-        return load_records(role, getattr(settings, role), settings.system, given)
+        name = getattr(settings, role)
+        may_lack = unanswered and str(name).startswith("blur:")
+        return load_records(role, name, settings.system, given, answered=not may_lack)
 
     retain, control = records("retain"), records("control")
     return JobData(

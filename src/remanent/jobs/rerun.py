@@ -21,6 +21,7 @@ from remanent.errors import InputError
 from remanent.jobs.config import AuditSettings, read_yaml
 from remanent.jobs.data import best_device, hasher, load_data
 from remanent.jobs.progress import Interface
+from remanent.jobs.reference_answers import reference_answers
 from remanent.models.load import Loaded, load
 
 TOLERANCE = 0.02  # nats: other kernels and threads add up numbers in another order
@@ -84,7 +85,12 @@ def rerun(
     if not whole:
         raise InputError("rerun", rows, "a certificate with evidence on the audited model")
     chosen = random.Random(seed).sample(whole, min(rows, len(whole)))
-    loaded = load_data(settings.data, records)
+    loaded, _ = reference_answers(
+        load_data(settings.data, records, unanswered=True),
+        settings.reference,
+        batch_size=settings.batch_size,
+        autocast=torch.bfloat16 if settings.precision == "bf16" else None,
+    )
     data = AuditData(loaded.forget, loaded.retain.get("audit", []), loaded.control.get("audit", []), loaded.text)
     hashed = hasher()
     others = _other_records(predicate, data.named(), hashed)

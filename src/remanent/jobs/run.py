@@ -65,7 +65,7 @@ def run_job(settings: JobSettings, out: Path, *, interface: Interface | None = N
     Raises InputError before the unlearning where the audit could not be made of its records.
     """
     if settings.audit is not None:
-        check_audit(settings.audit, load_data(settings.audit.data))
+        check_audit(settings.audit, load_data(settings.audit.data, unanswered=True))
     unlearn(settings.unlearn, out, interface=interface)
     if settings.audit is None:
         return None
