@@ -22,10 +22,12 @@ from remanent.errors import InputError, RunConflictError
 from remanent.jobs import requests as job
 from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.progress import Interface
+from remanent.jobs.report import report
 from remanent.jobs.requests import obey
 from remanent.models.load import load
 from remanent.models.save import is_saved, save
 from remanent.models.tiny import tiny
+from remanent.report.text import number
 
 PLACES = ("Oslo", "Lima", "Cairo", "Quito", "Turin", "Delhi", "Perth")
 
@@ -110,6 +112,9 @@ def test_what_a_run_leaves(folder, tmp_path):
     assert [path.parent.name for path in done.path.rglob("model.safetensors")] == ["model"]
     assert len(list(done.path.glob("requests/*/metrics.jsonl"))) == 5
     assert read_json(done.manifest)["requests"] == 5
+    page = report([done.path], done.report).read_text(encoding="utf-8")  # nothing was audited, and it says so
+    assert "5 of 5 requests obeyed. Nothing of this model was audited" in page
+    assert f"forget degree {number(points['rows'][-1]['forget_degree'])}" in page
 
 
 @pytest.mark.slow

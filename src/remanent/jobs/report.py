@@ -12,39 +12,80 @@ import yaml
 from remanent.core.files import read_json, write_atomic
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError
+from remanent.report import queue_page
 from remanent.report.html import render
+from remanent.report.queue_page import QueueView
 from remanent.report.view import RunView
+
+LOG, CURVE = "requests.jsonl", "curve.json"
 
 
 def view(folder: Path, name: str | None = None) -> RunView:
     """A run folder as a report sees it. Raises InputError where it holds no audit."""
     run = RunFolder(folder)
-    if not run.audit.is_file() or not run.judgement.is_file():
-        raise InputError("run", str(folder), "a run folder with audit.json and judgement.json")
-    information: dict[str, Any] = read_json(run.manifest) if run.manifest.is_file() else {}
-    information.pop("outputs", None)
-    if run.config.is_file():
-        information = {**yaml.safe_load(run.config.read_text(encoding="utf-8")), **information}
-    asked, curve = folder / "asked.json", folder / "curve.json"
+    if not _audited(run):
+        expected = "a run folder with audit.json and judgement.json, or, by itself, one of requests that were obeyed"
+        raise InputError("run", str(folder), expected)
+    asked, curve = folder / "asked.json", folder / CURVE
     return RunView.from_data(
         name or folder.name,
         read_json(run.audit),
         read_json(run.judgement),
         metrics=_lines(run.metrics),
-        information=information,
+        information=_information(run),
         asked=read_json(asked) if asked.is_file() else (),
         curve=read_json(curve) if curve.is_file() else {},
+        requests=_lines(folder / LOG),
     )
 
 
+def queue(folder: Path) -> QueueView | None:
+    """The folder of obeyed requests as a report sees it without an audit; None where it is audited, or is none."""
+    run = RunFolder(folder)
+    if _audited(run) or not (folder / LOG).is_file():
+        return None
+    curve = folder / CURVE
+    return QueueView(
+        folder.name,
+        tuple(_lines(folder / LOG)),
+        read_json(curve) if curve.is_file() else {},
+        _information(run),
+        len(list(folder.glob("audits/*/judgement.json"))),
+    )
+
+
+def check(folders: Sequence[Path]) -> None:
+    """Raises InputError where no report can be made of these folders."""
+    if len(folders) != 1 or queue(folders[0]) is None:
+        for folder in folders:
+            view(folder)
+
+
 def report(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
-    """Write the report of one run, or of several side by side, as one HTML file."""
-    views = [view(folder) for folder in folders]
-    write_atomic(out, render(views, title or "Forgetting audit: " + ", ".join(item.name for item in views)))
+    """Write the report of one run, or of several side by side, as one HTML file; of requests without an audit too."""
+    obeyed = queue(folders[0]) if len(folders) == 1 else None
+    if obeyed is not None:
+        write_atomic(out, queue_page.render(obeyed, title or f"Deletion requests: {obeyed.name}"))
+    else:
+        views = [view(folder) for folder in folders]
+        write_atomic(out, render(views, title or "Forgetting audit: " + ", ".join(item.name for item in views)))
     for folder in folders:
         if out.parent.resolve() == folder.resolve():
             RunFolder(folder).record(folder / out.name)
     return out
+
+
+def _audited(run: RunFolder) -> bool:
+    return run.audit.is_file() and run.judgement.is_file()
+
+
+def _information(run: RunFolder) -> dict[str, Any]:
+    """What the run was asked for and how it went."""
+    found: dict[str, Any] = read_json(run.manifest) if run.manifest.is_file() else {}
+    found.pop("outputs", None)
+    if run.config.is_file():
+        found = {**yaml.safe_load(run.config.read_text(encoding="utf-8")), **found}
+    return found
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

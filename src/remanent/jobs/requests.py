@@ -47,6 +47,7 @@ from remanent.jobs.config import AuditSettings, UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, records_hash
 from remanent.jobs.edit import edit_of, make_edit
 from remanent.jobs.progress import Advance, Interface
+from remanent.jobs.report import CURVE, LOG
 from remanent.jobs.unlearn import (
     brief,
     build_method,
@@ -61,7 +62,7 @@ from remanent.models.load import Loaded, load
 from remanent.models.save import is_saved, save
 from remanent.models.source import find
 
-LOG, CURVE, MODELS = "requests.jsonl", "curve.json", "models"
+MODELS = "models"
 
 
 def obey(
