@@ -60,6 +60,7 @@ def test_curve_requests_and_that_nothing_was_audited(folder):
 
 
 def test_audits_on_the_way_are_counted_and_a_queue_at_its_beginning_has_a_page(folder):
+    (folder / "audits" / "000002").mkdir(parents=True)
     write_json(folder / "audits" / "000002" / "judgement.json", {})
     text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
     assert "1 audit of earlier models of this queue lies in audits/" in text

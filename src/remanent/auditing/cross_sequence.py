@@ -167,7 +167,7 @@ class Compared:
     ) -> Compared:
         """The states of as many groups of each set as the smallest has; arguments as for `cross_sequence`.
 
-        `how` goes to `states_of`.
+        `how`: `max_length` in tokens, and what `states_of` takes by name.
         """
         if not contexts:
             raise InputError("contexts", "none", "at least one; '' puts nothing before a record")
@@ -227,10 +227,11 @@ def _states(
     records: Sequence[Record],
     contexts: Sequence[str],
     depths: Sequence[int],
+    max_length: int | None = None,
     **how: Any,
 ) -> dict[int, Tensor]:
     asked = [in_context(record, context) for record in records for context in contexts]
-    return states_of(model, encode_all(asked, tokenizer), depths, **how)
+    return states_of(model, encode_all(asked, tokenizer, max_length), depths, **how)
 
 
 def _gap(depth: int, taught: Separation, unseen: Separation, seed: int) -> Gap:

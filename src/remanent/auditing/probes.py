@@ -79,7 +79,7 @@ class Probes:
         with measurer.at(condition) as model:
             layers = len(decoder_layers(model))
             depths = even_depths(layers, min(DEPTHS, layers))
-            how = {"records_per_pass": measurer.batch_size, "on_batch": advance}
+            how = {"records_per_pass": measurer.batch_size, "on_batch": advance, "max_length": measurer.max_length}
             compared = Compared.of(model, measurer.tokenizer, forget, control, CONTEXTS, depths, **how)
         finite = all(bool(part.isfinite().all()) for parts in compared.states.values() for part in parts)
         values: dict[str, list[dict[str, float]]] = {name: [{} for _ in range(count)] for name in sets}

@@ -11,6 +11,7 @@ import yaml
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError
 
+LOG, CURVE = "requests.jsonl", "curve.json"  # of a run with requests: a row for each, and the points between
 _RUNS = Path("runs")
 
 

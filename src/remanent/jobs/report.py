@@ -12,12 +12,11 @@ import yaml
 from remanent.core.files import read_json, write_atomic
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError
+from remanent.jobs.folders import CURVE, LOG
 from remanent.report import queue_page
 from remanent.report.html import render
 from remanent.report.queue_page import QueueView
 from remanent.report.view import RunView
-
-LOG, CURVE = "requests.jsonl", "curve.json"
 
 
 def view(folder: Path, name: str | None = None) -> RunView:

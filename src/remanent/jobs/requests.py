@@ -46,8 +46,8 @@ from remanent.jobs.certify import AUDITS
 from remanent.jobs.config import AuditSettings, UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, records_hash
 from remanent.jobs.edit import edit_of, make_edit
+from remanent.jobs.folders import CURVE, LOG
 from remanent.jobs.progress import Advance, Interface
-from remanent.jobs.report import CURVE, LOG
 from remanent.jobs.unlearn import (
     brief,
     build_method,
