@@ -4,8 +4,10 @@
 
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
-weight of 8 it stood still half way; durable takes NPO's. The rows are copied to results/smollm2.jsonl, and the table is
-made of them.
+weight of 8 it stood still half way; durable takes NPO's. as-stranger's divergence is taken both ways, since the one way
+stood still here ("as-stranger" without "symmetric" in the table). Of all other methods nothing was chosen here: their
+rate is durable's times what the table of all methods chose for them over what it chose for durable, on its small model.
+The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,28 @@ OWN: Mapping[str, dict[str, Any]] = {
     "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
     "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
     # Its forget loss is a mean over tokens, theirs a sum over an answer's.
-    "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0}},
+    "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0, "symmetric": True}},
+    # durable with its forget gradient off the retain gradients' span; durable's rate and weights.
+    "gu": {
+        "learning_rate": 5e-5,
+        "hyperparameters": {
+            "objective": "durable",
+            "forget_weight": 1.0,
+            "retain_weight": 8.0,
+            "layers": 15,
+            "modules": "*",
+        },
+    },
+    # What forgets in every world of the table of all methods, by what it keeps there; then the baselines.
+    "wga": {"learning_rate": 5e-5},
+    "task-vector": {"learning_rate": 1.5e-4},
+    "pdu": {"learning_rate": 5e-5},
+    "alt-po": {"learning_rate": 1.5e-4},
+    "scrub": {"learning_rate": 5e-5},
+    "durableun-saf": {"learning_rate": 1.5e-4},
+    "sure": {"learning_rate": 5e-5},
+    "grad-diff": {"learning_rate": 1.5e-5},
+    "grad-ascent": {"learning_rate": 5e-6},
 }
 MAIN = ("npo", "durable", "as-stranger")
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
@@ -137,7 +160,7 @@ def table(rows: Sequence[dict]) -> str:
     header.append("verdict")
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["world"], row["method"]), []).append(row)
+        groups.setdefault((row["world"], labelled(row)), []).append(row)
     lines = []
     for (world, method), members in groups.items():
         for place, item in enumerate(members[0]["conditions"]):
@@ -165,6 +188,14 @@ def table(rows: Sequence[dict]) -> str:
                 ]
             )
     return markdown(header, lines)
+
+
+def labelled(row: Mapping[str, Any]) -> str:
+    """The method, with what it is put round, and where as-stranger's divergence was taken both ways that it was."""
+    own = row["hyperparameters"]
+    return ", ".join(
+        [row["method"], *(["symmetric"] if own.get("symmetric") else []), *own.get("objective", "").split()]
+    )
 
 
 def main() -> None:
