@@ -263,5 +263,5 @@ def test_likeness_is_a_measure(made, sets):
     assert set(by) == {"relearned-likeness", "relearned-closeness"}
     words, states = by["relearned-likeness"], by["relearned-closeness"]
     assert 0 < words.low <= words.value <= words.high <= 1
-    assert -1 <= states.low <= states.value <= states.high <= 1
+    assert 0 <= states.low <= states.value <= states.high <= 1
     assert isinstance(found[FORGET][0], TextScore)

@@ -257,10 +257,10 @@ class RelearnedLikeness:
 
 
 def closeness(measurer: Measurer, ours: Sequence[Encoded], theirs: Sequence[Encoded]) -> list[float]:
-    """How near each text lies to the nearest of others in the model's own hidden states: cosine, in [-1, 1].
+    """How near each text lies to the nearest of others in the model's own hidden states: cosine, in [0, 1].
 
     A text is the mean over its tokens of what the middle layer gives; the mean of all texts compared is taken off
-    first, since in a decoder all texts lie in one direction from the origin.
+    first, since in a decoder all texts lie in one direction from the origin. What lies opposite counts as nothing.
 
     Args:
         measurer: whose model is asked, as loaded.
@@ -272,5 +272,5 @@ def closeness(measurer: Measurer, ours: Sequence[Encoded], theirs: Sequence[Enco
     depth = (layers + 1) // 2
     found = states_of(measurer.model, [*ours, *theirs], (depth,), mean_states, measurer.batch_size)[depth].double()
     unit = normalize(found - found.mean(dim=0), dim=1)
-    near: list[float] = (unit[: len(ours)] @ unit[len(ours) :].T).max(dim=1).values.tolist()
+    near: list[float] = (unit[: len(ours)] @ unit[len(ours) :].T).max(dim=1).values.clamp(0, 1).tolist()
     return near
