@@ -20,8 +20,8 @@ def export(
 ) -> None:
     """Write a saved model as a GGUF file.
 
-    For llama.cpp, and for whatever reads its files; the Llama architecture, with its tokenizer. A LoRA is merged
-    first. What was audited is the folder and not the file: audit the file too, with `remanent audit --at`
+    For llama.cpp, and for whatever reads its files: Llama, Mistral, Qwen2 and Qwen3, with the tokenizer. A LoRA is
+    merged first. What was audited is the folder and not the file: audit the file too, with `remanent audit --at`
     gguf:FILE.
 
     [bold]Example[/bold]

@@ -17,7 +17,7 @@ _SAMPLE = "Born in 1987, they've paid 12.50 € — naïve, 世界 and Здра�
 
 
 def export(run_or_model: str, target: Path, kind: str = "q8_0") -> Path:
-    """Write a run's model, or any saved Llama, as a GGUF file that transformers and llama.cpp read; returns the file.
+    """Write a run's model, or any saved one, as a GGUF file for transformers and llama.cpp; returns the file.
 
     A LoRA is merged first. The file's tokenizer is read back and must encode a text of several scripts as the model's
     own does; where it does not, the file is removed again.

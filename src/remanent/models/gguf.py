@@ -12,9 +12,11 @@ from remanent.core.files import sha256_file
 from remanent.core.user_folders import user_cache
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.folder import load_folder, load_tokenizer
+from remanent.models.gguf_rope import FACTORS, read_scaling, value_of
 from remanent.models.save import check_saved, is_saved, save
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -27,28 +29,33 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """A GGUF file's model, dequantized.
 
     Its weights lie on the file's grid until they are trained. The mark of quantization is taken off, so that the
-    model can be saved.
+    model can be saved. What transformers leaves out of the configuration, the width of Qwen's heads and scaled
+    rotary positions, is read here.
 
     Raises:
         IntegrityError: where the file is not GGUF, or lacks weights.
-        UnsupportedError: where transformers does not know the architecture or the quantization.
+        UnsupportedError: where transformers does not know the architecture, the quantization, the scaling of the
+            rotary positions, or some of the weights.
     """
-    from transformers import AutoModelForCausalLM
+    import gguf
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise IntegrityError(f"{path.name}: is not a GGUF file")
+    here: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
+        reader = gguf.GGUFReader(path)
+        config = AutoConfig.from_pretrained(path.parent, **here)
+        _complete(config, reader)
         model: PreTrainedModel
         info: dict[str, Any]
         model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            path.parent,
-            gguf_file=path.name,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+            path.parent, config=config, dtype=dtype, output_loading_info=True, **here
         )
+        left = _left_out(model, reader)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path.name}: {error}") from error
     except Exception as error:  # a damaged file can bring its readers to any
         raise UnsupportedError(
             f"{path.name}: transformers cannot load this GGUF file, or it is cut off: {error}"
@@ -56,10 +63,33 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     if info["missing_keys"]:  # transformers fills them with random numbers
         missing = sorted(info["missing_keys"])
         raise IntegrityError(f"{path.name}: {len(missing)} weight(s) are missing, the first: {missing[0]}")
+    if left:
+        raise UnsupportedError(f"{path.name}: transformers leaves out {len(left)} weight(s), the first: {left[0]}")
     model.hf_quantizer = None  # type: ignore[assignment]
     model.is_quantized = False  # type: ignore[assignment]
     del model.config.quantization_config
     return model
+
+
+def _complete(config: Any, reader: GGUFReader) -> None:
+    kind = value_of(reader, "general.architecture")
+    width = value_of(reader, f"{kind}.attention.key_length")
+    if kind in ("qwen2", "qwen3") and width is not None:
+        config.head_dim = width
+    if scaling := read_scaling(reader):
+        config.rope_parameters = {**config.rope_parameters, **scaling}
+
+
+def _left_out(model: PreTrainedModel, reader: GGUFReader) -> list[str]:
+    """Weights of the file that went nowhere, a Llama's biases for example: transformers passes over them."""
+    import gguf
+
+    kind = value_of(reader, "general.architecture")
+    if kind not in ("llama", "qwen2", "qwen3"):
+        return []
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], model.config.num_hidden_layers)
+    taken = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()}
+    return sorted(tensor.name for tensor in reader.tensors if tensor.name not in taken | {FACTORS})
 
 
 def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from remanent.core.files import sha256_file
-from remanent.errors import InputError, IntegrityError
+from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.gguf import load_gguf_model
+from remanent.models.gguf_rope import read_scaling, value_of
 from remanent.models.gguf_write import write_gguf
 
 _ARITHMETIC = "the weights as the file holds them, arithmetic in float32, where llama.cpp also rounds activations"
@@ -96,7 +97,9 @@ class GivenGGUF:
         """The package gguf is always there."""
 
     def check_fits(self, model: Any) -> None:
-        """Raise InputError where the file's sizes are not those of the audited model; reads no weights."""
+        """Refuse a file whose sizes are not those of the audited model, or whose positions cannot be had; reads no
+        weights. Raises InputError, UnsupportedError, IntegrityError.
+        """
         import gguf
 
         try:
@@ -104,6 +107,9 @@ class GivenGGUF:
             kind = _field(reader, "general.architecture")
             found = {size: _field(reader, f"{kind}.{key}") for size, key in _SIZES.items()}
             found["vocab_size"] = next(int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight")
+            read_scaling(reader)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{self.path.name}: {error}") from error
         except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
             raise IntegrityError(f"{self.path.name}: is not a whole GGUF file of a language model: {error}") from error
         own = {size: getattr(model.config.get_text_config(), size) for size in found}
@@ -118,7 +124,7 @@ class GivenGGUF:
 
 
 def _field(reader: Any, key: str) -> Any:
-    field = reader.get_field(key)
-    if field is None:
+    value = value_of(reader, key)
+    if value is None:
         raise KeyError(key)
-    return field.contents()
+    return value
