@@ -113,12 +113,9 @@ from remanent.auditing.weight_distance import weight_distances
 MEANS: tuple[str, ...] = (EXACT, STRENGTH, TRUTH, ANSWERS, LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE, RELEARNED)
 MEANS += (PROBABILITY, RECALL, TRUE_BETTER, VERBATIM, KNOWLEDGE, BENCHMARK)
 MEANS += (LIKELIHOOD, MEMORIZATION, REPETITION, JENSEN_SHANNON, ZERO_RETRAIN, AGREEMENT, CLOSENESS)
+# Means of other figures; of perplexity, of its logarithm.
 UNBOUNDED: tuple[str, ...] = (EXPOSURE, ENTROPY, KULLBACK_LEIBLER, PERPLEXITY)
-UNBOUNDED += (
-    PROBABILITY_DISTANCE,
-    ACTIVATION_DISTANCE,
-    CLOSENESS,
-)  # means of other figures; of perplexity, of its logarithm
+UNBOUNDED += (PROBABILITY_DISTANCE, ACTIVATION_DISTANCE)
 
 _Curve = tuple[NDArray[np.float64], list[str]]  # accuracies after so many updates, and the records' groups
 Scored = Mapping[tuple[str, str, str], Sequence[TextScore]]
@@ -198,9 +195,9 @@ class _Place:
 
     def probing(self) -> list[Measure]:
         """What probes of hidden states tell of the forgotten, beside what they tell of the unseen."""
-        pairs = self.ours.get(FORGET, ()), self.ours.get(CONTROL, ())
-        found = probe_intervals(*pairs, *self._draws(PROBED))
-        return [self._measure(records, name, interval, len(pairs[0])) for (records, name), interval in found.items()]
+        taught, unseen = (self.ours.get(records, ()) for records in (FORGET, CONTROL))
+        found = probe_intervals(taught, unseen, *self._draws(PROBED))
+        return [self._measure(records, name, interval, len(taught)) for (records, name), interval in found.items()]
 
     def weights(self) -> list[Measure]:
         """How far the weights lie from the reference's, all and by layer: no sample, so that nothing bounds it."""

@@ -122,9 +122,8 @@ def probe_intervals(
     if not all(side.size for side in sides):
         return {}
     whole = [_far(side, np.ones((1, len(side)))) for side in sides]
-    drawn = [
-        _far(side, generator.multinomial(len(side), np.full(len(side), 1 / len(side)), resamples)) for side in sides
-    ]
+    counts = [generator.multinomial(len(side), np.full(len(side), 1 / len(side)), resamples) for side in sides]
+    drawn = [_far(side, count.astype(np.float64)) for side, count in zip(sides, counts, strict=True)]
 
     def interval(values: Sequence[Array], least: float = -1.0) -> Interval:
         value, low, high = float(values[0][0]), *np.quantile(values[1], [alpha, 1 - alpha])
@@ -149,7 +148,7 @@ def _accuracies(scores: Sequence[TextScore]) -> Array:
     return np.array([[score.values[name] for name in names] for score in scores], dtype=np.float64)
 
 
-def _far(accuracies: Array, counts: NDArray[np.generic]) -> Array:
+def _far(accuracies: Array, counts: Array) -> Array:
     """|2 accuracy - 1| of each draw of pairs, (draws, probes and depths)."""
     found: Array = np.abs(2 * (counts @ accuracies) / counts.sum(axis=1, keepdims=True) - 1)
     return found
