@@ -15,7 +15,7 @@ from remanent.auditing.condition import parse_conditions
 from remanent.core.displacement import Rounding
 from remanent.data.authors import author_sets
 from remanent.errors import InputError, IntegrityError, UnsupportedError
-from remanent.models import gguf_write
+from remanent.models import gguf_rope, gguf_write
 from remanent.models.gguf_write import write_gguf
 from remanent.models.load import load
 from remanent.models.save import save
@@ -157,6 +157,26 @@ def test_a_given_file_of_another_model_is_refused(folder, tmp_path):
         GivenGGUF.of(tmp_path / "cut.gguf").check_fits(load(folder).model)
     with pytest.raises(InputError, match="that is there"):
         backend_of(f"gguf:{tmp_path / 'nothing.gguf'}")
+
+
+def test_a_given_file_whose_positions_would_be_lost_is_refused_before_work(folder, tmp_path, monkeypatch):
+    def with_yarn(writer, rope, width):
+        gguf_rope.add_rope(writer, rope, width)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+
+    monkeypatch.setattr(gguf_write, "add_rope", with_yarn)
+    file = write_gguf(folder, tmp_path / "y.gguf", "q8_0")
+    with pytest.raises(UnsupportedError, match=r"y\.gguf: its rotary positions \(llama\) are scaled by 'yarn'"):
+        GivenGGUF.of(file).check_fits(load(folder).model)
+
+
+def test_a_qwen2_is_written_and_read_back_with_its_scaled_positions(tmp_path):
+    made = tiny(author_sets(3, forget=1, retain=1, control=1, questions=1).forget, architecture="qwen2", layers=1)
+    made.model.config.rope_parameters = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    own = save(made.model, made.tokenizer, tmp_path / "m")
+    assert distance(logits(load(own).model), logits(BACKENDS["gguf-f16"].open(own, CPU))) < 1e-3
+    assert distance(logits(made.model), logits(load(own).model)) > 3e-3  # its positions are those before
 
 
 @pytest.mark.parametrize("name", ["bnb-nf4", "bnb-int8", "torchao-int8", "torchao-int4"])
