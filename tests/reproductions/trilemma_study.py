@@ -5,10 +5,11 @@
 goes on where it was cut off (rows in results/trilemma.jsonl; table and plot from them: trilemma.md, trilemma.png).
 Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights. One
 way, as-stranger with small steps, was added by what world 100 had shown when the others had been judged on world 200;
-NPO at the worst point, SURE and DurableUn's own, later still, without a look at any world. The baselines have one rate,
-NPO's own of the smaller two. Budget: each way passes at most as many records forward and
-backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
-rule ends it before that where forget is within 0.1 nats of the control.
+NPO at the worst point, SURE and DurableUn's own, later still, without a look at any world; GU round durable and the
+symmetric as-stranger, last, by what they did on world 100. The baselines have one rate, NPO's own of the smaller two.
+Budget: each way passes at most as many records forward and backward as 300 updates at two points do, the updates of
+relearning and passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of
+the control.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
-from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
+from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, gu, npo, simnpo, sure
 
 from .auditor import PRECISIONS, Auditor, attacks
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
@@ -74,9 +75,13 @@ WAYS = {
     "sure": Way(sure.method(retain_weight=8.0), 3e-4, 2),
     "durableun-saf": Way(durableun_saf.method(warmup=0.0), 3e-4, 3, rounded=True),
     "durable": Way(durable.method(retain_weight=8.0), 3e-4, 4, rounded=True),
+    "gu round durable": Way(
+        gu.method("durable", layers=2, modules="*", forget_weight=1.0, retain_weight=8.0), 3e-4, 4, rounded=True
+    ),
     "as-stranger, full precision only": Way(as_stranger.method(roundings="", retain_weight=8.0), 1e-3, 2),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, small steps": Way(as_stranger.method(retain_weight=8.0), 3e-4, 4, rounded=True),
+    "as-stranger, symmetric": Way(as_stranger.method(retain_weight=8.0, symmetric=True), 1e-3, 4, rounded=True),
     "as-stranger, relearning too": Way(
         as_stranger.method(retain_weight=8.0, relearning_steps=3, relearning_rate=RELEARNING_RATE),
         1e-3,
@@ -213,7 +218,7 @@ def plot(rows: Rows, seeds: int) -> None:
                 [row["kept"] for row in found],
                 s=34,
                 label=name,
-                marker="os^Dv<>P*Xhd"[place],
+                marker="os^Dv<>P*Xhdp8"[place],
                 alpha=0.8,
             )
         axes.axvline(-CRITERIA["epsilon"], color="grey", linestyle=":", linewidth=1)
