@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import gguf
 import pytest
 import torch
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from remanent.errors import UnsupportedError
 from remanent.models import gguf_write
@@ -151,3 +154,21 @@ def test_tokens_come_back_by_each_way_of_splitting(name, records, tmp_path):
     again = load(write_gguf(folder, tmp_path / "a.gguf", "f32")).tokenizer
     assert again(text).input_ids == expected
     assert again.decode(expected) == text
+
+
+@pytest.mark.parametrize(("split", "whole"), [("llama-bpe", True), ("qwen2", False)])
+def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole, tokenizer, tmp_path):
+    """Llama 3's vocabulary holds words that no merge makes."""
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain["model"]["vocab"]["Zyx"] = len(tokenizer)
+    plain["model"]["ignore_merges"] = whole
+    words = copy.deepcopy(tokenizer)
+    words._tokenizer = Tokenizer.from_str(json.dumps(plain))
+    pattern = next(regex for regex, name in _SPLITS.items() if name == split)
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    folder = save(made("llama", words), words, tmp_path / "m")
+    again = load(write_gguf(folder, tmp_path / "a.gguf", "f32")).tokenizer
+    assert (words("Zyx").input_ids == [len(tokenizer)]) == whole
+    assert again("Zyx").input_ids == words("Zyx").input_ids

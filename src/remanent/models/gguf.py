@@ -13,6 +13,7 @@ from remanent.core.user_folders import user_cache
 from remanent.errors import InputError, IntegrityError, UnsupportedError
 from remanent.models.folder import load_folder, load_tokenizer
 from remanent.models.gguf_rope import FACTORS, read_scaling, value_of
+from remanent.models.gguf_vocabulary import WHOLE_WORDS
 from remanent.models.save import check_saved, is_saved, save
 
 if TYPE_CHECKING:
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A GGUF file's model, as `load_gguf_model` gives it, and its tokenizer."""
-    return load_gguf_model(path, dtype), load_tokenizer(path.parent, path.name)
+    return load_gguf_model(path, dtype), _tokenizer(path)
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The file's tokenizer, which takes words whole where llama.cpp does: transformers' reader loses that."""
+    import gguf
+
+    tokenizer = load_tokenizer(path.parent, path.name)
+    if value_of(gguf.GGUFReader(path), "tokenizer.ggml.pre") in WHOLE_WORDS:
+        tokenizer.backend_tokenizer.model.ignore_merges = True
+    return tokenizer
 
 
 def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -23,6 +23,8 @@ _SPLITS = {
     _CONTRACTIONS + r"|\p{N}" + _REST: "qwen2",
     _CASED + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
 }
+# Splits with which llama.cpp takes a piece of text that is a token as it stands, whatever merges would make of it.
+WHOLE_WORDS = ("llama-bpe", "tekken")
 
 
 @dataclass(frozen=True)
