@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -218,24 +219,26 @@ def test_both_parts_of_an_answer_are_scored(name, prompts, monkeypatch):
 
 
 def test_closeness_by_hand(made, sets, monkeypatch):
-    """States put in the place of a model's: less their mean, (1, 0) lies opposite to one and square to another."""
+    """States put in the place of a model's: less their mean, each lies along an axis."""
     measurer = Measurer(AUDITED, made.model, made.tokenizer, sets)
-    states = torch.tensor([[6.0, 5.0], [5.0, 7.0], [4.0, 5.0], [5.0, 3.0]])  # their mean is (5, 5)
-    asked = []
+    right, up, left, down = (torch.tensor(way) for way in ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]))
+    asked, states = [], torch.zeros(16, 2)
 
-    def taken(model, encoded, depths, pooled, batch_size):
+    def taken(model, encoded, depths, pooled, batch_size, autocast):
         asked.append((len(encoded), depths, pooled))
-        return {depths[0]: states}
+        return {depths[0]: 5 + states}
 
     monkeypatch.setattr("remanent.auditing.blur.states_of", taken)
-    texts = sets[FORGET].encoded
-    assert closeness(measurer, texts[:2], texts[2:4]) == pytest.approx([0.0, 0.0])
-    assert closeness(measurer, texts[:1], texts[1:4]) == pytest.approx([0.0])
-    states[3] = torch.tensor([7.0, 5.0])
-    states[1] = torch.tensor([3.0, 5.0])  # mean (5, 5) again: the last lies where the first does
-    assert closeness(measurer, texts[:2], texts[2:4]) == pytest.approx([1.0, 1.0])
-    assert asked[0] == (4, (1,), mean_states)  # after the first of the tiny model's two layers
-    assert closeness(measurer, texts[:2], []) == [0.0, 0.0]
+    texts = [sets[FORGET].encoded[0]] * 8
+    states.copy_(torch.stack([right] * 8 + [left] * 8))  # opposite counts as nothing
+    assert closeness(measurer, texts, texts) == pytest.approx([0.0] * 8)
+    states.copy_(torch.stack([right] * 4 + [up] * 4 + [left] * 4 + [down] * 4))  # square, or opposite
+    assert closeness(measurer, texts, texts) == pytest.approx([0.0] * 8)
+    states.copy_(torch.stack([right] * 4 + [up] * 4 + [right] * 4 + [-right - right / 2 - up / 2] * 4))
+    states.sub_(states.mean(dim=0))
+    assert closeness(measurer, texts, texts)[:4] == pytest.approx([1.0] * 4)
+    assert asked[0] == (16, (1,), mean_states)  # after the first of the tiny model's two layers
+    assert all(map(math.isnan, closeness(measurer, texts, texts[:7])))  # the mean would hold too much of each
 
 
 def test_what_is_relearned_of_the_same_people_lies_nearer_than_general_text(made, sets):

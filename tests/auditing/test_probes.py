@@ -150,15 +150,16 @@ def test_states_that_are_not_finite_have_no_figure(loaded, monkeypatch):
     (_, condition) = parse_conditions(AT)
     found = condition.look(Measurer(AUDITED, loaded.model, loaded.tokenizer, parts), condition, 5)
     made = figures({(AUDITED, AT, role): scores for role, scores in found.items()})
-    assert made[AUDITED, FORGET, "probe-gap"].value is None
+    gap = made[AUDITED, FORGET, "probe-gap"]
+    assert (gap.value, gap.low, gap.high) == (None, None, None)
 
 
 def test_too_few_groups_are_refused_before_any_model():
-    few = author_sets(3, forget=2, retain=1, control=8, questions=1)
-    with pytest.raises(InputError, match=r"forget of 2 and control of 8 groups.*at least 3 groups"):
+    few = author_sets(3, forget=5, retain=1, control=14, questions=1)
+    with pytest.raises(InputError, match=r"forget of 5 and control of 14 groups.*at least 6 groups"):
         Probes().given({FORGET: list(few.forget), CONTROL: list(few.control)})
-    with pytest.raises(InputError, match=r"control of 5.*at least 6"):
-        Probes(battery=True).given({FORGET: NAMED[FORGET], CONTROL: list(few.control)[:5]})
+    with pytest.raises(InputError, match=r"control of 11.*at least 12"):
+        Probes(battery=True).given({FORGET: NAMED[FORGET], CONTROL: list(few.control)[:11]})
 
 
 def test_names_of_conditions():

@@ -365,3 +365,15 @@ def test_names_of_conditions():
     for name in ("extraction-x", "anamnesis-", "fluency+remind", "zrf+relearning"):
         with pytest.raises(InputError, match="at"):
             parse_conditions(name)
+
+
+def test_a_tied_weight_counts_once_and_packed_models_are_not_compared(blank, monkeypatch):
+    one, two = (add_lora(copy.deepcopy(blank.model), rank=2, alpha=2, dropout=0.0) for _ in range(2))
+    for name, parameter in one.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    found = weight_distances(weight_scores(one, two))["weights"]
+    assert found == pytest.approx(weight_distances(weight_scores(one, blank.model))["weights"])
+    assert found[1] == sum(parameter.numel() for parameter in blank.model.parameters())
+    monkeypatch.setattr("remanent.auditing.weight_distance.is_packed", lambda model: model is two)
+    assert weight_scores(one, two) == []

@@ -55,12 +55,17 @@ def test_what_has_an_answer_keeps_it_and_what_gets_none_is_left_out(folder, monk
 
     monkeypatch.setattr(module, "generate", said)
     found, notes = reference_answers(data, str(folder / "model"))
-    assert [(record.key, record.answer) for record in found.forget] == [("a", "own")]
-    assert [(record.key, record.answer) for record in found.retain["audit"]] == [("r", "gold"), ("s", "other")]
+    assert [(record.key[:11], record.answer) for record in found.forget] == [("a, answered", "own")]
+    first, second = found.retain["audit"]
+    assert (first.key, first.answer, second.key[:11], second.answer) == ("r", "gold", "s, answered", "other")
     assert found.retain["train"] == data.retain["train"]  # nothing asks them
     assert asked == [(2, 64), (1, 64)]
     assert "1 of 2 forget questions" in notes[0]
     assert "1 of 1 retain questions" in notes[1]
+    assert ["left out" in note for note in notes] == [True, False]
+    keys = found.forget[0].key
+    monkeypatch.setattr(module, "generate", lambda model, tokenizer, prompts, room, autocast: ["other"] * len(prompts))
+    assert reference_answers(data, str(folder / "model"))[0].forget[0].key != keys, "another answer: another record"
     whole = JobData([kept], {}, {}, [])
     assert reference_answers(whole, None) == (whole, ())
     with pytest.raises(InputError, match="3 questions have no answers"):

@@ -67,10 +67,14 @@ def test_audits_on_the_way_are_counted_and_a_queue_at_its_beginning_has_a_page(f
     (folder / "curve.json").unlink()
     found = queue(folder)
     assert found is not None
-    assert (found.total, found.finished, found.audits) == (4, True, 1)
+    assert (found.total, found.finished, found.audits) == (None, False, 1)
     text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
     assert "No point of the curve was measured yet" in text
-    assert "4 of 4 requests obeyed" in text
+    assert "4 requests obeyed. Nothing of a finished model" in text
+    write_json(folder / "manifest.json", {"requests": 4})
+    text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
+    assert "4 of 4 requests obeyed. Nothing of this model" in text
+    assert "remanent audit --model RUN/model" in text
 
 
 def test_what_no_report_can_be_made_of(folder, tmp_path):

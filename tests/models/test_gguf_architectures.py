@@ -117,9 +117,9 @@ def test_a_window_that_llama_cpp_would_ignore_is_refused(tokenizer, tmp_path):
 
 
 def test_biases_and_activations_that_have_no_place_are_refused(tokenizer, tmp_path):
-    refused("llama", tokenizer, tmp_path, r"k_proj\.bias: a llama has no such weight", attention_bias=True)
-    refused("llama", tokenizer, tmp_path, r"down_proj\.bias: a llama has no such weight", mlp_bias=True)
-    refused("qwen3", tokenizer, tmp_path, r"k_proj\.bias: a qwen3 has no such weight", attention_bias=True)
+    refused("llama", tokenizer, tmp_path, r"k_proj\.bias: such a weight of a llama", attention_bias=True)
+    refused("llama", tokenizer, tmp_path, r"down_proj\.bias: such a weight of a llama", mlp_bias=True)
+    refused("qwen3", tokenizer, tmp_path, r"k_proj\.bias: such a weight of a qwen3", attention_bias=True)
     refused("qwen2", tokenizer, tmp_path, "the activation gelu", hidden_act="gelu")
 
 
@@ -172,3 +172,18 @@ def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole
     again = load(write_gguf(folder, tmp_path / "a.gguf", "f32")).tokenizer
     assert (words("Zyx").input_ids == [len(tokenizer)]) == whole
     assert again("Zyx").input_ids == words("Zyx").input_ids
+
+
+def test_a_tokenizer_that_takes_words_otherwise_than_llama_cpp_is_refused(tokenizer):
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain["model"]["vocab"]["Zyx"] = len(tokenizer)  # no merge makes it
+    for split, whole in (("llama-bpe", False), ("qwen2", True)):
+        plain["model"]["ignore_merges"] = whole
+        words = copy.deepcopy(tokenizer)
+        words._tokenizer = Tokenizer.from_str(json.dumps(plain))
+        pattern = next(regex for regex, name in _SPLITS.items() if name == split)
+        words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        )
+        with pytest.raises(UnsupportedError, match=r"'Zyx'.*llama\.cpp"):
+            vocabulary_of(words, len(tokenizer) + 1)

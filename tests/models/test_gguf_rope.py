@@ -79,7 +79,7 @@ def test_what_a_file_cannot_hold_is_refused(saved, tmp_path):
     for rope, architecture, reason in (
         (yarn, "llama", "scaled by 'yarn'"),
         ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, "llama", "scaled by 'dynamic'"),
-        (LLAMA3, "qwen2", "llama.cpp ignores them in a qwen2"),
+        (LLAMA3, "qwen2", "have no place in a qwen2"),
         (LLAMA3 | {"original_max_position_embeddings": 4096}, "llama", "otherwise than in Llama 3"),
     ):
         with pytest.raises(UnsupportedError, match=reason):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 
 import pytest
@@ -358,50 +357,3 @@ def test_values_out_of_range_of_both(kind):
             kind(net().parameters(), torch.optim.SGD, PCGrad(), lr=0.1, **options)
     with pytest.raises(InputError, match="rule"):
         kind(net().parameters(), torch.optim.SGD, torch.optim.SGD, lr=0.1)
-
-
-class KeptApart(LinearScalarization):
-    """The same rule, whose gradients wait for each other."""
-
-    adds_up = False
-
-
-@pytest.mark.parametrize(("kind", "options"), WAYS)
-def test_a_rule_that_adds_up_is_the_same_with_gradients_added_as_they_come(kind, options):
-    found = []
-    for rule in (LinearScalarization(), KeptApart()):
-        model = net(norm=True, dropout=0.2).train()
-        optimizer = kind(groups(model), torch.optim.SGD, rule, rho=0.3, lr=0.1, model=model, **options)
-        for step in range(3):
-            torch.manual_seed(step)
-            optimizer.step(closures_of(model, *data(step)))
-        found.append({**values(model), "drawn": torch.rand(())})
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], rtol=0, atol=1e-6)
-    assert torch.equal(found[0]["drawn"], found[1]["drawn"])
-
-
-def most_gradients(kind, rule, tasks, **options):
-    """Most tensors as large as the trunk's first weight that there are while a task's loss is taken."""
-    model = net(tasks=tasks)
-    optimizer = kind(groups(model), torch.optim.SGD, rule, rho=0.3, lr=0.1, **options)
-    counts = []
-
-    def watched(closure):
-        def counting():
-            counts.append(sum(type(item) is torch.Tensor and item.shape == (8, 5) for item in gc.get_objects()))
-            return closure()
-
-        return counting
-
-    optimizer.step({task: watched(one) for task, one in closures_of(model, *data(tasks=tasks)).items()})
-    return max(counts)
-
-
-@pytest.mark.parametrize(("kind", "options"), [(FMTL, {}), (SAMO, {"beta": 0.0}), (SAMO, {})])
-def test_a_rule_that_adds_up_keeps_no_gradient_for_each_task(kind, options):
-    few, many = "abc", "abcdefghi"
-    assert most_gradients(kind, LinearScalarization(), many, **options) == most_gradients(
-        kind, LinearScalarization(), few, **options
-    )
-    assert most_gradients(kind, KeptApart(), many, **options) >= most_gradients(kind, KeptApart(), few, **options) + 6

@@ -15,12 +15,15 @@ from safetensors.torch import save_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from remanent.core.gradient_rules import PCGrad
+from remanent.core.gradient_rules import LinearScalarization, PCGrad
 from remanent.errors import InputError
 from remanent.optim import FMTL, SAMO
 
 STEPS = 3
 KINDS = {"fmtl": FMTL, "samo": SAMO, "samo-shared": lambda *a, **o: SAMO(*a, samples=2, shared_draws=True, **o)}
+# Gradients are added up as they come.
+KINDS["fmtl-sum"] = lambda parameters, base, rule, **o: FMTL(parameters, base, LinearScalarization(), **o)
+KINDS["samo-sum"] = lambda parameters, base, rule, **o: SAMO(parameters, base, LinearScalarization(), **o)
 # Optimizer; a closure for each task or one for all; whether it calls the wrapper or the model's parts.
 CASES = list(product(KINDS, ("apart", "joint"), ("wrapper", "parts")))
 

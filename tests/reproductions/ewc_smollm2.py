@@ -78,7 +78,7 @@ class World:
 
     def known(self, model: torch.nn.Module) -> Known:
         """Mean NLL of each set, in nats."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=BF16):
             return known(model, self.sets, [Here()], pad_id=self.pad)["full"]
 
     def held(self, model: torch.nn.Module, kind: str) -> Mapping[str, Any]:
@@ -191,7 +191,8 @@ nats, mean over seeds (of authors and training) with the smallest and largest. E
 eight others in {EPOCHS} epochs of `transformers.Trainer` (constant rate: {RATES["full"]:g}, LoRA {RATES["LoRA"]:g}).
 Before the second: {start}; the control was never taught. "Alike" holds every weight by the mean importance. The last
 two columns: what the plain fine-tune knew of the first authors when it had learnt the second as well as this way did in
-the end, and how much better this way knows them.
+the end, and how much better this way knows them. A fresh LoRA's second factor is 0, and with it the importance of the
+first: only the second is held.
 
 {table(rows, asked.seeds)}
 """

@@ -284,12 +284,12 @@ def page(every: list[Row], starts: int) -> str:
     return f"""# Straggler layers
 
 `python -m tests.reproductions.stragglers`: fine-tunes of {starts} pretrained perceptrons, {len(found)} of {len(every)}
-kept (accuracy in distribution above 90 %). Before fine-tuning {before:.1f} % out of distribution (five domains). The
-path failed in {len(lost)}: its gain out of distribution over the better end is not above 0 by more than chance (5 %).
-95 % intervals are over the pretrained models (n), of the mean over the fine-tunes of each. Layers: 0, 2, 4 hidden,
-6 the head.
+kept (accuracy in distribution above 90 %); all figures are of those. Before fine-tuning {before:.1f} % out of
+distribution (five domains). The path failed in {len(lost)}: its gain out of distribution over the better end is not
+above 0 by more than chance (5 %). 95 % intervals are over the pretrained models (n), of the mean over the fine-tunes of
+each. Layers: 0, 2, 4 hidden, 6 the head.
 
-{summary(every)}
+{summary(found)}
 
 ## Does layer-wise sharpness tell?
 

@@ -8,6 +8,7 @@ paper its abstract, reviews of it and the authors' scoring scripts could be read
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -256,21 +257,27 @@ class RelearnedLikeness:
         }
 
 
+_FEWEST = 16  # texts, whose mean is taken off: of fewer it would be too much of each one
+
+
 def closeness(measurer: Measurer, ours: Sequence[Encoded], theirs: Sequence[Encoded]) -> list[float]:
     """How near each text lies to the nearest of others in the model's own hidden states: cosine, in [0, 1].
 
     A text is the mean over its tokens of what the middle layer gives; the mean of all texts compared is taken off
-    first, since in a decoder all texts lie in one direction from the origin. What lies opposite counts as nothing.
+    first, since in a decoder all texts lie in one direction from the origin. What lies opposite counts as nothing. The
+    fewer texts, the more of each is in that mean, and the lower the figure: grades are compared at equal sizes. With
+    fewer than 16 texts there is none, NaN.
 
     Args:
         measurer: whose model is asked, as loaded.
         ours, theirs: texts, whole: question and answer.
     """
-    if not theirs:
-        return [0.0] * len(ours)
+    if not theirs or len(ours) + len(theirs) < _FEWEST:
+        return [math.nan] * len(ours)
     layers = len(decoder_layers(measurer.model))
     depth = (layers + 1) // 2
-    found = states_of(measurer.model, [*ours, *theirs], (depth,), mean_states, measurer.batch_size)[depth].double()
-    unit = normalize(found - found.mean(dim=0), dim=1)
+    texts, autocast = [*ours, *theirs], measurer.autocast
+    found = states_of(measurer.model, texts, (depth,), mean_states, measurer.batch_size, autocast=autocast)[depth]
+    unit = normalize(found.double() - found.double().mean(dim=0), dim=1)
     near: list[float] = (unit[: len(ours)] @ unit[len(ours) :].T).max(dim=1).values.clamp(0, 1).tolist()
     return near

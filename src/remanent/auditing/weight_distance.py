@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from remanent.auditing.evidence import WEIGHTS
 from remanent.auditing.text_score import TextScore
+from remanent.core.packed import is_packed
 from remanent.core.weights import Weights
 from remanent.models.lora import carries_lora
 from remanent.models.merged import merged_weights
@@ -34,10 +35,11 @@ def weight_scores(model: nn.Module, other: nn.Module) -> list[TextScore]:
         model: as it stands; of one that carries a LoRA the merged weights.
         other: the reference, likewise.
     """
+    if any(is_packed(each) for each in (model, other)):
+        return []
     ours, theirs = (_weights(each) for each in (model, other))
     shared = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
-    # What is merged names a tied weight twice.
-    if any(len(weights) != len(shared) for each, weights in ((model, ours), (other, theirs)) if not carries_lora(each)):
+    if not len(ours) == len(theirs) == len(shared):
         return []
     found: dict[str, dict[str, float]] = {}
     for name in shared:

@@ -144,6 +144,7 @@ def states_of(
     taken: Callable[[Tensor, Batch], Tensor] = asked_states,
     records_per_pass: int = 16,
     on_batch: Callable[[int], None] = lambda records: None,
+    autocast: torch.dtype | None = None,
 ) -> dict[int, Tensor]:
     """Hidden states of records at several depths, in eval mode: depth -> float32 (rows, width), on the CPU.
 
@@ -154,10 +155,11 @@ def states_of(
         taken: which states of a batch: `asked_states` or `mean_states`, one for each record, or `every_state`.
         records_per_pass: of a forward pass.
         on_batch: called after each with the number of its records.
+        autocast: dtype of the arithmetic; None is the weights' own.
     """
     found: dict[int, list[Tensor]] = {depth: [] for depth in depths}
     device = next(model.parameters()).device
-    with evaluating(model):
+    with evaluating(model), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         for start in range(0, len(records), records_per_pass):
             indices = range(start, min(start + records_per_pass, len(records)))
             batch = collate(records, indices, pad_id=0).to(device)  # the mask hides what fills rows

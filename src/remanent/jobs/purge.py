@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from remanent.core.files import read_json, sha256_file, write_json
+from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.core.user_folders import user_cache
 from remanent.errors import InputError
 from remanent.jobs.sweep_trial import AUDITS, FAILED
+from remanent.models.gguf import copies
 from remanent.models.save import is_saved
 
 ALWAYS = (
@@ -190,7 +191,8 @@ def _cached(settings: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     yield user_cache() / "reference", what
     model = Path(str(settings.get("model") or ""))
     if model.suffix == ".gguf" and model.is_file():
-        yield user_cache() / "gguf" / sha256_file(model), "the model before unlearning, converted"
+        for copy in copies(model):
+            yield copy, "the model before unlearning, converted"
 
 
 def _model(trial: RunFolder) -> Item:

@@ -6,6 +6,7 @@ counts as right, wrong or not.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -67,7 +68,7 @@ def reference_answers(
                 advance(done, count, role)
 
     def filled(role: str, records: Sequence[Record]) -> list[Record]:
-        own = [replace(record, answer=record.answer or found[role].get(record.key, "")) for record in records]
+        own = [_answered(record, found[role]) for record in records]
         own = [record for record in own if record.answer]
         if records and not own:
             raise InputError(role, f"{len(records)} questions", "questions that the reference answers with anything")
@@ -75,7 +76,8 @@ def reference_answers(
 
     notes = [
         f"The answers of {len(found[role])} of {len(records)} {role} questions that have none are the original model's "
-        "own, greedy; the others it answers with nothing, and they are left out."
+        "own, greedy"
+        + ("; the others it answers with nothing, and they are left out." if len(found[role]) < len(records) else ".")
         for role, records in lacking.items()
         if records
     ]
@@ -90,6 +92,15 @@ def reference_answers(
 
 def _lacking(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.prompt and not record.answer]
+
+
+def _answered(record: Record, answers: Mapping[str, str]) -> Record:
+    """The record with the answer found for it, which is part of its key: answered otherwise, it is another record."""
+    if record.answer or record.key not in answers:
+        return record
+    answer = answers[record.key]
+    digest = hashlib.sha256(answer.encode()).hexdigest()[:16]
+    return replace(record, key=f"{record.key}, answered {digest}", answer=answer)
 
 
 def _answers(loaded: Loaded, records: Sequence[Record], autocast: torch.dtype | None) -> dict[str, str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_READER = 2  # goes up when a file is read otherwise than before, so that older copies are made anew
+
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A GGUF file's model, as `load_gguf_model` gives it, and its tokenizer."""
@@ -106,10 +108,11 @@ def _left_out(model: PreTrainedModel, reader: GGUFReader) -> list[str]:
 def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The same from a safetensors copy in the user's cache folder, which is made the first time.
 
-    The copy lies in $XDG_CACHE_HOME/remanent/gguf/<SHA-256 of the GGUF file> (by default under ~/.cache) in float32:
-    four bytes a parameter. A copy that is damaged is made anew; where the folder cannot be written, there is none.
+    The copy lies in $XDG_CACHE_HOME/remanent/gguf/<SHA-256 of the GGUF file>-<this reader's version> (by default under
+    ~/.cache) in float32: four bytes a parameter. A copy that is damaged is made anew; where the folder cannot be
+    written, there is none.
     """
-    folder = cache_folder() / sha256_file(path)
+    folder = cache_folder() / f"{sha256_file(path)}-{_READER}"
     if not _is_whole(folder):
         try:
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,6 +120,11 @@ def load_cached(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
         except (OSError, InputError):
             return load_gguf(path, dtype)
     return load_folder(folder, dtype)
+
+
+def copies(path: Path) -> list[Path]:
+    """Converted copies of a GGUF file in the user's cache, those of earlier readers too."""
+    return sorted(cache_folder().glob(f"{sha256_file(path)}*"))
 
 
 def cache_folder() -> Path:

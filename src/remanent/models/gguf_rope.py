@@ -24,9 +24,9 @@ def check_rope(rope: dict[str, Any], architecture: str) -> None:
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedError("rotary positions on a part of each head cannot be written as GGUF")
     if kind not in ("default", "linear", "llama3"):
-        raise UnsupportedError(f"rotary positions scaled by '{kind}' cannot be written as GGUF")
+        raise UnsupportedError(f"rotary positions scaled by '{kind}' could not be read back from GGUF")
     if kind == "llama3" and architecture != "llama":
-        raise UnsupportedError(f"rotary positions scaled by 'llama3': llama.cpp ignores them in a {architecture}")
+        raise UnsupportedError(f"rotary positions scaled by 'llama3' have no place in a {architecture} of GGUF")
     if kind == "llama3" and any(rope.get(name) != value for name, value in _LLAMA3.items()):
         wanted = ", ".join(f"{name} {value:g}" for name, value in _LLAMA3.items())
         raise UnsupportedError(

@@ -89,11 +89,13 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     }
     if sentencepiece and "unk" in special:
         types[special["unk"]] = UNKNOWN
+    split = "default" if sentencepiece else _split(plain["pre_tokenizer"])
+    _check_whole_words(plain, split)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     first = tokenizer("a").input_ids[:1]
     return Vocabulary(
         model="llama" if sentencepiece else "gpt2",
-        split="default" if sentencepiece else _split(plain["pre_tokenizer"]),
+        split=split,
         tokens=tokens,
         types=types,
         merges=merges,
@@ -117,6 +119,20 @@ def _split(pre_tokenizer: dict[str, Any] | None) -> str:
         if name is not None:
             return name
     raise UnsupportedError(f"the tokenizer splits text by {' and '.join(kinds) or 'nothing'}, unknown to llama.cpp")
+
+
+def _check_whole_words(plain: dict[str, Any], split: str) -> None:
+    """Raise UnsupportedError where llama.cpp would take a word whole and the tokenizer not, or the other way round."""
+    from tokenizers import Tokenizer
+
+    model = plain["model"]
+    if bool(model.get("ignore_merges")) == (split in WHOLE_WORDS):
+        return
+    merging = Tokenizer.from_str(json.dumps({**plain, "model": {**model, "ignore_merges": False}})).model
+    words = model["vocab"].keys() - {token["content"] for token in plain["added_tokens"]}  # which are taken first
+    if token := next((token for token in sorted(words) if len(merging.tokenize(token)) > 1), None):
+        ours, theirs = ("whole", "by its merges") if model.get("ignore_merges") else ("by its merges", "whole")
+        raise UnsupportedError(f"the tokenizer takes {token!r} {ours}, llama.cpp {theirs}, as it does after '{split}'")
 
 
 def _scores(tokens: list[str], merges: list[str]) -> list[float]:

@@ -53,9 +53,9 @@ def write_gguf(folder: Path, target: Path, kind: str) -> Path:
 
     Raises:
         InputError: for an unknown type, or a place that cannot be written.
-        UnsupportedError: before anything is written, for what llama.cpp would not compute alike: another architecture,
+        UnsupportedError: before anything is written, for what could not be read back alike: another architecture,
             rotary positions scaled otherwise than linearly or as in Llama 3, a sliding window shorter than the context,
-            biases where it has none; and for a tokenizer without a GGUF form.
+            biases that transformers' reader drops; and for a tokenizer without a GGUF form.
     """
     if kind not in TYPES:
         raise InputError("type", kind, did_you_mean(kind, TYPES))
@@ -136,7 +136,7 @@ def _names(saved: TensorFolder, config: Any) -> dict[str, str]:
         name = known.get_name(own, try_suffixes=(".weight", ".bias"))
         layer, _, kind = own.rpartition(".")
         if name is None or (kind == "bias" and layer.rpartition(".")[2] not in architecture.biases):
-            raise UnsupportedError(f"{own}: a {config.model_type} has no such weight in GGUF")
+            raise UnsupportedError(f"{own}: such a weight of a {config.model_type} could not be read back from GGUF")
         found[own] = name
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from remanent.core.displacement.adapter_off import SECOND_FACTORS
-from remanent.core.weights import Weights
+from remanent.core.weights import Weights, identity
 from remanent.errors import UnsupportedError
 from remanent.models.lora import carries_lora, lora_layers, refuse_tied
 
@@ -52,7 +52,7 @@ def plain_state(model: Any) -> dict[str, Tensor]:
 
 
 def merged_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of a model's weights by name: of one that carries a LoRA those of the base with the LoRA merged.
+    """A copy of a model's weights by name, each once: of one that carries a LoRA those of the base with it merged.
 
     Raises UnsupportedError where an adapted weight is shared with another layer.
     """
@@ -60,7 +60,10 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in Weights.of(model).items()}
     refuse_tied(model, lora_layers(model))
     with adapters_merged(model):
-        return {name: tensor.detach().clone() for name, tensor in plain_state(model).items()}
+        once: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+        for name, tensor in plain_state(model).items():  # which names tied ones twice
+            once.setdefault(identity(tensor), (name, tensor))
+        return {name: tensor.detach().clone() for name, tensor in once.values()}
 
 
 def as_adapted(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,7 +40,8 @@ class FMTL(MultiTask):
     first passes. Weights come back by copy, bit for bit, also when a closure raises. A step whose gradient is not
     finite, at any point, moves nothing and is counted in `skipped`. A rho of 0 is the rule alone, bit for bit, in one
     pass per task. Memory beyond the base optimizer's: a gradient of the shared weights for each task, two more, and a
-    copy of what moves; round `LinearScalarization` two gradients and that copy, however many tasks have a closure.
+    copy of what moves; round `LinearScalarization`, with a radius above 0, two gradients
+    and that copy, however many tasks have a closure.
 
     Args:
         params: parameters, or groups of them. A group with a `task` is that task's head, with a norm of its own; the
@@ -114,7 +115,8 @@ class FMTL(MultiTask):
         total: Gradients = {}
         for task in passes.apart:
             shared, head = passes.one_here(task)
-            if math.isfinite(float(norm([*shared.values(), *head.values()]))):
+            climbs = any(self._radius(name) > 0 for name in shared | head)
+            if climbs and math.isfinite(float(norm([*shared.values(), *head.values()]))):
                 with self._displaceable(passes.weights, {**shared, **head}), torch.no_grad():
                     self._climb(passes.weights, shared)
                     self._climb(passes.weights, head)

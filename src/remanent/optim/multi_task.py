@@ -84,7 +84,7 @@ class MultiTask(TwoPass):
                 one forward pass for all tasks, where they share their inputs.
             scaler: scales and unscales; an overflow in any pass skips the step. Call its `update` once afterwards.
 
-        Raises InputError where closures are not as described, before anything moves.
+        Raises InputError where closures are not as described; the weights are then where they were.
         """
         losses = self.gradients(closures, scaler)
         self.second_step(scaler)

@@ -51,8 +51,8 @@ class SAMO(MultiTask):
     batch norm's running statistics are those of the first pass. Weights come back by copy, bit for bit, also when a
     closure raises. A step whose gradient is not finite, at any point, moves nothing and is counted in `skipped`. A rho
     of 0 is the rule alone, bit for bit, in one pass per task. Memory beyond the base optimizer's: a gradient of the
-    shared weights for each task, two more, and a copy of what moves; round `LinearScalarization`, where tasks need no
-    exact gradients, four gradients and that copy, however many tasks there are.
+    shared weights for each task, two more, and a copy of what moves; round `LinearScalarization`, with a radius above 0
+    and no exact gradients, four gradients and that copy, however many tasks there are.
 
     Args:
         params: parameters, or groups of them. A group with a `task` is that task's head, which climbs its own gradient
@@ -175,6 +175,8 @@ class SAMO(MultiTask):
         if self.estimator == "exact":
             return mix(mean, exact.pop(task), self.beta, self.match_norms)
         moved = {name: part for name, part in mean.items() if self._radius(name) > 0}
+        if not moved:  # heads climb alone
+            return mean
         return mix(mean, self._estimate(passes, task, moved, home), self.beta, self.match_norms)
 
     def _estimate(self, passes: Passes, task: str, like: Gradients, home: Callable[[], None]) -> Gradients:

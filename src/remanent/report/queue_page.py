@@ -31,14 +31,14 @@ class QueueView:
     audits: int = 0
 
     @property
-    def total(self) -> int:
-        """Requests in all, obeyed or not."""
-        return max(len(self.rows), int(self.curve.get("requests", 0)))
+    def total(self) -> int | None:
+        """Requests in all, obeyed or not; None where that is not known yet."""
+        return len(self.rows) if self.finished else self.curve.get("requests")
 
     @property
     def finished(self) -> bool:
-        """Whether all are obeyed."""
-        return len(self.rows) == self.total
+        """Whether all are obeyed and the model is saved, as the manifest says at the end."""
+        return bool(self.information.get("requests") == len(self.rows))
 
 
 def render(view: QueueView, title: str) -> str:
