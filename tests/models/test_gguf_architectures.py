@@ -156,9 +156,8 @@ def test_tokens_come_back_by_each_way_of_splitting(name, records, tmp_path):
     assert again.decode(expected) == text
 
 
-@pytest.mark.parametrize(("split", "whole"), [("llama-bpe", True), ("qwen2", False)])
-def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole, tokenizer, tmp_path):
-    """Llama 3's vocabulary holds words that no merge makes."""
+def with_a_word(tokenizer, split, whole):
+    """The tokenizer with that way of splitting, and a word that no merge makes, which it takes whole or not."""
     plain = json.loads(tokenizer.backend_tokenizer.to_str())
     plain["model"]["vocab"]["Zyx"] = len(tokenizer)
     plain["model"]["ignore_merges"] = whole
@@ -168,6 +167,13 @@ def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
+    return words
+
+
+@pytest.mark.parametrize(("split", "whole"), [("llama-bpe", True), ("qwen2", False)])
+def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole, tokenizer, tmp_path):
+    """Llama 3's vocabulary holds words that no merge makes."""
+    words = with_a_word(tokenizer, split, whole)
     folder = save(made("llama", words), words, tmp_path / "m")
     again = load(write_gguf(folder, tmp_path / "a.gguf", "f32")).tokenizer
     assert (words("Zyx").input_ids == [len(tokenizer)]) == whole
@@ -175,15 +181,6 @@ def test_a_word_that_is_a_token_is_taken_whole_where_llama_cpp_does(split, whole
 
 
 def test_a_tokenizer_that_takes_words_otherwise_than_llama_cpp_is_refused(tokenizer):
-    plain = json.loads(tokenizer.backend_tokenizer.to_str())
-    plain["model"]["vocab"]["Zyx"] = len(tokenizer)  # no merge makes it
     for split, whole in (("llama-bpe", False), ("qwen2", True)):
-        plain["model"]["ignore_merges"] = whole
-        words = copy.deepcopy(tokenizer)
-        words._tokenizer = Tokenizer.from_str(json.dumps(plain))
-        pattern = next(regex for regex, name in _SPLITS.items() if name == split)
-        words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-        )
         with pytest.raises(UnsupportedError, match=r"'Zyx'.*llama\.cpp"):
-            vocabulary_of(words, len(tokenizer) + 1)
+            vocabulary_of(with_a_word(tokenizer, split, whole), len(tokenizer) + 1)

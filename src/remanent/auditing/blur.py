@@ -277,7 +277,8 @@ def closeness(measurer: Measurer, ours: Sequence[Encoded], theirs: Sequence[Enco
     layers = len(decoder_layers(measurer.model))
     depth = (layers + 1) // 2
     texts, autocast = [*ours, *theirs], measurer.autocast
-    found = states_of(measurer.model, texts, (depth,), mean_states, measurer.batch_size, autocast=autocast)[depth]
-    unit = normalize(found.double() - found.double().mean(dim=0), dim=1)
+    found = states_of(measurer.model, texts, (depth,), mean_states, measurer.batch_size, autocast=autocast)
+    states = found[depth].double()
+    unit = normalize(states - states.mean(dim=0), dim=1)
     near: list[float] = (unit[: len(ours)] @ unit[len(ours) :].T).max(dim=1).values.clamp(0, 1).tolist()
     return near

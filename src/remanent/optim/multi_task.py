@@ -225,18 +225,17 @@ class Passes:
         """The first passes: task -> its gradient of the shared weights, and task -> that of its head."""
         shared: dict[str, Gradients] = {}
         heads: dict[str, Gradients] = {}
-        with torch.enable_grad():
-            if callable(self._closures):
+        if callable(self._closures):
+            with torch.enable_grad():
                 losses = self._all()
                 self._begin(losses)
                 for number, (task, loss) in enumerate(losses.items(), start=1):
                     self._backward(loss, retain_graph=number < len(losses))
                     shared[task], heads[task] = self._take(task)
-            else:
-                for task in self._closures:
-                    self._first_pass(task, 1.0)
-                    shared[task], heads[task] = self._take(task)
-        self._ended = keep_generators(self.weights)
+            self._ended = keep_generators(self.weights)
+        else:
+            for task in self._closures:
+                shared[task], heads[task] = self.one_here(task)
         return shared, heads
 
     @property
