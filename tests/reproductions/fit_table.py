@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -58,23 +59,24 @@ def at_random(**given: Any) -> RandomLayers:
     return RandomLayers(**{field.name: getattr(made, field.name) for field in fields(made)})
 
 
-WAYS: dict[str, Callable[[], Method]] = {
-    "fit": lambda: fit.method(**FIT),
-    "fit without filter": lambda: fit.method(**FIT, filter=False),
-    "fit without importance: npo-kl": lambda: fit.method(**FIT, algorithm="npo-kl"),
-    "fit without importance: npo": lambda: fit.method(**FIT, algorithm="npo"),
-    "fit in all layers": lambda: fit.method(**{**FIT, "layers": 99}),
-    "fit in drawn layers": lambda: at_random(**FIT),
-    "npo": npo.method,
-    "grad-diff": grad_diff.method,
+WAYS: dict[str, Callable[..., Method]] = {
+    "fit": fit.method,
+    "fit without filter": partial(fit.method, filter=False),
+    "fit without importance: npo-kl": partial(fit.method, algorithm="npo-kl"),
+    "fit without importance: npo": partial(fit.method, algorithm="npo"),
+    "fit in all layers": lambda **given: fit.method(**{**given, "layers": 99}),
+    "fit in drawn layers": lambda **given: at_random(**given),
+    "npo": lambda **given: npo.method(),
+    "grad-diff": lambda **given: grad_diff.method(),
 }
 CHOSEN = ("fit", "npo", "grad-diff")  # whose rates are chosen
 
 
-def way(name: str, rate: float = FIT_RATE) -> Method:
+def way(name: str, rate: float = FIT_RATE, given: Mapping[str, Any] = FIT) -> Method:
     """A way with the updates that all have in common: three passes over a request, eight retained records each."""
+    made = WAYS[name](**given)
     return with_settings(
-        WAYS[name](), learning_rate=rate, epochs=3.0, batch_size=8, schedule="cosine", warmup=0.0, weight_decay=0.1
+        made, learning_rate=rate, epochs=3.0, batch_size=8, schedule="cosine", warmup=0.0, weight_decay=0.1
     )
 
 

@@ -67,7 +67,7 @@ class RequestsWorld:
     ) -> None:
         dealt = author_sets(seed, requests - repeated, retain, 1, QUESTIONS)
         others = list(author_sets(_OTHERS + seed, 1, background, 1, QUESTIONS).retain)
-        self.requests = _stream(dealt.forget, requests, seed)
+        self.requests = stream(dealt.forget, requests, seed)
         self.retain = split_by_group(list(dealt.retain), RETAIN_SHARES, seed)
         known = [*dealt.forget, *dealt.retain, *in_other_words(dealt.forget)]
         made = tiny([*known, *others], layers=layers, vocabulary=1024, seed=seed)
@@ -77,10 +77,15 @@ class RequestsWorld:
         base = self._taught(blank, others, 8)
         self.taught = self._taught(base, [*dealt.retain, *dealt.forget], 20)
         self.retrained = self._taught(base, list(dealt.retain), 20)
-        self.ends = {}
+        self.ends = self.lines()
+
+    def lines(self) -> dict[str, tuple[float, float]]:
+        """S of what is asked to be forgotten and of what is kept: known, and never asked for."""
         everything = [record for request in self.requests if not request.repeats for record in request.records]
-        for role, records in (("forget", everything), ("retain", self.retain["audit"])):
-            self.ends[role] = tuple(self.score(records, state) for state in (self.taught, self.retrained))
+        return {
+            role: (self.score(records, self.taught), self.score(records, self.retrained))
+            for role, records in (("forget", everything), ("retain", self.retain["audit"]))
+        }
 
     def state(self) -> State:
         """A copy of the weights as they are."""
@@ -99,7 +104,8 @@ class RequestsWorld:
         if state is not None:
             self.model.load_state_dict(state)
         encoded = self.encoded(records)
-        return set_score(self.model, self.tokenizer, records, encoded, generated=generated, batch_size=64).to_dict()
+        how = {"batch_size": 64, "autocast": self.settings.autocast}
+        return set_score(self.model, self.tokenizer, records, encoded, generated=generated, **how).to_dict()
 
     def obey(
         self, method: Method, *, every: int = 25, seed: int = 0, on_request: Callable[[], None] | None = None
@@ -127,7 +133,7 @@ class RequestsWorld:
         return self.state()
 
 
-def _stream(records: Sequence[Record], requests: int, seed: int) -> list[Request]:
+def stream(records: Sequence[Record], requests: int, seed: int) -> list[Request]:
     """New requests in an order of the seed, with repeats of earlier ones strewn in from the second on."""
     draw = random.Random(seed)
     people = sorted({record.group for record in records})

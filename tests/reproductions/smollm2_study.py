@@ -105,12 +105,12 @@ def written(world: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def taught(files: Mapping[str, Path], folder: Path) -> Path:
-    """The folder of the model that knows it all."""
+def taught(files: Mapping[str, Path], folder: Path, what: str = "taught") -> Path:
+    """The folder of the model that knows it all, or the records of another file alone."""
     return teach(
         TeachSettings(
             model=MODEL,
-            records=str(files["taught"]),
+            records=str(files[what]),
             system=SYSTEM,
             epochs=5,
             learning_rate=2e-4,
@@ -119,7 +119,7 @@ def taught(files: Mapping[str, Path], folder: Path) -> Path:
             precision=fast_precision(),
             threads=1,
         ),
-        folder / "taught",
+        folder / what,
     ).model
 
 

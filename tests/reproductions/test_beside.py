@@ -52,7 +52,7 @@ def nll(world: World) -> dict[str, float]:
     found = {}
     for role, name in SETS.items():
         records = spread(world.encoded[name], MEASURED)
-        found[role] = float(score_records(world.model, records, pad_id=world.pad_id, batch_size=64).mean_nll.mean())
+        found[role] = float(score_records(world.model, records, **world.how).mean_nll.mean())
     return found
 
 

@@ -37,21 +37,23 @@ STEPS, RATE, BATCH = 40, 1e-3, 8
 pytestmark = pytest.mark.slow
 
 
-def recovered(world: World, state: State, source: str, seed: int) -> tuple[float, float]:
+def recovered(
+    world: World, state: State, source: str, seed: int, steps: int = STEPS, rate: float = RATE
+) -> tuple[float, float]:
     """How much the mean NLL of the asked records fell, beyond the control's fall; and how alike the set is to them."""
     roles = {FORGET: "forget", RETAIN: "retain", CONTROL: "control-audit", TEXT: "text"}
     sets = {name: AuditSet.of(world.records[role], world.tokenizer, str, 256) for name, role in roles.items()}
     part, asked = relearned(RelearningAttack(source), AUDITED, sets, seed)
     sampler = Sampler(len(part), BATCH, seed, "relearning")
-    batches = [collate(part.encoded, sampler.batch(step), world.pad_id) for step in range(1, STEPS + 1)]
+    batches = [collate(part.encoded, sampler.batch(step), world.pad_id) for step in range(1, steps + 1)]
 
     def nll(name: str) -> float:
-        found = score_records(world.model, asked[name].encoded, pad_id=world.pad_id, batch_size=64)
+        found = score_records(world.model, asked[name].encoded, **world.how)
         return float(found.mean_nll.mean())
 
     world.put(state)
     before = {name: nll(name) for name in (FORGET, CONTROL)}
-    with Relearning(batches, STEPS, RATE, seed).at(world.model):
+    with Relearning(batches, steps, rate, seed, world.how["autocast"]).at(world.model):
         after = {name: nll(name) for name in (FORGET, CONTROL)}
     fell = {name: before[name] - after[name] for name in before}
     near = likeness(part, asked, AUDITED)

@@ -101,8 +101,9 @@ def run(world: World, taught: State, made: Method, steps: int, rate: float, seed
 
     Retain are records that no method received. Between two looks a straight line; NaN where it was not reached.
     """
+    batch_size = world.batch_size
     method = with_settings(
-        made, steps=steps, learning_rate=rate, batch_size=16, schedule="constant", warmup=0.0, weight_decay=0.0
+        made, steps=steps, learning_rate=rate, batch_size=batch_size, schedule="constant", warmup=0.0, weight_decay=0.0
     )
     level = world.nll(taught, "control-audit")
     world.put(taught)
@@ -121,7 +122,7 @@ def run(world: World, taught: State, made: Method, steps: int, rate: float, seed
 def looked(world: World) -> tuple[float, float]:
     """Mean NLL of forget and of retain records, on the model as it is."""
     sets = (spread(world.encoded[name], LOOKED_AT) for name in ("forget", "retain-audit"))
-    forget, retain = (score_records(world.model, asked, pad_id=world.pad_id, batch_size=64) for asked in sets)
+    forget, retain = (score_records(world.model, asked, **world.how) for asked in sets)
     return float(forget.mean_nll.mean()), float(retain.mean_nll.mean())
 
 

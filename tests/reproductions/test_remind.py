@@ -38,13 +38,13 @@ FIGURES = ("loss", "steepness", "remind", "around")
 pytestmark = pytest.mark.slow
 
 
-def look(world: World, state: State, random: bool = False) -> dict[str, list[TextScore]]:
+def look(world: World, state: State, random: bool = False, count: int = COUNT) -> dict[str, list[TextScore]]:
     """The figures of forgotten, kept and unseen records."""
     world.put(state)
     encoded = {name: world.encoded[name] for name in ("forget", "retain", "control-audit")}
     everything = [item for part in encoded.values() for item in part]
     table = TokenNeighbours.of(embeddings(world.model), world.tokenizer, everything, random)
-    found = iter(landscapes(world.model, everything, table, COUNT, pad_id=world.pad_id, batch_size=128))
+    found = iter(landscapes(world.model, everything, table, count, **world.how))
     return {name: [TextScore(item.key, item.group, next(found)) for item in part] for name, part in encoded.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from remanent.core.batch import Encoded
 from remanent.core.displacement import Displacement, Here
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
-from remanent.core.loop import OnStep, Outcome, Settings, run_episode, with_settings
+from remanent.core.loop import OnStep, Outcome, Precision, Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.scores import RecordScores, score_records
 from remanent.core.task import teach
@@ -28,7 +29,6 @@ from remanent.models.tiny import tiny
 State = Mapping[str, Tensor]  # a model's weights by name
 
 _OTHERS = 1_000_003  # a seed of the authors that share nothing with any other set
-_BATCH = 16
 EVALUATED = 64  # records of each set that the stopping rule asks
 MEASURED = 160  # records of each set that are measured outside an audit
 BASE_EPOCHS = 5
@@ -44,6 +44,9 @@ class World:
         hidden: width of the Llama of two layers.
         seed: of the authors and of the first weights.
     """
+
+    precision: ClassVar[Precision] = "fp32"
+    batch_size: ClassVar[int] = 16  # records of a role in an update
 
     def __init__(
         self,
@@ -75,6 +78,11 @@ class World:
         self.encoded = {name: encode_all(records, self.tokenizer) for name, records in self.records.items()}
         self.blank = self.state()
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """How the model is asked: for `score_records`."""
+        return {"pad_id": self.pad_id, "batch_size": 64, "autocast": Settings(0, precision=self.precision).autocast}
+
     def state(self) -> State:
         """A copy of the weights as they are."""
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
@@ -98,7 +106,7 @@ class World:
     ) -> State:
         """Fine-tune a state on records, at full precision or at another point."""
         method = replace(teach(), points=[at or Here()])
-        method = with_settings(method, epochs=epochs, learning_rate=3e-3, batch_size=_BATCH)
+        method = with_settings(method, epochs=epochs, learning_rate=3e-3, batch_size=self.batch_size)
         return self.run(start, method, {"task": records}, seed=seed)[0]
 
     def unlearn(
@@ -115,7 +123,12 @@ class World:
     ) -> tuple[State, Outcome]:
         """Make a state forget; stops when forget is no better known than control (select split) at all of `stop_at`."""
         method = with_settings(
-            method, steps=steps, learning_rate=learning_rate, batch_size=_BATCH, schedule="constant", warmup=0.0
+            method,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=self.batch_size,
+            schedule="constant",
+            warmup=0.0,
         )
         roles = {"forget": "forget", "retain": "retain-train"}
         return self.run(start, method, roles, stop_at=stop_at, every=evaluate_every, seed=seed, on_step=on_step)
@@ -138,8 +151,8 @@ class World:
         if stop_at:
             sets = {"forget": "forget", "retain": "retain-select", "control": "control-select"}
             known = {role: spread(self.encoded[name], EVALUATED) for role, name in sets.items()}
-            rule = ForgetAtControl(known, stop_at, self.pad_id, batch_size=64)
-        settings = Settings(self.pad_id, seed=seed, evaluate_every=every)
+            rule = ForgetAtControl(known, stop_at, **self.how)
+        settings = Settings(self.pad_id, seed=seed, evaluate_every=every, precision=self.precision)
         kind = "erase" if "forget" in data else "teach"
         outcome = run_episode(self.model, method, Episode(kind, kind, data), settings, rule=rule, on_step=on_step)
         return self.state(), outcome
@@ -149,7 +162,7 @@ class World:
         self.put(state)
         asked = spread(self.encoded[records], MEASURED)
         with (at or Here()).at(self.model):
-            return score_records(self.model, asked, pad_id=self.pad_id, batch_size=64)
+            return score_records(self.model, asked, **self.how)
 
     def nll(self, state: State, records: str, at: Displacement | None = None) -> float:
         """Mean answer NLL of records on a state, in nats per token."""
