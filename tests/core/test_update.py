@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from two_processes import added_up, gradients, read_batches
 
-from remanent.core.displacement import Ascent, Here, Noise, OneOf, Rounding
+from remanent.core.displacement import Ascent, Here, Noise, OneOf, Relearning, Rounding
 from remanent.core.method import At, Method, Objective, Term
 from remanent.core.schedule import Ramp
 from remanent.core.scores import answer_scores
@@ -305,6 +305,20 @@ def test_autocast_computes_in_low_precision_and_leaves_weights_and_gradients_alo
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(low[name], plain[name])
     assert float(torch.cosine_similarity(low[name].flatten(), plain[name].flatten(), dim=0)) > 0.99
+
+
+def test_relearning_inside_an_update_computes_as_the_update_does(tiny_llama, batches):
+    """The point where somebody fine-tuned is made in the update's arithmetic unless it names its own."""
+    learnt = [batches["retain"]]
+
+    def found(**options):
+        point = Relearning(learnt, 3, 1e-2, **options)
+        return gradient(tiny_llama(), Method(NPO(), points=[Here(), point]), batches, autocast=torch.bfloat16)[0]
+
+    unsaid, low = found(), found(autocast=torch.bfloat16)
+    assert all(torch.equal(unsaid[name], low[name]) for name in low)
+    full, _ = gradient(tiny_llama(), Method(NPO(), points=[Here(), Relearning(learnt, 3, 1e-2)]), batches)
+    assert any(not torch.equal(unsaid[name], full[name]) for name in full)
 
 
 def test_an_update_sees_moved_weights_inside_an_outer_autocast(tiny_llama, batches):

@@ -190,7 +190,7 @@ class Update:
         displacement = place.displacement.resolve(self.step)
         label = str(displacement)
         climbed = {name: [self._loss({name: factor}, piece) for piece in pieces] for name, factor in factors.items()}
-        context = Context(self.model, climbed, self.step)
+        context = Context(self.model, climbed, self.step, self.autocast)
         with learning_at(displacement, self.weights, context, keep_buffers=keep_buffers):
             for piece in pieces:
                 terms = self._terms(group, piece)

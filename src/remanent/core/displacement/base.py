@@ -28,6 +28,7 @@ class Context:
         model: the model; None where only param_groups are known.
         loss: the loss, or named losses; None where there is none.
         step: number of the update, for displacements that change from one update to the next.
+        autocast: dtype of the arithmetic, for displacements that run the model themselves.
         cleanup: closed when the point is left: what a displacement installs besides moving weights.
         passing: whether it installed anything, which a model cannot keep.
         made: what `once` has made.
@@ -36,6 +37,7 @@ class Context:
     model: nn.Module | None = None
     loss: Losses | None = None
     step: int = 0
+    autocast: torch.dtype | None = None
     cleanup: ExitStack = field(default_factory=ExitStack)
     passing: bool = False
     made: dict[Callable[[Context], Any], Any] = field(default_factory=dict, repr=False)

@@ -27,7 +27,7 @@ class Relearning(Displacement):
         steps: number of updates, at least 1.
         learning_rate: AdamW's; without weight decay, constant.
         seed: of dropout.
-        autocast: dtype of the arithmetic; None computes in the weights' dtype.
+        autocast: dtype of the arithmetic; None takes that of the update which learns here, else the weights' own.
 
     Source: relearning attack, arXiv 2406.13356.
     """
@@ -55,6 +55,7 @@ class Relearning(Displacement):
         model = context.model
         if model is None:
             raise UnsupportedError("relearning trains a model; optimizer param_groups are not enough")
+        dtype = self.autocast or context.autocast
         aside = {name: tensor.grad for name, tensor in weights.items()}
         device = next(iter(weights.values())).device
         torch.manual_seed(self.seed)  # the generators' states are given back when the point is left
@@ -65,7 +66,7 @@ class Relearning(Displacement):
                 for step in range(self.steps):
                     optimizer.zero_grad(set_to_none=True)
                     batch = self.batches[step % len(self.batches)].to(device)
-                    with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                         scores = answer_scores(model, batch)
                     loss = -scores.log_probs.mean()
                     if not torch.isfinite(loss):
