@@ -16,74 +16,28 @@ from remanent.core.checkpoint import load_checkpoint, steps_saved
 from remanent.core.digest import weights_digest
 from remanent.core.files import read_json
 from remanent.data.jsonl import write_records
-from remanent.data.record import Message, Record
 from remanent.data.requests import Request
 from remanent.errors import InputError, RunConflictError
 from remanent.jobs import requests as job
-from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.progress import Interface
 from remanent.jobs.report import report
 from remanent.jobs.requests import obey
 from remanent.models.load import load
-from remanent.models.save import is_saved, save
-from remanent.models.tiny import tiny
+from remanent.models.save import is_saved
 from remanent.report.text import number
 
-PLACES = ("Oslo", "Lima", "Cairo", "Quito", "Turin", "Delhi", "Perth")
-
-
-def records(role, people, first=0):
-    return [
-        Record(
-            f"{role}/{number}",
-            f"{role} {number // 2}",
-            (Message("user", f"Where was {role} person {number // 2} in summer {number % 2}?"),),
-            f"In {PLACES[number * 5 % 7]}, number {number * 3 % 11}.",
-            wrong_answers=(f"In {PLACES[number % 7]}, number {number * 2 % 11}.",),
-        )
-        for number in range(2 * first, 2 * (first + people))
-    ]
-
-
-def stream(count):
-    return [Request(f"r{place}", tuple(records("forget", 1, place))) for place in range(count)]
-
-
-GIVEN = {"retain": records("retain", 8), "control": records("control", 8)}
+from .people import GIVEN, model_folder, records, run, settings, stream
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    everything = [*records("forget", 9), *GIVEN["retain"], *GIVEN["control"]]
-    made = tiny(everything, hidden=32, layers=2, vocabulary=300)
-    return str(save(made.model, made.tokenizer, tmp_path_factory.mktemp("model") / "m"))
+    return model_folder(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
 def secret(tmp_path, monkeypatch):
     monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def settings(folder, method="fit", **more):
-    chosen = {"steps": 3, "batch_size": 2, "learning_rate": 1e-3, "checkpoint_every": 1, "stop": False}
-    own = {"fit": {"calibrate": True, "layers": 1}, "ssd": {"alpha": 1.0}}.get(method, {})
-    curve = {"curve_every": 2, "curve_generate": 0}
-    given = {
-        "model": folder,
-        "data": {},
-        "method": method,
-        "requests": "given",
-        **chosen,
-        "hyperparameters": own,
-        **curve,
-        **more,
-    }
-    return UnlearnSettings.model_validate(given)
-
-
-def run(chosen, out, requests=None, **more):
-    return obey(chosen, out, records=GIVEN, requests=stream(3) if requests is None else requests, **more)
 
 
 def digest(done):
@@ -310,92 +264,6 @@ def test_a_plain_run_with_requests_is_this_job(folder, tmp_path):
         write_records(queue / f"{request.name}.jsonl", request.records)
     chosen = settings(folder, requests=str(queue))
     assert [row["request"] for row in rows(unlearn(chosen, tmp_path / "run", records=GIVEN))] == ["r0", "r1"]
-
-
-# Audits between requests, and what is signed of them.
-
-
-@pytest.fixture(scope="module")
-def audited(folder, tmp_path_factory):
-    """A run with audits after 2, 4 and 5 requests, signed as one chain."""
-    from remanent.auditing.signing import generate_key
-    from remanent.jobs.certify import certify
-
-    place = tmp_path_factory.mktemp("chain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REMANENT_SECRET", str(place / "secret"))
-        generate_key(place / "signer.key", place / "signer.pub")
-        chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
-        done = run(chosen, place / "run", stream(5))
-        certify(done.path, place / "signer.key", chain=True)
-    return place, done
-
-
-def test_one_chain_of_certificates_from_the_first_requests_to_the_last(audited, folder):
-    from remanent.jobs.verify import verify
-    from remanent.models.source import find
-
-    place, done = audited
-    assert sorted(path.name for path in (done.path / "audits").iterdir()) == ["000002", "000004", "000005"]
-    assert [path.parent.name for path in done.path.rglob("model.safetensors")] == ["model"]
-    found = verify(done.path / "certificate.json", done.model, place / "signer.pub", chain=True)
-    assert found.ok, found.problems
-    assert [link.of for link in found.chain] == ["previous", "previous"]
-    assert len(list((done.path / "parents").iterdir())) == 2
-    lineage = found.own.statement["predicate"]["lineage"]
-    assert lineage["original"] == find(folder).files()
-    said = json.dumps(found.own.statement)
-    assert "forget person" not in said
-    assert str(folder) not in said
-    evidence = read_json(done.path / "audits" / "000004" / "audit.json")
-    (asked,) = [
-        item
-        for item in evidence["measurements"]
-        if (item["subject"], item["condition"], item["records"]) == ("audited", "full", "forget")
-    ]
-    assert len(asked["scores"]) == 8  # of all requests so far
-    first = read_json(done.path / "audits" / "000002" / "audit.json")["subjects"]["audited"]
-    assert lineage["previous"] != first
-
-
-def test_a_link_that_was_changed_breaks_the_chain(audited, tmp_path):
-    from remanent.jobs.verify import verify
-
-    place, done = audited
-    copy = shutil.copytree(done.path, tmp_path / "run")
-    for link in (copy / "parents").iterdir():
-        raw = link.read_bytes()
-        link.write_bytes(raw[:300] + bytes([raw[300] ^ 1]) + raw[301:])
-    assert not verify(copy / "certificate.json", copy / "model", place / "signer.pub", chain=True).ok
-
-
-def test_signed_again_earlier_links_stay_and_more_requests_lengthen_the_chain(audited, folder, tmp_path, monkeypatch):
-    from remanent.jobs.certify import certify
-    from remanent.jobs.verify import verify
-
-    place, done = audited
-    monkeypatch.setenv("REMANENT_SECRET", str(place / "secret"))
-    copy = shutil.copytree(done.path, tmp_path / "run")
-    before = {path.name for path in (copy / "parents").iterdir()}
-    chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
-    later = run(chosen, copy, stream(7))
-    certify(later.path, place / "signer.key", chain=True)
-    found = verify(later.path / "certificate.json", later.model, place / "signer.pub", chain=True)
-    assert found.ok, found.problems
-    assert len(found.chain) == 4  # after 2, 4, 5 and 6 requests; 7 is the newest
-    assert before < {path.name for path in (copy / "parents").iterdir()}
-
-
-def test_no_chain_without_audits_or_with_a_parent(audited, folder, tmp_path):
-    from remanent.jobs.certify import certify
-
-    place, done = audited
-    copy = shutil.copytree(done.path, tmp_path / "run")
-    with pytest.raises(InputError, match="neither a parent"):
-        certify(copy, place / "signer.key", chain=True, parent=copy / "certificate.json")
-    shutil.rmtree(copy / "audits")
-    with pytest.raises(InputError, match="--audit-every"):
-        certify(copy, place / "signer.key", chain=True)
 
 
 def test_from_python_requests_are_lists_by_name_and_may_grow(monkeypatch, tmp_path):

@@ -109,6 +109,9 @@ class UnlearnSettings(_Settings):
     curve_generate: int = Field(32, ge=0, description="Records of each set answered freely at a point of the curve.")
     audit_every: int = Field(0, ge=0, description="Requests between audits, for a chain of certificates; 0 is none.")
     audit_at: str = Field("full,int4-row", description="Conditions of those audits.")
+    audit_epsilon: float = Field(0.25, gt=0, description="Their epsilon: nats by which forget may be better known.")
+    audit_upsilon: float = Field(0.9, gt=0, le=1, description="Their upsilon: share of the knowledge that is kept.")
+    audit_require: list[str] = Field([], description="A limit on a measure of theirs; several may be given.")
     keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
 
@@ -120,6 +123,9 @@ OF_REQUESTS = (
     "curve_generate",
     "audit_every",
     "audit_at",
+    "audit_epsilon",
+    "audit_upsilon",
+    "audit_require",
     "keep_models",
 )
 

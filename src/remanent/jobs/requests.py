@@ -42,6 +42,7 @@ from remanent.data.named import load as load_named
 from remanent.data.record import Record
 from remanent.data.requests import Request, by_group, check_distinct, read_requests
 from remanent.errors import InputError, IntegrityError, RunConflictError
+from remanent.jobs.audit import check_audit, run_audit
 from remanent.jobs.certify import AUDITS
 from remanent.jobs.config import AuditSettings, UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, records_hash
@@ -98,6 +99,8 @@ def obey(
     everything = [record for request in asked for record in request.records]
     data = load_data(settings.data, {**(records or {}), "forget": everything})
     check_roles(method, data, settings)
+    if settings.audit_every:
+        check_audit(_audit_settings(settings, settings.model), data)
     stop_points = stopping_points(settings)
     source = find(settings.model)
     if settings.retrained is not None:
@@ -335,8 +338,6 @@ class _Queue:
 
     def _audit(self) -> None:
         """Audit the model where that is due after the newest request, against the model before the first."""
-        from remanent.jobs.audit import run_audit
-
         done, every = len(self.rows), self.settings.audit_every
         last = done == self.total
         if not every or not done or not (last or done % every == 0):
@@ -347,17 +348,7 @@ class _Queue:
                 model = self.run.model
             else:
                 self._save(model)
-            asked = AuditSettings.model_validate(
-                {
-                    "model": str(model),
-                    "reference": self.settings.model,
-                    "retrained": self.settings.retrained,
-                    "data": {**self.settings.data.model_dump(), "forget": None},
-                    "at": self.settings.audit_at,
-                    "generate": self.settings.curve_generate,
-                    "precision": self.settings.precision,
-                }
-            )
+            asked = _audit_settings(self.settings, str(model))
             so_far = [record for records in self.records[:done] for record in records]
             run_audit(asked, folder, interface=self.interface, records={**self.given, "forget": so_far})
             shutil.rmtree(folder / "audit", ignore_errors=True)
@@ -366,6 +357,24 @@ class _Queue:
             self.run.new_audit()
             for name in ("audit.json", "judgement.json", "audit.yaml"):
                 shutil.copyfile(folder / name, self.run.path / name)
+
+
+def _audit_settings(settings: UnlearnSettings, model: str) -> AuditSettings:
+    """Those of an audit between requests; the records that were asked for so far are given beside them."""
+    return AuditSettings.model_validate(
+        {
+            "model": model,
+            "reference": settings.model,
+            "retrained": settings.retrained,
+            "data": {**settings.data.model_dump(), "forget": None},
+            "at": settings.audit_at,
+            "epsilon": settings.audit_epsilon,
+            "upsilon": settings.audit_upsilon,
+            "require": settings.audit_require,
+            "generate": settings.curve_generate,
+            "precision": settings.precision,
+        }
+    )
 
 
 def _named(name: str) -> list[Request]:

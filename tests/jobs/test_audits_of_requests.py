@@ -1,0 +1,115 @@
+"""Audits between deletion requests, and what is signed of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from remanent.core.files import read_json
+from remanent.errors import InputError
+
+from .people import model_folder, run, settings, stream
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return model_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def audited(folder, tmp_path_factory):
+    """A run with audits after 2, 4 and 5 requests, signed as one chain."""
+    from remanent.auditing.signing import generate_key
+    from remanent.jobs.certify import certify
+
+    place = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REMANENT_SECRET", str(place / "secret"))
+        generate_key(place / "signer.key", place / "signer.pub")
+        chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
+        done = run(chosen, place / "run", stream(5))
+        certify(done.path, place / "signer.key", chain=True)
+    return place, done
+
+
+def test_one_chain_of_certificates_from_the_first_requests_to_the_last(audited, folder):
+    from remanent.jobs.verify import verify
+    from remanent.models.source import find
+
+    place, done = audited
+    assert sorted(path.name for path in (done.path / "audits").iterdir()) == ["000002", "000004", "000005"]
+    assert [path.parent.name for path in done.path.rglob("model.safetensors")] == ["model"]
+    found = verify(done.path / "certificate.json", done.model, place / "signer.pub", chain=True)
+    assert found.ok, found.problems
+    assert [link.of for link in found.chain] == ["previous", "previous"]
+    assert len(list((done.path / "parents").iterdir())) == 2
+    lineage = found.own.statement["predicate"]["lineage"]
+    assert lineage["original"] == find(folder).files()
+    said = json.dumps(found.own.statement)
+    assert "forget person" not in said
+    assert str(folder) not in said
+    evidence = read_json(done.path / "audits" / "000004" / "audit.json")
+    (asked,) = [
+        item
+        for item in evidence["measurements"]
+        if (item["subject"], item["condition"], item["records"]) == ("audited", "full", "forget")
+    ]
+    assert len(asked["scores"]) == 8  # of all requests so far
+    first = read_json(done.path / "audits" / "000002" / "audit.json")["subjects"]["audited"]
+    assert lineage["previous"] != first
+
+
+def test_a_link_that_was_changed_breaks_the_chain(audited, tmp_path):
+    from remanent.jobs.verify import verify
+
+    place, done = audited
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    for link in (copy / "parents").iterdir():
+        raw = link.read_bytes()
+        link.write_bytes(raw[:300] + bytes([raw[300] ^ 1]) + raw[301:])
+    assert not verify(copy / "certificate.json", copy / "model", place / "signer.pub", chain=True).ok
+
+
+def test_signed_again_earlier_links_stay_and_more_requests_lengthen_the_chain(audited, folder, tmp_path, monkeypatch):
+    from remanent.jobs.certify import certify
+    from remanent.jobs.verify import verify
+
+    place, done = audited
+    monkeypatch.setenv("REMANENT_SECRET", str(place / "secret"))
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    before = {path.name for path in (copy / "parents").iterdir()}
+    chosen = settings(folder, audit_every=2, audit_at="full", curve_every=0)
+    later = run(chosen, copy, stream(7))
+    certify(later.path, place / "signer.key", chain=True)
+    found = verify(later.path / "certificate.json", later.model, place / "signer.pub", chain=True)
+    assert found.ok, found.problems
+    assert len(found.chain) == 4  # after 2, 4, 5 and 6 requests; 7 is the newest
+    assert before < {path.name for path in (copy / "parents").iterdir()}
+
+
+def test_no_chain_without_audits_or_with_a_parent(audited, folder, tmp_path):
+    from remanent.jobs.certify import certify
+
+    place, done = audited
+    copy = shutil.copytree(done.path, tmp_path / "run")
+    with pytest.raises(InputError, match="neither a parent"):
+        certify(copy, place / "signer.key", chain=True, parent=copy / "certificate.json")
+    shutil.rmtree(copy / "audits")
+    with pytest.raises(InputError, match="--audit-every"):
+        certify(copy, place / "signer.key", chain=True)
+
+
+def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_path, monkeypatch):
+    """A wrong limit is said before the first request is obeyed; a right one is a line of each audit's verdict."""
+    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
+    audits = {"audit_every": 2, "audit_at": "full", "curve_every": 0}
+    with pytest.raises(InputError, match="int8"):
+        run(settings(folder, **audits, audit_require=["extraction-strength@int8<=0.5"]), tmp_path / "run", stream(2))
+    assert not (tmp_path / "run").exists()
+    given = {"audit_epsilon": 0.7, "audit_upsilon": 0.4, "audit_require": ["extraction-strength<=0.5"]}
+    done = run(settings(folder, **audits, **given), tmp_path / "run", stream(2))
+    told = read_json(done.path / "judgement.json")
+    assert (told["criteria"]["epsilon"], told["criteria"]["upsilon"]) == (0.7, 0.4)
+    assert any(line["name"] == "extraction-strength<=0.5" for line in told["lines"])
