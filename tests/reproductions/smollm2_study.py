@@ -5,7 +5,7 @@
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
 weight of 8 it stood still half way; durable takes NPO's. as-stranger's divergence is taken both ways, since the one way
-stood still here ("as-stranger" without "symmetric" in the table). Of all other methods nothing was chosen here: their
+stood still here ("one way" in the table). Of all other methods nothing was chosen here: their
 rate is durable's times what the table of all methods chose for them over what it chose for durable, on its small model.
 The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
@@ -191,11 +191,10 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def labelled(row: Mapping[str, Any]) -> str:
-    """The method, with what it is put round, and where as-stranger's divergence was taken both ways that it was."""
+    """The method, with what it is put round, and where as-stranger's divergence was taken one way that it was."""
     own = row["hyperparameters"]
-    return ", ".join(
-        [row["method"], *(["symmetric"] if own.get("symmetric") else []), *own.get("objective", "").split()]
-    )
+    one_way = row["method"] == "as-stranger" and not own.get("symmetric")  # rows made before there was another
+    return ", ".join([row["method"], *(["one way"] if one_way else []), *own.get("objective", "").split()])
 
 
 def main() -> None:

@@ -3,13 +3,13 @@
     python -m tests.reproductions.trilemma_study [--seeds 3]
 
 goes on where it was cut off (rows in results/trilemma.jsonl; table and plot from them: trilemma.md, trilemma.png).
-Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights. One
-way, as-stranger with small steps, was added by what world 100 had shown when the others had been judged on world 200;
-NPO at the worst point, SURE and DurableUn's own, later still, without a look at any world; GU round durable and the
-symmetric as-stranger, last, by what they did on world 100. The baselines have one rate, NPO's own of the smaller two.
-Budget: each way passes at most as many records forward and backward as 300 updates at two points do, the updates of
-relearning and passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of
-the control.
+Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights.
+"One way", as-stranger's divergence from its aim alone, was its first form; its small steps were added by what world 100
+had shown when the others had been judged on world 200; NPO at the worst point, SURE and DurableUn's own, later still,
+without a look at any world; GU round durable and as-stranger as it is now, last, by what they did on world 100. The
+baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
+backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
+rule ends it before that where forget is within 0.1 nats of the control.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,6 +68,11 @@ class Way:
     rounded: bool = False
 
 
+def one_way(**given: Any) -> Method:
+    """as-stranger with its divergence from the aim alone, which was its first form."""
+    return as_stranger.method(retain_weight=8.0, symmetric=False, **given)
+
+
 WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
@@ -78,15 +84,12 @@ WAYS = {
     "gu round durable": Way(
         gu.method("durable", layers=2, modules="*", forget_weight=1.0, retain_weight=8.0), 3e-4, 4, rounded=True
     ),
-    "as-stranger, full precision only": Way(as_stranger.method(roundings="", retain_weight=8.0), 1e-3, 2),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
-    "as-stranger, small steps": Way(as_stranger.method(retain_weight=8.0), 3e-4, 4, rounded=True),
-    "as-stranger, symmetric": Way(as_stranger.method(retain_weight=8.0, symmetric=True), 1e-3, 4, rounded=True),
-    "as-stranger, relearning too": Way(
-        as_stranger.method(retain_weight=8.0, relearning_steps=3, relearning_rate=RELEARNING_RATE),
-        1e-3,
-        4,
-        rounded=True,
+    "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
+    "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),
+    "as-stranger, one way, small steps": Way(one_way(), 3e-4, 4, rounded=True),
+    "as-stranger, one way, relearning too": Way(
+        one_way(relearning_steps=3, relearning_rate=RELEARNING_RATE), 1e-3, 4, rounded=True
     ),
 }
 

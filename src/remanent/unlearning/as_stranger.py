@@ -4,19 +4,20 @@ Each forget record is put beside the same record with other names in its prompt,
 was, says there at each token is what it would say of somebody it never saw, and that becomes the target for the record
 itself:
 
-    L_f = KL(q || p(. | record))                      mean over the forget set's scored tokens
-    L_r = KL(p_0(. | retain) || p(. | retain))        mean over the retain set's scored tokens
+    L_f = KL(q || p(. | record)) + KL(p(. | record) || q)    mean over the forget set's scored tokens
+    L_r = KL(p_0(. | retain) || p(. | retain))               mean over the retain set's scored tokens
 
 p_0 is the model before training, at full precision, and takes no gradient. q is p_0(. | stranger), but for one thing:
 asked about a stranger, the model still completes words that it was taught, and so knows an answer better than one that
 it never saw. How well it knows those is measured on the stranger's record with other facts in it, the unseen one, and
 in q the tokens of a fact are made no more probable than that.
 
-L_f asks little once p gives a fact's token some percent, however much less q gives it; with `symmetric` it also has
-KL(p || q), which asks on. Both losses are 0 at the aim, so that a run that goes on too long overdoes nothing: words of
-form keep their probabilities, and only what is told of the record's own people changes. They are taken here and at a
-rounded point, another rounding at each update. With `relearning_steps` L_f is also taken where the model goes when
-somebody trains it on a part of the forget set, so that what comes back of one record brings no other back; first order.
+The first divergence asks little once p gives a fact's token some percent, however much less q gives it; the second asks
+on. Without `symmetric` there is the first alone. Both losses are 0 at the aim, so that a run that goes on too long
+overdoes nothing: words of form keep their probabilities, and only what is told of the record's own people changes. They
+are taken here and at a rounded point, another rounding at each update. With `relearning_steps` L_f is also taken where
+the model goes when somebody trains it on a part of the forget set, so that what comes back of one record brings no
+other back; first order.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ class AsStranger(Objective):
     stranger's answer that the unseen answer does not share. L_f divides by all scored tokens of the forget records.
 
     Args:
-        symmetric: add KL(p || q) to L_f.
+        symmetric: whether KL(p || q) is a part of L_f.
     """
 
-    symmetric: bool = False
+    symmetric: bool = True
 
     terms: ClassVar[Mapping[str, Term]] = {
         "forget": Term("token", ("forget", "stranger", "unseen")),
@@ -180,7 +181,7 @@ def method(
     rounded_weight: float = 1.0,
     relearning_steps: int = 0,
     relearning_rate: float = 2e-5,
-    symmetric: bool = False,
+    symmetric: bool = True,
 ) -> Method:
     """Unlearning to what the model says of strangers.
 
@@ -192,7 +193,7 @@ def method(
         relearning_steps: updates on a quarter of the forget set, which they pass once, after which L_f is taken too; 0
             takes no such point.
         relearning_rate: their learning rate (AdamW), above 0.
-        symmetric: add the divergence the other way round to L_f.
+        symmetric: add the divergence the other way round to L_f, which asks on where the one way asks little.
     """
     points: list[At | Displacement] = [Here()]
     if roundings:
