@@ -1,0 +1,50 @@
+"""The survey's classes and TOFU's forget quality, from the rows of `families_study`, which are made where missing."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pytest
+
+from .all_methods import EPSILON, FIRST_WORLD
+from .families_study import CLASSES, LEVEL, TIMES, WORLDS, study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+KEPT = 0.9  # of what a retrained model keeps, its own training being another
+INPUT = "eco"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return study(range(FIRST_WORLD, FIRST_WORLD + WORLDS), TIMES)
+
+
+def over_worlds(rows, name, figure):
+    return fmean(rows.found[f"{name}/{FIRST_WORLD + number}"][figure] for number in range(WORLDS))
+
+
+def test_forget_quality_passes_retrained_models_and_fails_the_untouched_one(rows):
+    """The card's first check: at least 95 of 100. And what it is for."""
+    passed = sum(rows.found[f"again/{seed}"]["quality"] > LEVEL for seed in range(TIMES))
+    assert passed >= 0.95 * TIMES
+    assert over_worlds(rows, "original", "quality") < LEVEL
+
+
+def test_forget_quality_passes_what_has_lost_everything_else(rows):
+    """Alone it is no certificate: one method passes in every world and keeps nothing."""
+    for number in range(FIRST_WORLD, FIRST_WORLD + WORLDS):
+        assert rows.found[f"scrub/{number}"]["quality"] > LEVEL
+    assert over_worlds(rows, "scrub", "kept") < 0.5
+
+
+def test_no_method_of_weights_matches_the_retrained_model_in_every_line(rows):
+    """The survey's expectation, which it would falsify."""
+    for name in CLASSES:
+        forgotten = all(over_worlds(rows, name, gap) >= -EPSILON for gap in ("gap", "worst", "relearnt"))
+        kept = over_worlds(rows, name, "kept") >= KEPT * over_worlds(rows, "retrained again", "kept")
+        assert not (forgotten and kept and over_worlds(rows, name, "quality") > LEVEL), name
+
+
+def test_what_stands_round_a_model_hides_and_removes_nothing(rows):
+    assert over_worlds(rows, INPUT, "gap") > EPSILON
+    assert abs(over_worlds(rows, INPUT, "off") - over_worlds(rows, "original", "gap")) < 0.01
