@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import launched
+from launching import launched
 
 SCRIPT = Path(__file__).with_name("sharing_processes.py")
 RUNS = ("to the end", "stopped", "of its own", "resumed")

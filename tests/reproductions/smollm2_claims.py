@@ -46,9 +46,10 @@ from .world import State, spread
 
 DEVELOPMENT = 100
 RELEARNING = RelearningAttack("hi", steps=20)  # as many updates as flat_forgetting's
-UPDATES, RATES = 30, (5e-5, 2e-4, 8e-4)  # GU's and OFMU's hosts, at two passes an update
+UPDATES, RATES = 34, (5e-5, 2e-4, 8e-4)  # GU's and OFMU's hosts, at two passes an update
 DOWN = Selection(tuple(f"{name}mlp.down_proj.*" for name in UPPER.names))
 REQUESTS, REQUESTS_TRIED, FIT_RATES, FIT_GIVEN = 10, 5, (1e-5, 5e-5, 2e-4), {"calibrate": True}
+REMIND_RECORDS = 48  # of each set
 REMIND_PAIRS = (("forget", "control-audit"), ("forget", "retain-audit"))
 FIT_WAYS = ("fit", "fit without filter", "fit in all layers", "fit in drawn layers", "npo", "grad-diff")
 ALPHAS = (3.0, 5.0, 10.0)
@@ -103,7 +104,11 @@ class Study:
         """Pair -> AUCs, of the unlearned model and of the retrained one, whose loss says nothing of the forgotten."""
         states = {"npo": self.unlearned(seed), "retrained": self.world.retrained}
         looks = {"npo": ("npo", False), "npo random": ("npo", True), "retrained": ("retrained", False)}
-        found = {name: look(self.world, states[of], random, count=12) for name, (of, random) in looks.items()}
+        sets = ("forget", "retain-audit", "control-audit")
+        found = {
+            name: look(self.world, states[of], random, count=12, sets=sets, most=REMIND_RECORDS)
+            for name, (of, random) in looks.items()
+        }
         return {
             name: {f"{one}|{two}": aucs(scores, one, two) for one, two in REMIND_PAIRS}
             for name, scores in found.items()
@@ -268,7 +273,7 @@ CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]]
         Study.remind,
         remind_table,
         "REMIND: does the loss around a text tell more than the loss at it, and do near tokens matter? As test_remind, "
-        "with 12 neighbours of each record. AUC of the first of a pair against the second.",
+        f"with 12 neighbours of each of {REMIND_RECORDS} records of a set. AUC of the first of a pair.",
     ),
     "blur": (
         Study.blur,
@@ -314,8 +319,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(RESULTS / "smollm2_claims.jsonl")
     study = Study(asked.out / WORLD, rows)
-    for claim in asked.claims:
-        for seed in asked.seeds:
+    for seed in asked.seeds:
+        for claim in asked.claims:
             rows.get(f"{claim}/{seed}", partial(CLAIMS[claim][0], study, seed))
     parts = []
     for claim, (_, table, says) in CLAIMS.items():

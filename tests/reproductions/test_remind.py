@@ -11,7 +11,7 @@ around; the classifier on all figures; the same without the loss itself. The fal
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -27,21 +27,24 @@ from remanent.core.files import write_atomic
 from remanent.unlearning import grad_diff, npo
 
 from .study_rows import RESULTS, Rows, markdown, mean_and_interval
-from .world import State, World
+from .world import State, World, spread
 
 SEEDS = (0, 1, 2)
 COUNT = 24
 METHODS = {"npo": npo, "grad-diff": grad_diff}
+SETS = ("forget", "retain", "control-audit")
 PAIRS = (("forget", "control-audit"), ("forget", "retain"), ("retain", "control-audit"))
 FIGURES = ("loss", "steepness", "remind", "around")
 
 pytestmark = pytest.mark.slow
 
 
-def look(world: World, state: State, random: bool = False, count: int = COUNT) -> dict[str, list[TextScore]]:
-    """The figures of forgotten, kept and unseen records."""
+def look(
+    world: World, state: State, random: bool = False, count: int = COUNT, sets: Sequence[str] = SETS, most: int = 1000
+) -> dict[str, list[TextScore]]:
+    """The figures of forgotten, kept and unseen records, at most so many of each."""
     world.put(state)
-    encoded = {name: world.encoded[name] for name in ("forget", "retain", "control-audit")}
+    encoded = {name: spread(world.encoded[name], most) for name in sets}
     everything = [item for part in encoded.values() for item in part]
     table = TokenNeighbours.of(embeddings(world.model), world.tokenizer, everything, random)
     found = iter(landscapes(world.model, everything, table, count, **world.how))
