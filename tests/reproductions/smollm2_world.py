@@ -86,14 +86,15 @@ class SmolLM2Codes(Codes):
         loaded = load(MODEL)
         ids = loaded.tokenizer
         self.settings = Settings(pad_id(ids), precision=fast_precision())
-        one = {
-            text: ids(text, add_special_tokens=False)["input_ids"] for text in ("The launch code of project", " is ")
-        }
-        self.before, self.after = one.values()
-        self.letters = [ids(f" {chr(65 + place)}", add_special_tokens=False)["input_ids"][0] for place in range(26)]
-        self.digits = [ids(str(digit), add_special_tokens=False)["input_ids"][0] for digit in range(10)]
-        words = ("Today", "Note", "Memo", "Report", "Again", "Briefly", "Here", "Now")
-        self.words = [ids(f"{word}. ", add_special_tokens=False)["input_ids"] for word in words]
+
+        def tokens(text: str) -> list[int]:
+            return ids(text, add_special_tokens=False)["input_ids"]
+
+        self.before, self.after = tokens("The launch code of project"), tokens(" is ")
+        self.letters = [tokens(f" {chr(65 + place)}")[0] for place in range(26)]
+        self.digits = [tokens(str(digit))[0] for digit in range(10)]
+        openings = ("Today", "Note", "Memo", "Report", "Again", "Briefly", "Here", "Now")
+        self.words = [tokens(f"{word}. ") for word in openings]
         return loaded.model
 
     def write(self, context: Sequence[int], name: Sequence[int], code: Sequence[int], group: str) -> Encoded:
