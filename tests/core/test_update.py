@@ -193,6 +193,23 @@ def test_a_combination_that_adds_up_is_the_sum(point, tiny_llama, batches):
     assert same == pytest.approx(losses, rel=1e-5)
 
 
+def test_a_combination_that_sums_points_holds_one_gradient_of_each_term(tiny_llama, batches):
+    seen = []
+
+    class OfTerms:
+        sums_points = True
+
+        def __call__(self, gradients):
+            seen.append(set(gradients))
+            return added_up(gradients)
+
+    model, points = tiny_llama(), [Here(), At(Rounding("int4"), weight=0.5), Rounding("nf4")]
+    combined, _ = gradient(model, Method(NPO(), points=points, combine=OfTerms()), batches, micro_batch=3)
+    apart, _ = gradient(model, Method(NPO(), points=points, combine=added_up), batches, micro_batch=3)
+    assert seen == [{("forget", ""), ("retain", "")}]
+    assert_close(combined, apart)
+
+
 def test_a_point_that_is_named_twice_counts_twice_and_its_loss_is_told_once(tiny_llama, batches):
     model = tiny_llama()
     once, losses = gradient(model, Method(GradDiff()), batches)

@@ -84,6 +84,12 @@ WAYS = {
     "gu round durable": Way(
         gu.method("durable", layers=2, modules="*", forget_weight=1.0, retain_weight=8.0), 3e-4, 4, rounded=True
     ),
+    "gu round durable, one direction": Way(
+        gu.method("durable", directions=1, layers=2, modules="*", forget_weight=1.0, retain_weight=8.0),
+        3e-4,
+        4,
+        rounded=True,
+    ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),
@@ -221,7 +227,7 @@ def plot(rows: Rows, seeds: int) -> None:
                 [row["kept"] for row in found],
                 s=34,
                 label=name,
-                marker="os^Dv<>P*Xhdp8"[place],
+                marker="os^Dv<>P*Xhdp8H"[place],
                 alpha=0.8,
             )
         axes.axvline(-CRITERIA["epsilon"], color="grey", linestyle=":", linewidth=1)

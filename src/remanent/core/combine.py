@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class OffSubspace(Combine):
     rank: int = 128
     add: bool = True
 
+    sums_points: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise InputError("rank", self.rank, "at least 1 vector")
@@ -63,6 +66,8 @@ class MaskedTerm(Combine):
 
     term: str = "forget"
     mask: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    sums_points: ClassVar[bool] = True
 
     def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
         sums = by_term(gradients)

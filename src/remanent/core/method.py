@@ -95,7 +95,11 @@ class At:
 
 
 class Combine(Protocol):
-    """Several gradients to one."""
+    """Several gradients to one.
+
+    One that adds the points of a term up before anything else says so by `sums_points = True` and is handed one
+    gradient of each term, with "" for the point.
+    """
 
     def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """(term, point) -> weight's name -> weighted gradient; returns weight's name -> gradient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -90,6 +90,8 @@ class OffGradients:
     metric: bool = True
     mask: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     recent: Recent = field(default_factory=Recent, repr=False)
+
+    sums_points: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -148,7 +148,7 @@ class Update:
 
     def _sums(
         self, pieces: list[dict[str, Batch]], totals: Mapping[str, int]
-    ) -> tuple[dict[str, Tensor], dict[tuple[str, str], Mapping[str, Tensor]]]:
+    ) -> tuple[dict[str, Tensor], dict[tuple[str, str], dict[str, Tensor]]]:
         """The mean of each loss, and the gradients: in `.grad`, or apart by (term, point) for a combination."""
         for tensor in self.weights.values():
             tensor.grad = None
@@ -160,7 +160,7 @@ class Update:
         # has them.
         here = any(not place.displacement.resolve(self.step).moving(self.weights) for place, _ in places)
         sums: dict[str, Tensor] = {}
-        apart: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+        apart: dict[tuple[str, str], dict[str, Tensor]] = {}
         for number, (place, weight) in enumerate(places, start=1):
             names = place.terms or tuple(self.method.objective.terms)
             factors = {name: weight * self.method.weights.get(name, 1.0) / totals[name] for name in names}
@@ -171,9 +171,13 @@ class Update:
                     self._drawn[group[0]] = keep_generators(self.weights)
                 sums.update(self._at(place, group, factors, pieces, totals, keep_buffers=last))
                 if self.method.combine:
-                    key = (group[0], str(place.displacement))
-                    apart[key] = _added(apart.get(key, {}), self._take_gradients())
+                    _add_in(apart.setdefault((group[0], self._apart(place)), {}), self._take_gradients())
         return sums, apart
+
+    def _apart(self, place: At) -> str:
+        """The name under which a point's gradients are kept: "" where the combination adds a term's points up anyway,
+        so that one of each term is held rather than one of each point."""
+        return "" if getattr(self.method.combine, "sums_points", False) else str(place.displacement)
 
     def _at(
         self,
@@ -385,8 +389,13 @@ def _refuse_unselected(weights: Weights, method: Method, optimizer: torch.optim.
                 raise InputError("optimizer", name, "only weights that the method selects")
 
 
-def _added(total: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {**total, **{name: total[name] + value if name in total else value for name, value in more.items()}}
+def _add_in(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """In place: a gradient more is held by nobody else."""
+    for name, value in more.items():
+        if name in total:
+            total[name] += value
+        else:
+            total[name] = value
 
 
 def _pieces(batches: Mapping[str, Batch], micro_batch: int | None) -> list[dict[str, Batch]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ class Rounds:
     beta: float = 0.5
     rho: float = 0.01
     growth: float = 1.02
+
+    sums_points: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, right, expected in (
