@@ -118,6 +118,14 @@ def test_a_lora_trains_little_and_costs_two_thirds(folder, meta):
     assert 0.6 < lora.operations / full.operations < 0.75
 
 
+def test_gradients_that_are_held_are_priced(folder, meta):
+    """GU round a method of two points: the two terms' gradients, each of both points, and the newest of retain."""
+    given = {"objective": "durable", "modules": "*", "directions": 5, "forget_weight": 1.0}
+    found = price(settings(folder, method="gu", hyperparameters=given), meta)[0].memory
+    assert found["gradients kept apart"] == (2 + 5) * found["gradients"]
+    assert price(settings(folder, method="durable"), meta)[0].memory["gradients kept apart"] == 0
+
+
 def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):
     def cost(**more):
         fields = {"model": folder, "data": {}, "at": "full", "generate": 0, **more}

@@ -99,6 +99,11 @@ class OffGradients:
         if not 0 <= self.tangent < math.inf:
             raise InputError("tangent", self.tangent, "a finite number of at least 0")
 
+    @property
+    def copies(self) -> int:
+        """How many copies of a gradient it holds from update to update."""
+        return self.count
+
     def within(self, update: UpdateView) -> Combine:
         """The combination of one update."""
         return _Within(self, update.scales)

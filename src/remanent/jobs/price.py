@@ -129,13 +129,17 @@ def price_unlearning(
     longest = max(size.tokens for size in roles.values())
     moved = max(_count(place.displacement.moving(weights)) for place in method.places)
     asked = type(method.objective).at_reference is not Objective.at_reference
+    kept_apart = 0
+    if method.combine is not None:
+        of_each = 1 if getattr(method.combine, "sums_points", False) else len(method.places)
+        kept_apart = len(terms) * of_each + getattr(method.combine, "copies", 0)
     memory = {
         "weights": _weight_bytes(settings, weights),
         "gradients": trained * FLOAT,
         "AdamW's moments": 2 * trained * FLOAT,
         "copy of what the displaced points move": moved * FLOAT,
         "copy of the weights as they were": trained * FLOAT if asked else 0.0,
-        "gradients kept apart": len(terms) * len(method.places) * trained * FLOAT if method.combine else 0.0,
+        "gradients kept apart": kept_apart * trained * FLOAT,
         "the best step's weights": trained * FLOAT if watched else 0.0,
         "activations": kept_for_backward(model, batch * len(roles), round(longest)),
     }
