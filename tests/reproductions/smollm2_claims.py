@@ -52,7 +52,7 @@ REQUESTS, REQUESTS_TRIED, FIT_RATES, FIT_GIVEN = 10, 5, (1e-5, 5e-5, 2e-4), {"ca
 REMIND_RECORDS = 48  # of each set
 REMIND_PAIRS = (("forget", "control-audit"), ("forget", "retain-audit"))
 FIT_WAYS = ("fit", "fit without filter", "fit in all layers", "fit in drawn layers", "npo", "grad-diff")
-ALPHAS = (3.0, 5.0, 10.0)
+ALPHAS = (5.0, 10.0, 25.0, 50.0)
 COMBINED: Mapping[str, tuple[Callable[[], Any], float]] = {  # passes that an update takes
     "grad-diff": (lambda: replace(grad_diff.method(), select=DOWN), 2),
     "gu": (lambda: replace(gu.method(objective="grad-diff", forget_weight=1.0), select=DOWN), 2),
