@@ -100,7 +100,11 @@ def obey(
     data = load_data(settings.data, {**(records or {}), "forget": everything})
     check_roles(method, data, settings)
     if settings.audit_every:
-        check_audit(_audit_settings(settings, settings.model), data)
+        try:
+            check_audit(_audit_settings(settings, settings.model), data)
+        except InputError as error:
+            name = f"audit_{error.field}" if f"audit_{error.field}" in UnlearnSettings.model_fields else error.field
+            raise InputError(name, error.value, error.expected) from None
     stop_points = stopping_points(settings)
     source = find(settings.model)
     if settings.retrained is not None:
