@@ -105,7 +105,7 @@ def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_
     """A wrong limit is said before the first request is obeyed; a right one is a line of each audit's verdict."""
     monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
     audits = {"audit_every": 2, "audit_at": "full", "curve_every": 0}
-    with pytest.raises(InputError, match="audit_require.*int8"):
+    with pytest.raises(InputError, match=r"audit_require.*int8"):
         run(settings(folder, **audits, audit_require=["extraction-strength@int8<=0.5"]), tmp_path / "run", stream(2))
     assert not (tmp_path / "run").exists()
     given = {"audit_epsilon": 0.7, "audit_upsilon": 0.4, "audit_require": ["extraction-strength<=0.5"]}
