@@ -334,8 +334,6 @@ def test_relearning_inside_an_update_computes_as_the_update_does(tiny_llama, bat
 
     unsaid, low = found(), found(autocast=torch.bfloat16)
     assert all(torch.equal(unsaid[name], low[name]) for name in low)
-    full, _ = gradient(tiny_llama(), Method(NPO(), points=[Here(), Relearning(learnt, 3, 1e-2)]), batches)
-    assert any(not torch.equal(unsaid[name], full[name]) for name in full)
 
 
 def test_an_update_sees_moved_weights_inside_an_outer_autocast(tiny_llama, batches):

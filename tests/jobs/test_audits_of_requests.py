@@ -18,6 +18,12 @@ def folder(tmp_path_factory):
     return model_folder(tmp_path_factory)
 
 
+@pytest.fixture(autouse=True)
+def secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def audited(folder, tmp_path_factory):
     """A run with audits after 2, 4 and 5 requests, signed as one chain."""
@@ -101,9 +107,8 @@ def test_no_chain_without_audits_or_with_a_parent(audited, folder, tmp_path):
         certify(copy, place / "signer.key", chain=True)
 
 
-def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_path, monkeypatch):
+def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_path):
     """A wrong limit is said before the first request is obeyed; a right one is a line of each audit's verdict."""
-    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
     audits = {"audit_every": 2, "audit_at": "full", "curve_every": 0}
     with pytest.raises(InputError, match=r"audit_require.*int8"):
         run(settings(folder, **audits, audit_require=["extraction-strength@int8<=0.5"]), tmp_path / "run", stream(2))
@@ -113,3 +118,12 @@ def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_
     told = read_json(done.path / "judgement.json")
     assert (told["criteria"]["epsilon"], told["criteria"]["upsilon"]) == (0.7, 0.4)
     assert any(line["name"] == "extraction-strength<=0.5" for line in told["lines"])
+
+
+def test_what_came_later_is_written_only_where_it_is_asked_for(folder):
+    """So that a folder of a version without these settings is known again."""
+    came_later = {"audit_epsilon", "audit_upsilon", "audit_require"}
+    assert not came_later & set(settings(folder).model_dump(mode="json"))
+    chosen = settings(folder, audit_upsilon=0.5)
+    assert came_later & set(chosen.model_dump(mode="json")) == {"audit_upsilon"}
+    assert type(chosen).model_validate(chosen.model_dump(mode="json")) == chosen

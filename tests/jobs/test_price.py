@@ -119,10 +119,10 @@ def test_a_lora_trains_little_and_costs_two_thirds(folder, meta):
 
 
 def test_gradients_that_are_held_are_priced(folder, meta):
-    """GU round a method of two points: the two terms' gradients, each of both points, and the newest of retain."""
+    """GU round a method of two points: two terms' gradients, the newest of retain, and two while it projects."""
     given = {"objective": "durable", "modules": "*", "directions": 5, "forget_weight": 1.0}
     found = price(settings(folder, method="gu", hyperparameters=given), meta)[0].memory
-    assert found["gradients kept apart"] == (2 + 5) * found["gradients"]
+    assert found["gradients kept apart"] == (2 + 5 + 2) * found["gradients"]
     assert price(settings(folder, method="durable"), meta)[0].memory["gradients kept apart"] == 0
 
 

@@ -24,7 +24,7 @@ from remanent.core.task import teach
 State = dict[str, Tensor]
 Writer = Callable[[Sequence[int], Sequence[int], Sequence[int], str], Encoded]  # context, name, code, group
 KEYS = 16  # projects of each kind
-_LETTERS, _DIGITS, _WORDS = range(4, 30), range(30, 40), range(40, 48)
+LETTERS, DIGITS, WORDS = range(4, 30), range(30, 40), range(40, 48)
 _CODE, _CONTEXTS = 5, 4
 
 
@@ -44,7 +44,7 @@ class Projects:
     @classmethod
     def drawn(cls, seed: int) -> Projects:
         generator = torch.Generator().manual_seed(seed)
-        letters = torch.randint(_LETTERS.start, _LETTERS.stop, (4 * KEYS, 4), generator=generator).tolist()
+        letters = torch.randint(LETTERS.start, LETTERS.stop, (4 * KEYS, 4), generator=generator).tolist()
         kinds = ("secret", "public", "other", "unseen")
         names = {kind: letters[place * KEYS : (place + 1) * KEYS] for place, kind in enumerate(kinds)}
         return cls(names, _digits(KEYS, generator))
@@ -55,13 +55,13 @@ class Projects:
         for _ in range(times):
             codes = self.codes if kind == "secret" else _digits(KEYS, generator)
             for key, (name, code) in enumerate(zip(self.names[kind], codes, strict=True)):
-                context = torch.randint(_WORDS.start, _WORDS.stop, (2,), generator=generator).tolist()
+                context = torch.randint(WORDS.start, WORDS.stop, (2,), generator=generator).tolist()
                 found.append(write(context, name, code, f"{kind}{key}"))
         return found
 
 
 def _digits(count: int, generator: torch.Generator) -> list[list[int]]:
-    return torch.randint(_DIGITS.start, _DIGITS.stop, (count, _CODE), generator=generator).tolist()
+    return torch.randint(DIGITS.start, DIGITS.stop, (count, _CODE), generator=generator).tolist()
 
 
 class Codes:

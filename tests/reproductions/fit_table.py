@@ -65,7 +65,7 @@ WAYS: dict[str, Callable[..., Method]] = {
     "fit without importance: npo-kl": partial(fit.method, algorithm="npo-kl"),
     "fit without importance: npo": partial(fit.method, algorithm="npo"),
     "fit in all layers": lambda **given: fit.method(**{**given, "layers": 99}),
-    "fit in drawn layers": lambda **given: at_random(**given),
+    "fit in drawn layers": at_random,
     "npo": lambda **given: npo.method(),
     "grad-diff": lambda **given: grad_diff.method(),
 }

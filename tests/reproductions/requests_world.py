@@ -77,9 +77,9 @@ class RequestsWorld:
         base = self._taught(blank, others, 8)
         self.taught = self._taught(base, [*dealt.retain, *dealt.forget], 20)
         self.retrained = self._taught(base, list(dealt.retain), 20)
-        self.ends = self.lines()
+        self.ends = self.known_and_never_asked()
 
-    def lines(self) -> dict[str, tuple[float, float]]:
+    def known_and_never_asked(self) -> dict[str, tuple[float, float]]:
         """S of what is asked to be forgotten and of what is kept: known, and never asked for."""
         everything = [record for request in self.requests if not request.repeats for record in request.records]
         return {

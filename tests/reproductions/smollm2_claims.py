@@ -6,7 +6,8 @@ goes on where it was cut off (rows in results/smollm2_claims.jsonl; tables: smol
 are those of the small worlds' reproductions, named beside each table. One taught model; the seed is of unlearning, of
 relearning and of what is drawn. The rate of GU's and OFMU's plain sum is the first of RATES at which it forgets up to
 the control's level with seed 100; nothing is chosen for GU and OFMU. FIT, NPO and gradient difference have the rate
-with the best mean of forget degree and retain utility over seed 100's requests.
+with the best mean of forget degree and retain utility over seed 100's requests. Rates are thus chosen on the same model
+and on some of the same authors, in another order: in sample, for want of another taught model.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from .smollm2_study import OWN
 from .smollm2_world import UPPER, WORLD, SmolLM2Codes, SmolLM2Requests, SmolLM2World
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_interval
 from .test_blur import SOURCES, recovered
+from .test_blur import table as blur_table
 from .test_combined import COLUMNS, OffRandom, interval
 from .test_combined import run as combined
-from .test_pga import as_markdown as probed
+from .test_pga import as_markdown as pga_table
 from .test_pga import of_codes
-from .test_remind import FIGURES, aucs, look
+from .test_remind import aucs, look
+from .test_remind import table as remind_table
 from .test_ssd import shuffled
 from .world import State, spread
 
@@ -151,7 +154,7 @@ class Study:
         forget = [record for record in world.encoded["forget"] if record.group in chosen]
         world.put(world.taught)
         size = len(forget)
-        everything = [*world.encoded["forget"], *world.encoded["retain"]]
+        everything = [*world.encoded["forget"], *world.encoded["retain-train"]]
         of_all, of_forget = (
             ssd.importances(world.model, self._batches(part, size, seed), loss=answer_nll)
             for part in (everything, forget)
@@ -210,28 +213,9 @@ class Study:
         return of_codes(SmolLM2Codes(seed), forms, steps=40, rate=5e-5)
 
 
-def remind_table(rows: Sequence[Row]) -> str:
-    """A line for each model and pair."""
-    lines = []
-    for name in ("npo", "npo random", "retrained"):
-        for one, two in REMIND_PAIRS:
-            found = [row[name][f"{one}|{two}"] for row in rows]
-            gain = [item["remind"] - item["loss"] for item in found]
-            figures = [[item[figure] for item in found] for figure in FIGURES]
-            pair = f"{one} and {two}".replace("-audit", "")
-            lines.append([name, pair, *map(mean_and_interval, (*figures, gain))])
-    return markdown(["model", "pair", *FIGURES, "remind minus loss"], lines)
-
-
-def blur_table(rows: Sequence[Row]) -> str:
-    """A line for each set."""
-    lines = []
-    for source in SOURCES:
-        back, never = ([row[name][source][0] for row in rows] for name in ("unlearned", "retrained"))
-        likeness = [row["unlearned"][source][1] for row in rows]
-        more = [one - two for one, two in zip(back, never, strict=True)]
-        lines.append([source, *map(mean_and_interval, (likeness, back, never, more))])
-    return markdown(["set", "likeness", "unlearned", "retrained", "unlearned minus retrained"], lines)
+def nameless(rows: Sequence[Row]) -> list[Row]:
+    """The rows as the small worlds' tables take them."""
+    return [{key: found for key, found in row.items() if key != "name"} for row in rows]
 
 
 def combined_table(rows: Sequence[Row]) -> str:
@@ -247,7 +231,7 @@ def combined_table(rows: Sequence[Row]) -> str:
 def ssd_table(rows: Sequence[Row]) -> str:
     """A line for each way."""
     lines = []
-    for name in (name for name in rows[0] if name not in ("name", "shares")):
+    for name in (name for name in rows[0] if name != "shares"):
         share = [row["shares"].get(name.removesuffix(", random weights"), 0.0) for row in rows]
         figures = [[row[name][of] for row in rows] for of in ("forget", "retain", "control")]
         lines.append([name, mean_and_interval(share, ".1e"), *map(mean_and_interval, figures)])
@@ -263,49 +247,49 @@ def fit_table(rows: Sequence[Row]) -> str:
     return markdown(["way", *figures], lines)
 
 
-def pga_table(rows: Sequence[Row]) -> str:
-    """A line for each way, and what was seen where there is nothing."""
-    return probed([{way: found for way, found in row.items() if way != "name"} for row in rows])
-
-
 CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]], str], str]] = {
     "remind": (
         Study.remind,
         remind_table,
-        "REMIND: does the loss around a text tell more than the loss at it, and do near tokens matter? As test_remind, "
-        f"with 12 neighbours of each of {REMIND_RECORDS} records of a set. AUC of the first of a pair.",
+        "REMIND: does the loss around a text tell more than the loss at it? Falsified where it does not, or where any "
+        f"tokens put in do as well (random). As test_remind, with 12 neighbours of each of {REMIND_RECORDS} records of a set; "
+        "AUC of the first of a pair.",
     ),
     "blur": (
         Study.blur,
         blur_table,
-        f"BLUR: does relearning bring back more, the more its set has in common with what is asked? As test_blur: "
+        f"BLUR: does relearning bring back more, the more its set has in common with what is asked? Falsified where "
+        "unrelated text (lo) brings back as much, or the retrained model recovers as much. As test_blur: "
         f"{RELEARNING.steps} updates of {RELEARNING.batch_size} records at {RELEARNING.learning_rate:g}. Nats by which "
         "the asked forgotten records fell, beyond the fall of unseen ones.",
     ),
     "combined": (
         Study.combined,
         combined_table,
-        f"GU against random directions, OFMU against a weighted sum, at equal passes: {2 * UPDATES} of 8 records. As "
+        f"GU against random directions, OFMU against a weighted sum, at equal passes: {2 * UPDATES} of 8 records. "
+        "Falsified where those keep as much. OFMU is looked at within its rounds, too. As "
         "test_combined, in the feed-forward blocks' last matrices of the upper half. Mean NLL; at control's: where "
         "forget was first as unlikely as the unseen.",
     ),
     "ssd": (
         Study.ssd,
         ssd_table,
-        "SSD: half of the authors to forget, drawn by the seed, by one edit, and the same factors on random weights. "
-        "Importances by batches of 40 records. Mean NLL.",
+        "SSD: half of the authors to forget, drawn by the seed, by one edit. Falsified where the same factors on "
+        "random weights forget as selectively, or no alpha forgets and keeps. Importances by batches of 40 records. Mean NLL.",
     ),
     "pga": (
         Study.pga,
         pga_table,
-        "PGA on launch codes that were learnt by heart, as test_pga, in the model's upper half: 6 of its depths for "
-        "the hooks, 40 updates at 5e-5 for the training.",
+        "PGA on launch codes that were learnt by heart in the model's upper half, as test_pga: hooks at 6 depths over "
+        "the whole model; training of all weights at all depths, 40 updates at 5e-5. Falsified where random directions "
+        "do as well.",
     ),
     "fit": (
         Study.fit,
         fit_table,
         f"FIT and its parts on {REQUESTS} requests of one author each, one in five a repeat, as fit_table with the "
-        "paper's 8 layers. F.D. and R.U. against a model that was taught the kept authors alone.",
+        "paper's 8 layers. Falsified where NPO on all weights keeps as much at as much forgotten, or drawn layers do "
+        "as well. F.D. and R.U. against a model that was taught the kept authors alone.",
     ),
 }
 
@@ -326,12 +310,13 @@ def main() -> None:
     for claim, (_, table, says) in CLAIMS.items():
         found = [row for name, row in rows.found.items() if name.startswith(f"{claim}/")]
         if len(found) > 1:
-            parts.append(f"## {claim}\n\n{says} {len(found)} seeds.\n\n{table(found)}\n")
-    text = """# What is claimed of language models, on SmolLM2-135M
+            parts.append(f"## {claim}\n\n{says} {len(found)} seeds.\n\n{table(nameless(found))}\n")
+    text = f"""# What is claimed of language models, on SmolLM2-135M
 
 Made by `python -m tests.reproductions.smollm2_claims`. One taught model (invented authors, 20 to forget, 120 to keep,
 40 never seen, its upper half trained), seeds of unlearning, relearning and draws; for PGA a model for each seed. NLL in
-nats, mean over records. Mean over seeds and its 95% interval by Student's t.
+nats, mean over records. Mean over seeds and its 95% interval by Student's t; ± 0.00 where the seed has no part.
+Intervals speak of the seeds, on the same records and the same taught model. Arithmetic: {SmolLM2World.precision}.
 
 """
     write_atomic(RESULTS / "smollm2_claims.md", text + "\n".join(parts))

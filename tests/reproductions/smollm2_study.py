@@ -193,7 +193,7 @@ def table(rows: Sequence[dict]) -> str:
 def labelled(row: Mapping[str, Any]) -> str:
     """The method, with what it is put round, and where as-stranger's divergence was taken one way that it was."""
     own = row["hyperparameters"]
-    one_way = row["method"] == "as-stranger" and not own.get("symmetric")  # rows made before there was another
+    one_way = own.get("symmetric") is False
     return ", ".join([row["method"], *(["one way"] if one_way else []), *own.get("objective", "").split()])
 
 
@@ -215,6 +215,11 @@ def main() -> None:
             rows[arguments.world, row["name"]] = {"world": arguments.world, **row}
     shutil.rmtree(arguments.out / arguments.world / "taught" / "checkpoints", ignore_errors=True)
     write_atomic(file, "".join(json.dumps(row) + "\n" for _, row in sorted(rows.items())))
+    report([row for _, row in sorted(rows.items())])
+
+
+def report(rows: Sequence[dict]) -> None:
+    """Write the table of rows."""
     text = f"""# A deletion request to SmolLM2-135M
 
 Made by `python -m tests.reproductions.smollm2_study`, and with `--world tofu`. Mean answer NLL in nats, mean over seeds
@@ -225,7 +230,7 @@ keep, 8 never seen. Every method passes {BUDGET} records at most, and a rule end
 the control, at full precision and at int4-row. Verdicts are of a certificate's lines there, at epsilon
 {AUDIT["epsilon"]} and upsilon {AUDIT["upsilon"]}; with one seed of it, relearning is WARNED at best.
 
-{table([row for _, row in sorted(rows.items())])}
+{table(rows)}
 """
     write_atomic(RESULTS / "smollm2.md", text)
     print(text)

@@ -18,7 +18,7 @@ from remanent.jobs.config import DataSettings
 from remanent.jobs.data import fast_precision, load_data
 from remanent.models.load import load
 
-from .codes import Codes
+from .codes import DIGITS, LETTERS, WORDS, Codes
 from .requests_world import RequestsWorld, stream
 from .smollm2_study import MODEL, SYSTEM, UPPER_HALF, taught, written
 from .world import World
@@ -72,7 +72,7 @@ class SmolLM2Requests(RequestsWorld):
         self.model, self.tokenizer = world.model, world.tokenizer
         self.settings = Settings(world.pad_id, evaluate_every=0, precision=world.precision)
         self.taught, self.retrained = world.taught, world.retrained
-        self.ends = self.lines()
+        self.ends = self.known_and_never_asked()
 
 
 class SmolLM2Codes(Codes):
@@ -99,7 +99,7 @@ class SmolLM2Codes(Codes):
 
     def write(self, context: Sequence[int], name: Sequence[int], code: Sequence[int], group: str) -> Encoded:
         """A sentence about a project; the numbers are those of the small model's vocabulary."""
-        words = [token for word in context for token in self.words[word - 40]]
-        prompt = [*words, *self.before, *(self.letters[letter - 4] for letter in name), *self.after]
-        answer = [self.digits[digit - 30] for digit in code]
+        words = [token for word in context for token in self.words[word - WORDS.start]]
+        prompt = [*words, *self.before, *(self.letters[letter - LETTERS.start] for letter in name), *self.after]
+        answer = [self.digits[digit - DIGITS.start] for digit in code]
         return Encoded((*prompt, *answer), (*[IGNORED] * len(prompt), *answer), group, group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
+from scipy.stats import binom
 
 from .all_methods import EPSILON, FIRST_WORLD
 from .families_study import CLASSES, LEVEL, TIMES, WORLDS, study
@@ -24,17 +25,26 @@ def over_worlds(rows, name, figure):
 
 
 def test_forget_quality_passes_retrained_models_and_fails_the_untouched_one(rows):
-    """The card's first check: at least 95 of 100. And what it is for."""
+    """The card asks for 95 of 100; of 20, fewer than 17 would be found once in 400 tries of a test of that level."""
     passed = sum(rows.found[f"again/{seed}"]["quality"] > LEVEL for seed in range(TIMES))
-    assert passed >= 0.95 * TIMES
-    assert over_worlds(rows, "original", "quality") < LEVEL
+    assert passed >= binom.ppf(0.0025, TIMES, 0.95)
+    for number in range(FIRST_WORLD, FIRST_WORLD + WORLDS):
+        assert rows.found[f"original/{number}"]["quality"] < LEVEL
 
 
-def test_forget_quality_passes_what_has_lost_everything_else(rows):
-    """Alone it is no certificate: one method passes in every world and keeps nothing."""
+def test_negative_forget_quality_misses_what_is_as_good_as_untouched(rows):
+    """96 records give it little power: in one world an edit passes that forgot and lost next to nothing."""
+    row = rows.found["pga-projection/202"]
+    assert row["quality"] > LEVEL
+    assert row["gap"] < -1
+    assert row["membership"] > 0.9
+
+
+def test_forget_quality_passes_what_has_lost_most_of_the_rest(rows):
+    """Alone it is no certificate: one method passes in every world and keeps less than half in each."""
     for number in range(FIRST_WORLD, FIRST_WORLD + WORLDS):
         assert rows.found[f"scrub/{number}"]["quality"] > LEVEL
-    assert over_worlds(rows, "scrub", "kept") < 0.5
+        assert rows.found[f"scrub/{number}"]["kept"] < 0.5
 
 
 def test_no_method_of_weights_matches_the_retrained_model_in_every_line(rows):

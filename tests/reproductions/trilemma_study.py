@@ -6,10 +6,10 @@ goes on where it was cut off (rows in results/trilemma.jsonl; table and plot fro
 Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights.
 "One way", as-stranger's divergence from its aim alone, was its first form; its small steps were added by what world 100
 had shown when the others had been judged on world 200; NPO at the worst point, SURE and DurableUn's own, later still,
-without a look at any world; GU round durable and as-stranger as it is now, last, by what they did on world 100. The
-baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
-backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
-rule ends it before that where forget is within 0.1 nats of the control.
+without a look at any world; GU round durable and as-stranger as it is now, last, by what they did on world 100; GU with
+one direction when all of these had been judged. The baselines have one rate, NPO's own of the smaller two. Budget: each
+way passes at most as many records forward and backward as 300 updates at two points do, the updates of relearning and
+passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of the control.
 """
 
 from __future__ import annotations

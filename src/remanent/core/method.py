@@ -98,8 +98,8 @@ class Combine(Protocol):
     """Several gradients to one.
 
     One that adds the points of a term up before anything else says so by `sums_points = True` and is handed one
-    gradient of each term, with "" for the point. One that holds gradients from update to update says how many in
-    `copies`, for what is told of memory before a run.
+    gradient of each term, with "" for the point. One that holds gradients of its own says how many in `copies`,
+    for what is told of memory before a run.
     """
 
     def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:

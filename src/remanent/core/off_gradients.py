@@ -101,8 +101,8 @@ class OffGradients:
 
     @property
     def copies(self) -> int:
-        """How many copies of a gradient it holds from update to update."""
-        return self.count
+        """How many copies of a gradient it holds: the newest, and while it projects the scales and what is left."""
+        return self.count + 2
 
     def within(self, update: UpdateView) -> Combine:
         """The combination of one update."""
@@ -166,14 +166,18 @@ def project(
     """
     shared = [name for name in rows if name in gradient]
     scales = scales if all(name in scales for name in rows) else {}
-    scaled = {name: part * scales[name].reshape(-1) if scales else part for name, part in rows.items()}
-    products = _summed(scaled[name] @ part.T for name, part in rows.items())
+
+    def scaled(name: str) -> Tensor:
+        """R^T P of one weight, made when it is asked for: of all weights it is as large as R."""
+        return rows[name] * scales[name].reshape(-1) if scales else rows[name]
+
+    products = _summed(scaled(name) @ part.T for name, part in rows.items())
     products = (products + products.T) / 2
     kept, factor = _independent(products, order)
     left = {name: part.reshape(-1).float() for name, part in gradient.items()}
     before, along = _length(left, scales), torch.zeros(len(products), dtype=torch.float64)
     for _ in range(2 if shared else 0):
-        rest = _summed(scaled[name] @ left[name] for name in shared)
+        rest = _summed(scaled(name) @ left[name] for name in shared)
         along += rest
         taken = torch.zeros_like(rest)
         taken[kept] = torch.cholesky_solve(rest[kept, None], factor)[:, 0]

@@ -171,10 +171,10 @@ class Update:
                     self._drawn[group[0]] = keep_generators(self.weights)
                 sums.update(self._at(place, group, factors, pieces, totals, keep_buffers=last))
                 if self.method.combine:
-                    _add_in(apart.setdefault((group[0], self._apart(place)), {}), self._take_gradients())
+                    _add_in(apart.setdefault((group[0], self._point_name(place)), {}), self._take_gradients())
         return sums, apart
 
-    def _apart(self, place: At) -> str:
+    def _point_name(self, place: At) -> str:
         """The name under which a point's gradients are kept: "" where the combination adds a term's points up anyway,
         so that one of each term is held rather than one of each point."""
         return "" if getattr(self.method.combine, "sums_points", False) else str(place.displacement)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from remanent.core.files import write_atomic
 from remanent.errors import InputError, did_you_mean
@@ -114,6 +114,20 @@ class UnlearnSettings(_Settings):
     audit_require: list[str] = Field([], description="A limit on a measure of theirs; several may be given.")
     keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Run folders and sweeps know their settings by what is written: what came later stands there where it is
+        not the default, so that earlier ones go on."""
+        written: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in _CAME_LATER or getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
+
+
+_CAME_LATER = ("audit_epsilon", "audit_upsilon", "audit_require")
 
 # What is said of deletion requests, one after another; a plain run and a sweep have none of it.
 OF_REQUESTS = (

@@ -27,7 +27,8 @@ class Relearning(Displacement):
         steps: number of updates, at least 1.
         learning_rate: AdamW's; without weight decay, constant.
         seed: of dropout.
-        autocast: dtype of the arithmetic; None takes that of the update which learns here, else the weights' own.
+        autocast: dtype of the arithmetic; None takes bfloat16 where the update that
+            learns here does, else the weights' own.
 
     Source: relearning attack, arXiv 2406.13356.
     """
@@ -55,7 +56,8 @@ class Relearning(Displacement):
         model = context.model
         if model is None:
             raise UnsupportedError("relearning trains a model; optimizer param_groups are not enough")
-        dtype = self.autocast or context.autocast
+        # Gradients in float16 would have to be scaled, as the update's own are: these are taken in the weights' dtype.
+        dtype = self.autocast or (None if context.autocast == torch.float16 else context.autocast)
         aside = {name: tensor.grad for name, tensor in weights.items()}
         device = next(iter(weights.values())).device
         torch.manual_seed(self.seed)  # the generators' states are given back when the point is left
