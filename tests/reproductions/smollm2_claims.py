@@ -252,8 +252,8 @@ CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]]
         Study.remind,
         remind_table,
         "REMIND: does the loss around a text tell more than the loss at it? Falsified where it does not, or where any "
-        f"tokens put in do as well (random). As test_remind, with 12 neighbours of each of {REMIND_RECORDS} records of a set; "
-        "AUC of the first of a pair.",
+        f"tokens put in do as well (random). As test_remind, with 12 neighbours of each of {REMIND_RECORDS} records of "
+        "a set; AUC of the first of a pair.",
     ),
     "blur": (
         Study.blur,
@@ -275,7 +275,8 @@ CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]]
         Study.ssd,
         ssd_table,
         "SSD: half of the authors to forget, drawn by the seed, by one edit. Falsified where the same factors on "
-        "random weights forget as selectively, or no alpha forgets and keeps. Importances by batches of 40 records. Mean NLL.",
+        "random weights forget as selectively, or no alpha forgets and keeps. Importances by batches of 40 records; "
+        "mean NLL.",
     ),
     "pga": (
         Study.pga,
