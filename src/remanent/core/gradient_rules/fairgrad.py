@@ -71,8 +71,11 @@ def _minimum(gramian: Tensor, alpha: float) -> Tensor:
         slope = gramian @ weights - wanted
         if bool((slope.abs() <= _EXACT * (wanted + gramian.abs() @ weights)).all()):
             return weights
-        step = -torch.linalg.solve(gramian + torch.diag(power * wanted / weights), slope)
-        share = min(1.0, 0.99 / max(1e-300, float((-step / weights).max())))
+        # In relative weights, which differ by less than the weights do, so that rounding takes less.
+        curvature = weights[:, None] * gramian * weights + torch.diag(power * wanted * weights)
+        relative = -torch.linalg.solve(curvature, weights * slope)
+        step = weights * relative
+        share = min(1.0, 0.99 / max(1e-300, float((-relative).max())))
         # Judged by the slope along the step, which must not turn: rounding hides what the value gains where gradients
         # nearly cancel.
         most = -0.1 * float(slope @ step)

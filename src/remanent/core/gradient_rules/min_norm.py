@@ -10,6 +10,8 @@ from torch import Tensor
 
 from remanent.core.gradient_rules.gramian import RANK
 
+_NOTHING = 1e-14  # of the largest weight: that of a gradient 1e7 times as long as another, beyond float32
+
 
 def min_norm(gramian: Tensor) -> Tensor:
     """w of the simplex with the least w^T A w: (tasks,), float64.
@@ -28,6 +30,8 @@ def min_norm(gramian: Tensor) -> Tensor:
     target = torch.zeros(size + 1, dtype=torch.float64)
     target[-1] = 1.0
     found = non_negative(system, target)
+    # What rounding leaves of 0, by the machine, is no weight: beside a gradient of 0 it would look like all there is.
+    found[found < _NOTHING * found.max()] = 0.0
     return found / found.sum()
 
 
