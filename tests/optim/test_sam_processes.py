@@ -134,7 +134,8 @@ def test_the_family_sharded(results, name):
     for key, weight in model.named_parameters():
         torch.testing.assert_close(results[f"sharded-{name}.{key}"], weight.detach(), rtol=0, atol=1e-6)
     radius = getattr(optimizer, "radius", 0.0)
-    assert float(results[f"radius-{name}"]) == pytest.approx(radius, rel=1e-3)
+    # Without noise the distance is 0, but for what rounding leaves of a divergence in float32.
+    assert float(results[f"radius-{name}"]) == pytest.approx(radius, rel=1e-3, abs=1e-7)
     assert (radius > 1e-4) == (name in ("tram-initial", "tram-previous"))
 
 
