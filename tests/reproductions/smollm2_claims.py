@@ -307,6 +307,11 @@ def main() -> None:
     for seed in asked.seeds:
         for claim in asked.claims:
             rows.get(f"{claim}/{seed}", partial(CLAIMS[claim][0], study, seed))
+    report(rows)
+
+
+def report(rows: Rows) -> None:
+    """Write the tables of the claims that have two seeds or more."""
     parts = []
     for claim, (_, table, says) in CLAIMS.items():
         found = [row for name, row in rows.found.items() if name.startswith(f"{claim}/")]
