@@ -10,18 +10,9 @@ import pytest
 from remanent.core.files import read_json
 from remanent.errors import InputError
 
-from .people import model_folder, run, settings, stream
+from .people import run, settings, stream
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return model_folder(tmp_path_factory)
-
-
-@pytest.fixture(autouse=True)
-def secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_places")
 
 
 @pytest.fixture(scope="module")

@@ -26,18 +26,9 @@ from remanent.models.load import load
 from remanent.models.save import is_saved
 from remanent.report.text import number
 
-from .people import GIVEN, model_folder, records, run, settings, stream
+from .people import GIVEN, records, run, settings, stream
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return model_folder(tmp_path_factory)
-
-
-@pytest.fixture(autouse=True)
-def secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_places")
 
 
 def digest(done):

@@ -38,10 +38,7 @@ def folder(tmp_path_factory):
     return str(save(made.model, made.tokenizer, tmp_path_factory.mktemp("model") / "m"))
 
 
-@pytest.fixture(autouse=True)
-def secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("REMANENT_SECRET", str(tmp_path / "secret"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_places")
 
 
 def settings(folder, method):

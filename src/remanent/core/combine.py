@@ -94,6 +94,19 @@ def added_up(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return total
 
 
+def add_in(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    """Add gradients to others, in place; those of new weights are taken over.
+
+    Args:
+        total: weight's name -> gradient, held by nobody else.
+        part: weight's name -> what is added.
+    """
+    both = [name for name in part if name in total]
+    if both:
+        torch._foreach_add_([total[name] for name in both], [part[name] for name in both])
+    total |= {name: gradient for name, gradient in part.items() if name not in total}
+
+
 @torch.no_grad()
 def project_off(gradient: Tensor, other: Tensor, rank: int) -> Tensor:
     """gradient (I - V V^T), V the leading right singular vectors of `other`; exactly 0 where nothing is left of it.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import Batch
+from remanent.core.combine import add_in
 from remanent.core.curvature import add_hessian_product, twice_differentiable
 from remanent.core.displacement.base import Context, Displacement, Here, learning_at
 from remanent.core.displacement.restored import Restored
@@ -171,7 +172,7 @@ class Update:
                     self._drawn[group[0]] = keep_generators(self.weights)
                 sums.update(self._at(place, group, factors, pieces, totals, keep_buffers=last))
                 if self.method.combine:
-                    _add_in(apart.setdefault((group[0], self._point_name(place)), {}), self._take_gradients())
+                    add_in(apart.setdefault((group[0], self._point_name(place)), {}), self._take_gradients())
         return sums, apart
 
     def _point_name(self, place: At) -> str:
@@ -387,15 +388,6 @@ def _refuse_unselected(weights: Weights, method: Method, optimizer: torch.optim.
             if identity(parameter) not in chosen:
                 name = names.get(identity(parameter), "a parameter of another model")
                 raise InputError("optimizer", name, "only weights that the method selects")
-
-
-def _add_in(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
-    """In place: a gradient more is held by nobody else."""
-    for name, value in more.items():
-        if name in total:
-            total[name] += value
-        else:
-            total[name] = value
 
 
 def _pieces(batches: Mapping[str, Batch], micro_batch: int | None) -> list[dict[str, Batch]]:

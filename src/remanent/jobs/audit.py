@@ -20,7 +20,7 @@ from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable
 from remanent.data.record import Record
 from remanent.errors import InputError, IntegrityError
-from remanent.jobs.config import AuditSettings, write_yaml
+from remanent.jobs.config import AuditSettings, UnlearnSettings, write_yaml
 from remanent.jobs.data import JobData, best_device, hasher, input_hashes, load_data, overlap
 from remanent.jobs.progress import Interface
 from remanent.jobs.reference_answers import reference_answers
@@ -109,6 +109,33 @@ def check_audit(settings: AuditSettings, data: JobData) -> None:
     """
     conditions, asked = _asked(settings, data)
     askable(AuditPlan(conditions, generate=settings.generate), asked.named(), settings.reference is not None)
+
+
+def settings_between(settings: UnlearnSettings, model: str) -> AuditSettings:
+    """Those of an audit between deletion requests; the records that were asked for so far are given beside them."""
+    return AuditSettings.model_validate(
+        {
+            "model": model,
+            "reference": settings.model,
+            "retrained": settings.retrained,
+            "data": {**settings.data.model_dump(), "forget": None},
+            "at": settings.audit_at,
+            "epsilon": settings.audit_epsilon,
+            "upsilon": settings.audit_upsilon,
+            "require": settings.audit_require,
+            "generate": settings.curve_generate,
+            "precision": settings.precision,
+        }
+    )
+
+
+def check_audits_between(settings: UnlearnSettings, data: JobData) -> None:
+    """`check_audit` of the audits between deletion requests, whose settings are named as the user gives them."""
+    try:
+        check_audit(settings_between(settings, settings.model), data)
+    except InputError as error:
+        name = f"audit_{error.field}" if f"audit_{error.field}" in UnlearnSettings.model_fields else error.field
+        raise InputError(name, error.value, error.expected) from None
 
 
 def _asked(settings: AuditSettings, data: JobData) -> tuple[list[Condition], AuditData]:

@@ -42,9 +42,9 @@ from remanent.data.named import load as load_named
 from remanent.data.record import Record
 from remanent.data.requests import Request, by_group, check_distinct, read_requests
 from remanent.errors import InputError, IntegrityError, RunConflictError
-from remanent.jobs.audit import check_audit, run_audit
+from remanent.jobs.audit import check_audits_between, run_audit, settings_between
 from remanent.jobs.certify import AUDITS
-from remanent.jobs.config import AuditSettings, UnlearnSettings, with_threads
+from remanent.jobs.config import UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, records_hash
 from remanent.jobs.edit import edit_of, make_edit
 from remanent.jobs.folders import CURVE, LOG
@@ -100,11 +100,7 @@ def obey(
     data = load_data(settings.data, {**(records or {}), "forget": everything})
     check_roles(method, data, settings)
     if settings.audit_every:
-        try:
-            check_audit(_audit_settings(settings, settings.model), data)
-        except InputError as error:
-            name = f"audit_{error.field}" if f"audit_{error.field}" in UnlearnSettings.model_fields else error.field
-            raise InputError(name, error.value, error.expected) from None
+        check_audits_between(settings, data)
     stop_points = stopping_points(settings)
     source = find(settings.model)
     if settings.retrained is not None:
@@ -352,7 +348,7 @@ class _Queue:
                 model = self.run.model
             else:
                 self._save(model)
-            asked = _audit_settings(self.settings, str(model))
+            asked = settings_between(self.settings, str(model))
             so_far = [record for records in self.records[:done] for record in records]
             run_audit(asked, folder, interface=self.interface, records={**self.given, "forget": so_far})
             shutil.rmtree(folder / "audit", ignore_errors=True)
@@ -361,24 +357,6 @@ class _Queue:
             self.run.new_audit()
             for name in ("audit.json", "judgement.json", "audit.yaml"):
                 shutil.copyfile(folder / name, self.run.path / name)
-
-
-def _audit_settings(settings: UnlearnSettings, model: str) -> AuditSettings:
-    """Those of an audit between requests; the records that were asked for so far are given beside them."""
-    return AuditSettings.model_validate(
-        {
-            "model": model,
-            "reference": settings.model,
-            "retrained": settings.retrained,
-            "data": {**settings.data.model_dump(), "forget": None},
-            "at": settings.audit_at,
-            "epsilon": settings.audit_epsilon,
-            "upsilon": settings.audit_upsilon,
-            "require": settings.audit_require,
-            "generate": settings.curve_generate,
-            "precision": settings.precision,
-        }
-    )
 
 
 def _named(name: str) -> list[Request]:

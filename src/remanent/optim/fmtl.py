@@ -15,9 +15,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from remanent.core.catalogue import System
+from remanent.core.combine import add_in
 from remanent.core.gradient_rules import GradientRule
 from remanent.core.weights import norm
-from remanent.optim.multi_task import Gradients, MultiTask, Passes, add_in
+from remanent.optim.multi_task import Gradients, MultiTask, Passes
 
 SYSTEM = System(
     name="fmtl",

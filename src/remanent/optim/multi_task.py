@@ -344,16 +344,3 @@ class Passes:
                 raise InputError(f"closures['{task}']", "a loss that reaches another task's head", expected)
         shared = {name: gradient for name, gradient in gradients.items() if name not in self.heads}
         return shared, {name: gradient for name, gradient in gradients.items() if name in self.heads}
-
-
-def add_in(total: Gradients, part: Gradients) -> None:
-    """Add a task's gradients to others', in place; those of new weights are taken over.
-
-    Args:
-        total: name -> gradient.
-        part: the task's.
-    """
-    both = [name for name in part if name in total]
-    if both:
-        torch._foreach_add_([total[name] for name in both], [part[name] for name in both])
-    total |= {name: gradient for name, gradient in part.items() if name not in total}

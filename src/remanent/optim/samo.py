@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from remanent.core.catalogue import System
+from remanent.core.combine import add_in
 from remanent.core.gradient_rules import GradientRule
 from remanent.core.gradient_rules.gramian import weighted_sum
 from remanent.core.modes import evaluating
 from remanent.core.weights import norm
 from remanent.errors import InputError
-from remanent.optim.multi_task import Gradients, MultiTask, Passes, add_in
+from remanent.optim.multi_task import Gradients, MultiTask, Passes
 
 SYSTEM = System(
     name="samo",
