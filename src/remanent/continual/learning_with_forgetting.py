@@ -188,7 +188,10 @@ class LearningWithForgetting(Method):
                 task[index * len(task) // min(len(task), self.records)] for index in range(min(len(task), self.records))
             ]
             importance = fisher(model, _batches(model, chosen), answer_nll, weights=weights)
-            apart = {name: start[name].double() - weight.detach().double() for name, weight in weights.items()}
+            apart = {
+                name: start[name].to(part.dtype) - weights[name].detach().to(part.dtype)
+                for name, part in importance.items()
+            }
         finally:
             with torch.no_grad():
                 for name, weight in weights.items():
@@ -215,11 +218,11 @@ def forgetting_confidences(
         records: x.
         weights: those that train.
         importance: name -> F.
-        apart: name -> w - w*, float64.
+        apart: name -> w - w*, in F's dtype.
         step: a, at least 0.
     """
     everything = Weights.of(model)
-    drawn = {name: importance[name].double() * apart[name] for name in weights}
+    drawn = {name: importance[name] * apart[name] for name in weights}
     found = []
     aside = State.of(everything, moved=everything.only(()), gradients_aside=True)
     with aside, evaluating(model), torch.enable_grad():
@@ -229,9 +232,9 @@ def forgetting_confidences(
             total = 0.0
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    wide = gradient.double()
-                    total -= float((drawn[name] * wide).sum())
-                    total += step / 2 * float((importance[name].double() * wide.square()).sum())
+                    wide = gradient.to(drawn[name].dtype)
+                    part = (importance[name] * wide).mul_(step / 2).sub_(drawn[name]).mul_(wide)
+                    total += float(part.sum(dtype=torch.float64))
             found.append(total)
     return torch.tensor(found, dtype=torch.float64)
 

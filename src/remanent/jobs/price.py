@@ -171,10 +171,10 @@ def price_teaching(
         "copy of the weights as they were": trained * FLOAT if "forget" in sizes else 0.0,
         "activations": kept_for_backward(model, batch, longest),
     }
-    # Fisher information and the weights as they were, and in float64 the way between and its product with the first.
+    # Fisher information, the weights as they were, the way between, and its product with the first.
     ranking = {
         **shared,
-        "what ranks own answers": 6 * trained * FLOAT,
+        "what ranks own answers": 4 * trained * FLOAT,
         "activations": kept_for_backward(model, 1, longest),
     }
     ranks = "forget" in sizes and sum(ranking.values()) > sum(training.values())
