@@ -7,11 +7,11 @@ import math
 
 import pytest
 
+from remanent.core.estimate import Estimate
 from remanent.errors import MissingExtraError
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile
 from remanent.jobs.sweep_search import Search
-from remanent.report.estimate import Estimate
 from remanent.report.sweep_view import SettingSummary
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip install 'remanent[search]'")

@@ -13,7 +13,7 @@ from remanent.errors import InputError
 from remanent.jobs.config import JobSettings, UnlearnSettings
 
 if TYPE_CHECKING:
-    from remanent.jobs.doctor import Estimate
+    from remanent.jobs.doctor import JobEstimate
     from remanent.jobs.machine import Machine
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -54,7 +54,7 @@ def doctor(
     _show(here, estimate)
 
 
-def _show(here: Machine, estimate: Estimate | None) -> None:
+def _show(here: Machine, estimate: JobEstimate | None) -> None:
     from remanent.cli.tables import table
     from remanent.report.text import duration
 

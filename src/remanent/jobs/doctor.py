@@ -23,7 +23,7 @@ from remanent.models.lora import add_lora
 
 
 @dataclass(frozen=True)
-class Estimate:
+class JobEstimate:
     """What a job would cost.
 
     Args:
@@ -60,7 +60,7 @@ def read_settings(path: Path) -> JobSettings | TeachSettings:
     return read_job(path, Path("runs/doctor"))
 
 
-def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine, Estimate | None]:
+def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine, JobEstimate | None]:
     """Look at the machine, and price a job on it where there is one.
 
     Args:
@@ -91,10 +91,10 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
     prices = [priced]
     if settings.audit is not None:
         prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))
-    return here, Estimate(settings.unlearn.model, parameters, steps, tuple(prices), (*assumed, *_ASSUMED))
+    return here, JobEstimate(settings.unlearn.model, parameters, steps, tuple(prices), (*assumed, *_ASSUMED))
 
 
-def _of_teaching(settings: TeachSettings) -> tuple[Machine, Estimate]:
+def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
     method = teaching_method(settings)
     taught, prompts = taught_and_prompts(settings)
     model = meta_model(settings.model)
@@ -106,7 +106,7 @@ def _of_teaching(settings: TeachSettings) -> tuple[Machine, Estimate]:
     priced, steps = price_teaching(settings, method, model, sizes, here.rates[settings.precision])
     parameters = sum(weight.numel() for weight in model.parameters())
     assumed = (f"Own answers have {settings.answer_tokens} tokens.",) if prompts else ()
-    return here, Estimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED))
+    return here, JobEstimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED))
 
 
 _ASSUMED = (

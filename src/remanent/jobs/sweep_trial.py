@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from remanent.auditing.evidence import CONTROL, FORGET, ORIGINAL, RETAIN
+from remanent.core.estimate import Estimate
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder
 from remanent.errors import DivergedError
@@ -19,7 +20,7 @@ from remanent.jobs.progress import Interface
 from remanent.jobs.report import view
 from remanent.jobs.sweep_config import Trial
 from remanent.jobs.unlearn import unlearn
-from remanent.report.estimate import Estimate, Estimator
+from remanent.report.estimate import Estimator
 from remanent.report.summary import ConditionSummary, summarize
 from remanent.report.view import RunView
 

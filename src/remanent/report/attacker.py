@@ -47,7 +47,7 @@ from remanent.auditing.measure_names import (
     WEIGHT_DISTANCE,
     ZERO_RETRAIN,
 )
-from remanent.report.estimate import Estimate
+from remanent.core.estimate import Estimate
 
 _NAMES = {
     "loss": "loss",

@@ -15,8 +15,8 @@ from remanent.auditing.measure_names import (
     UTILITY,
     VERBATIM,
 )
+from remanent.core.estimate import Estimate
 from remanent.report.attacker import estimate_of
-from remanent.report.estimate import Estimate
 
 LABELS = {
     PROBABILITY: "Probability of the answer",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from remanent.auditing.evidence import CONTROL, FORGET, PARAPHRASED, RETAIN
-from remanent.report.estimate import Estimate
+from remanent.core.estimate import Estimate
 from remanent.report.figures import (
     INK,
     LEGEND_COLUMNS,

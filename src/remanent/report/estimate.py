@@ -11,21 +11,7 @@ import numpy as np
 from remanent.auditing.evidence import RecordScore
 from remanent.auditing.intervals import Interval, Sample, difference_interval, mean_interval
 from remanent.auditing.kept import share_kept, smaller
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and the two ends of its interval; an end is None where the data do not bound it."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, interval: Interval) -> Estimate:
-        """From an interval, whose open ends are infinite."""
-        low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
-        return cls(interval.value, low, high)
+from remanent.core.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +30,13 @@ class Estimator:
         """Mean NLL per record; without an interval where a score is not finite."""
         if not _finite(scores):
             return Estimate(sum(score.nll for score in scores) / len(scores))
-        return Estimate.of(mean_interval(_sample(scores), self.generator, self.alpha))
+        return _bounded(mean_interval(_sample(scores), self.generator, self.alpha))
 
     def difference(self, first: Sequence[RecordScore], second: Sequence[RecordScore]) -> Estimate | None:
         """Mean NLL of the first minus that of the second; None where a score is not finite."""
         if not _finite(first) or not _finite(second):
             return None
-        return Estimate.of(difference_interval(_sample(first), _sample(second), self.generator, self.alpha))
+        return _bounded(difference_interval(_sample(first), _sample(second), self.generator, self.alpha))
 
     def retention(
         self,
@@ -71,7 +57,11 @@ class Estimator:
         if unseen_before.mean <= kept_before.mean:
             return None
         shares = share_kept(kept, kept_before, unseen, unseen_before, lambda: self.generator, self.alpha)
-        return Estimate.of(smaller(*shares))
+        return _bounded(smaller(*shares))
+
+
+def _bounded(interval: Interval) -> Estimate:
+    return Estimate.bounded(interval.value, interval.low, interval.high)
 
 
 def _finite(scores: Sequence[RecordScore]) -> bool:

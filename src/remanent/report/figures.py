@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from remanent.report.estimate import Estimate
+from remanent.core.estimate import Estimate
 from remanent.report.svg import ROLES
 
 INK, SOFT, RULE, PAPER = (ROLES[role] for role in ("ink", "soft", "rule", "paper"))

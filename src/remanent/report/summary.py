@@ -22,7 +22,8 @@ from remanent.auditing.evidence import (
     Evidence,
     Measurement,
 )
-from remanent.report.estimate import Estimate, Estimator
+from remanent.core.estimate import Estimate
+from remanent.report.estimate import Estimator
 from remanent.report.view import VERDICTS, Line, RunView
 
 QUESTION_SETS = (FORGET, PARAPHRASED, RETAIN, CONTROL)

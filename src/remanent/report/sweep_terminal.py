@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from remanent.report.estimate import Estimate
+from remanent.core.estimate import Estimate
 from remanent.report.sweep_page import headline, spelled
 from remanent.report.sweep_view import SweepView
 from remanent.report.terminal import STYLES, WIDE

@@ -11,8 +11,8 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.report.estimate import Estimate
 from remanent.report.view import VERDICTS
 
 SCHEMA = "remanent/sweep/v1"

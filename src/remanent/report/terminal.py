@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN
+from remanent.core.estimate import Estimate
 from remanent.report.attacker import AttackerRow, attacker_rows, strongest
 from remanent.report.benchmarks import benchmark_rows
-from remanent.report.estimate import Estimate
 from remanent.report.summary import ConditionSummary, RunSummary, summarize
 from remanent.report.text import interval, number, percent, visible
 from remanent.report.view import FAILED, MARKS, NOT_ASSESSABLE, PASSED, WARNED, RunView

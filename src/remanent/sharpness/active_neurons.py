@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import Batch
+from remanent.core.estimate import Estimate
 from remanent.errors import UnsupportedError
-from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.sharpness.estimate import over_batches
 from remanent.sharpness.surface import LossSurface
 
 _ACTIVATIONS = ("relu", "gelu", "silu", "swish", "mish")

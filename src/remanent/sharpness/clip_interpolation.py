@@ -16,10 +16,11 @@ from torch import Tensor
 
 from remanent.core.catalogue import System
 from remanent.core.displacement import Interpolation, Restored
+from remanent.core.estimate import Estimate
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Estimate, bootstrapped
+from remanent.sharpness.estimate import bootstrapped
 from remanent.sharpness.interpolation import GRID, check_same_weights, stacked
 from remanent.sharpness.layers import layers_of
 from remanent.sharpness.surface import LossSurface

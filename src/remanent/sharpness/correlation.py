@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.sharpness.estimate import ALPHA, Array, Estimate
+from remanent.sharpness.estimate import ALPHA, Array
 
 _RESAMPLES = 1000
 _FEWEST = 4

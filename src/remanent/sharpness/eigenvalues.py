@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.sharpness.estimate import over_batches
 from remanent.sharpness.hessian import batch_product, hessian_product, lanczos, random_direction
 from remanent.sharpness.surface import LossSurface
 

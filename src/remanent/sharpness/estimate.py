@@ -1,30 +1,18 @@
-"""A figure and its interval."""
+"""Figures with intervals, each end a one-sided bound at 5 %: over batches, over values, by bootstrap."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from remanent.core.estimate import Estimate
+
 Array = NDArray[np.float64]
 ALPHA = 0.05  # one-sided error of each end
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with two ends, each a one-sided bound at 5 %; an end is None where the data do not bound it."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain data; what is not finite is None."""
-        return {name: _finite(getattr(self, name)) for name in ("value", "low", "high")}
 
 
 def over_batches(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
@@ -86,7 +74,3 @@ def bootstrapped(
         return Estimate(value)
     low, high = np.quantile(drawn, [ALPHA, 1 - ALPHA])
     return Estimate(value, float(low), float(high))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

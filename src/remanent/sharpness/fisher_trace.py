@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from remanent.core.estimate import Estimate
 from remanent.core.importance import SampleLoss, importance
-from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.sharpness.estimate import over_batches
 from remanent.sharpness.surface import LossSurface
 
 _GROUPS = 10

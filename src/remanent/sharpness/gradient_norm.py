@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.core.estimate import Estimate
+from remanent.sharpness.estimate import over_batches
 from remanent.sharpness.hessian import batch_gradient
 from remanent.sharpness.surface import LossSurface
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from remanent.core.displacement import Interpolation
+from remanent.core.estimate import Estimate
 from remanent.core.modes import evaluating
 from remanent.core.state import State
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Array, Estimate, bootstrapped, over_batches
+from remanent.sharpness.estimate import Array, bootstrapped, over_batches
 from remanent.sharpness.surface import LossSurface
 
 # As wise-ft: the weight of the fine-tuned model, from 0, the other model, to 1.

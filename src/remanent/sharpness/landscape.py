@@ -11,9 +11,10 @@ from torch import Tensor
 
 from remanent.core.displacement import Context, Displacement
 from remanent.core.displacement.noise import generator_of
+from remanent.core.estimate import Estimate
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Estimate, over_batches
+from remanent.sharpness.estimate import over_batches
 from remanent.sharpness.surface import LossSurface
 
 Direction = Mapping[str, Tensor]

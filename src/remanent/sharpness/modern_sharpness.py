@@ -19,9 +19,10 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import AutoPGD, Displacement, Noise
 from remanent.core.displacement.auto_pgd import Norm, Projection
 from remanent.core.displacement.scale import Scale
+from remanent.core.estimate import Estimate
 from remanent.core.weights import Weights, norm
 from remanent.errors import DivergedError, InputError, did_you_mean
-from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.estimate import mean_over
 from remanent.sharpness.logits import normalized_loss
 from remanent.sharpness.surface import LossSurface
 

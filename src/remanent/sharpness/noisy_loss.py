@@ -8,8 +8,9 @@ from typing import Any
 
 from remanent.core.displacement import Noise
 from remanent.core.displacement.scale import Scale
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.estimate import mean_over
 from remanent.sharpness.surface import LossSurface
 
 

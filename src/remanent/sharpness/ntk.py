@@ -12,12 +12,13 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from remanent.core.estimate import Estimate
 from remanent.core.importance.losses import SampleLoss
 from remanent.core.importance.measure import records_of
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.core.weights import Weights
 from remanent.errors import InputError
-from remanent.sharpness.estimate import ALPHA, Estimate
+from remanent.sharpness.estimate import ALPHA
 from remanent.sharpness.surface import LossSurface
 
 _FEWEST = 3  # inputs of a jackknife

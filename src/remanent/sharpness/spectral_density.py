@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Array, Estimate, mean_over
+from remanent.sharpness.estimate import Array, mean_over
 from remanent.sharpness.hessian import hessian_product, lanczos, random_direction
 from remanent.sharpness.surface import LossSurface
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from remanent.core.estimate import Estimate
 from remanent.errors import InputError
-from remanent.sharpness.estimate import Estimate, mean_over
+from remanent.sharpness.estimate import mean_over
 from remanent.sharpness.hessian import flat_size, hessian_product
 from remanent.sharpness.surface import LossSurface
 
