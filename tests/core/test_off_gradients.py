@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from remanent.core import off_gradients
 from remanent.core.method import UpdateView
 from remanent.core.off_gradients import OffGradients, Recent, project
 from remanent.errors import InputError
 
 
 def within(combine, **scales):
-    return combine.within(UpdateView(1, 4, lambda: scales, lambda vectors: {}))
+    """One update's combination, which here leaves what it is given as it was."""
+    inner = combine.within(UpdateView(1, 4, lambda: scales, lambda vectors: {}))
+    return lambda gradients: inner(
+        {key: {name: part.clone() for name, part in parts.items()} for key, parts in gradients.items()}
+    )
 
 
 def given(forget, retain=None):
@@ -20,14 +25,27 @@ def given(forget, retain=None):
 
 
 def drawn(*shapes, seed=0):
+    """Gradients that bfloat16 holds as they are."""
     generator = torch.Generator().manual_seed(seed)
-    return [{f"w{n}": torch.randn(*shape, generator=generator) for n, shape in enumerate(shapes)} for _ in range(9)]
+    return [
+        {f"w{n}": torch.randn(*shape, generator=generator).bfloat16().float() for n, shape in enumerate(shapes)}
+        for _ in range(9)
+    ]
 
 
 def dot(left, right, scales):
     return sum(
         (left[n].double().flatten() * scales[n].double().flatten() * right[n].double().flatten()).sum() for n in left
     )
+
+
+def projected(gradient, *arguments):
+    """What is left, without a change to what was given."""
+    left = dict(gradient)
+    for name, part in left.items():
+        left[name] = part.clone() if part.is_contiguous() else part
+    project(left, *arguments)
+    return left
 
 
 def stacked(gradients):
@@ -54,13 +72,13 @@ def test_what_is_left_stands_off_all_directions_at_once_and_projected_twice_is_p
         name: 10 ** (4 * torch.rand(part.shape, generator=torch.Generator().manual_seed(3)) - 2)
         for name, part in forget.items()
     }
-    left = project(forget, rows, order, scales)
+    left = projected(forget, rows, order, scales)
     for other in others[:count]:
         cosine = dot(left, other, scales) / (dot(left, left, scales) * dot(other, other, scales)).sqrt()
         assert abs(float(cosine)) < 1e-6
     # Not matrix by matrix: off the sum over all weights alone, so that more of the gradient is left.
     assert abs(float((left["w0"] * scales["w0"] * others[0]["w0"]).sum())) > 1e-3
-    again = project(left, rows, order, scales)
+    again = projected(left, rows, order, scales)
     for name in left:
         torch.testing.assert_close(again[name], left[name], rtol=1e-5, atol=1e-6)
 
@@ -69,7 +87,7 @@ def test_it_is_the_nearest_that_stands_off_in_the_metric_of_the_steps():
     """Of all directions off R, what is left loses least: g - g' is orthogonal to it in the metric."""
     forget, *others = drawn((6,), (3, 3))
     scales = {"w0": torch.linspace(0.1, 9, 6), "w1": torch.linspace(5, 0.2, 9).reshape(3, 3)}
-    left = project(forget, stacked(others[:3]), [0, 1, 2], scales)
+    left = projected(forget, stacked(others[:3]), [0, 1, 2], scales)
     lost = {name: forget[name] - left[name] for name in forget}
     assert abs(float(dot(lost, left, scales))) < 1e-4
 
@@ -147,7 +165,7 @@ def test_a_step_changes_the_retain_loss_to_second_order_only():
     weight, scales = torch.randn(12, dtype=torch.float64), torch.rand(12, dtype=torch.float64) * 5 + 0.1
     forget, retain = (lambda w: (w.sin() * torch.arange(12)).sum()), (lambda w: (w.cos() * w.square()).sum())
     gradients = [torch.func.grad(loss)(weight).float() for loss in (forget, retain)]
-    left = project({"w": gradients[0]}, {"w": gradients[1][None]}, [0], {"w": scales.float()})["w"].double()
+    left = projected({"w": gradients[0]}, {"w": gradients[1][None]}, [0], {"w": scales.float()})["w"].double()
 
     def changed(direction, size):
         return float(retain(weight - size * scales * direction) - retain(weight))
@@ -187,3 +205,29 @@ def test_recent_takes_no_copy_that_a_later_update_would_change():
     recent.add(gradient, 2)
     gradient["w"].zero_()
     assert recent.slots["w"].tolist() == [[1.0, 1.0]]
+
+
+def test_directions_are_held_in_half_the_memory_and_turned_by_next_to_nothing():
+    combine, generator = OffGradients(count=2), torch.Generator().manual_seed(0)
+    forget, retain = (torch.randn(5000, generator=generator) for _ in range(2))
+    left = within(combine)(given(forget, retain))["w"] - retain
+    (held,) = combine.recent.slots["w"]
+    assert held.dtype == torch.bfloat16
+    assert combine.copies == 1
+    for off in (held.float(), retain):
+        assert abs(float(torch.cosine_similarity(left, off, dim=0))) < 1e-4
+    assert abs(float(torch.cosine_similarity(forget, retain, dim=0))) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_is_the_same_in_pieces_in_other_dtypes_and_of_a_gradient_that_is_not_in_one_piece(dtype, monkeypatch):
+    forget, *others = drawn((5, 7), (11,))
+    rows, scales = stacked(others[:2]), {name: part.abs() + 0.1 for name, part in others[2].items()}
+    expected = projected(forget, rows, [0, 1], scales)
+    monkeypatch.setattr(off_gradients, "_PIECE", 4)
+    strided = {name: torch.stack([part, part], dim=-1).to(dtype)[..., 0] for name, part in forget.items()}
+    found = projected(strided, rows, [0, 1], scales)
+    for name, part in expected.items():
+        assert found[name].dtype == dtype
+        tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(found[name].float(), part, rtol=tolerance, atol=tolerance)

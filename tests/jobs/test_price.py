@@ -119,11 +119,14 @@ def test_a_lora_trains_little_and_costs_two_thirds(folder, meta):
 
 
 def test_gradients_that_are_held_are_priced(folder, meta):
-    """GU round a method of two points: two terms' gradients, the newest of retain, and two while it projects."""
-    given = {"objective": "durable", "modules": "*", "directions": 5, "forget_weight": 1.0}
+    """Of a method of two points two terms' gradients, not four, and the newest of retain, which are half as large."""
+    given = {"objective": "durable", "modules": "*", "directions": 5, "forget_weight": 1.0, "host.directions": 0}
     found = price(settings(folder, method="gu", hyperparameters=given), meta)[0].memory
-    assert found["gradients kept apart"] == (2 + 5 + 2) * found["gradients"]
-    assert price(settings(folder, method="durable"), meta)[0].memory["gradients kept apart"] == 0
+    assert found["gradients kept apart"] == (2 + 3) * found["gradients"]
+    found = price(settings(folder, method="durable"), meta)[0].memory
+    assert found["gradients kept apart"] == (2 + 2) * found["gradients"]
+    plain = settings(folder, method="durable", hyperparameters={"directions": 0})
+    assert price(plain, meta)[0].memory["gradients kept apart"] == 0
 
 
 def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):

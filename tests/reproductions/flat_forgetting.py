@@ -46,7 +46,7 @@ WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
         {"around": "noise", "draws": 2, "sigma": ROUNDED_AS_FAR, "scale": "row"},
     ),
     "roundings, forget alone": ("flat-npo", {"around": "roundings"}),
-    "roundings, retain too (durable)": ("durable", {}),
+    "roundings, retain too (durable)": ("durable", {"directions": 0}),
     # Its own losses and weights, without a warm-up of alpha that would outlast a run which a rule stops.
     "DurableUn-SAF": ("durableun-saf", {"warmup": 0.0}),
 }

@@ -5,7 +5,8 @@
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
 weight of 8 it stood still half way; durable takes NPO's. as-stranger's divergence is taken both ways, since the one way
-stood still here ("one way" in the table). Of all other methods nothing was chosen here: their
+stood still here ("one way" in the table); durable takes its forget gradient off four retain gradients, which was chosen
+on a development world of small models ("no directions" and, by gu in the optimizer's metric, eight were before it). Of all other methods nothing was chosen here: their
 rate is durable's times what the table of all methods chose for them over what it chose for durable, on its small model.
 The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
@@ -40,20 +41,9 @@ TOFU = Path(__file__).parents[3] / "shared" / "data" / "tofu"
 BUDGET, BATCH = 2560, 8
 OWN: Mapping[str, dict[str, Any]] = {
     "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
-    "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
+    "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0, "directions": 4}},
     # Its forget loss is a mean over tokens, theirs a sum over an answer's.
     "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0, "symmetric": True}},
-    # durable with its forget gradient off the retain gradients' span; durable's rate and weights.
-    "gu": {
-        "learning_rate": 5e-5,
-        "hyperparameters": {
-            "objective": "durable",
-            "forget_weight": 1.0,
-            "retain_weight": 8.0,
-            "layers": 15,
-            "modules": "*",
-        },
-    },
     # What forgets in every world of the table of all methods, by what it keeps there; then the baselines.
     "wga": {"learning_rate": 5e-5},
     "task-vector": {"learning_rate": 1.5e-4},
@@ -191,10 +181,13 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def labelled(row: Mapping[str, Any]) -> str:
-    """The method, with what it is put round, and where as-stranger's divergence was taken one way that it was."""
+    """The method; of as-stranger and durable as they once were, what they were without."""
     own = row["hyperparameters"]
-    one_way = own.get("symmetric") is False
-    return ", ".join([row["method"], *(["one way"] if one_way else []), *own.get("objective", "").split()])
+    if own.get("symmetric") is False:
+        return f"{row['method']}, one way"
+    if row["method"] == "durable" and "directions" not in own:
+        return "durable, no directions"
+    return "durable, eight directions, in gu" if row["method"] == "gu" else str(row["method"])
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 from remanent.core.batch import collate
 from remanent.core.catalogue import build
 from remanent.core.episode import Episode
+from remanent.core.off_gradients import Recent
 from remanent.core.optimizer_scales import step_scales
 from remanent.core.update import Update
 from remanent.core.weights import Weights
@@ -33,7 +34,7 @@ def batches(make_batch):
 def test_it_takes_losses_and_points_of_the_method_that_it_is_put_round():
     assert gu.method().objective == simnpo.method().objective
     assert gu.method(objective="npo").objective == npo.method().objective
-    assert len(gu.method(objective="durable").places) == 2
+    assert len(gu.method(objective="durable", **{"host.directions": 0}).places) == 2
     assert gu.method(objective="scrub").weights == {"forget": 0.125, "obey": 0.5, "retain": 1.0}
 
 
@@ -71,8 +72,15 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_what_is_stepped_besides_the_retain_gradient_is_orthogonal_to_it(name, tiny_llama, make_records):
+def test_what_is_stepped_besides_the_retain_gradient_is_orthogonal_to_it(name, tiny_llama, make_records, monkeypatch):
     """Round methods without a retain loss, with a mask, and with calls of their own."""
+    kept, add = {}, Recent.add  # what is held of a gradient is rounded
+
+    def seen(self, gradient, most):
+        kept.update({key: part.flatten().clone() for key, part in gradient.items()})
+        return add(self, gradient, most)
+
+    monkeypatch.setattr(Recent, "add", seen)
     roles = ("forget", "retain", "stranger", "unseen")
     data = {role: make_records(4, seed=number) for number, role in enumerate(roles)}
     model = tiny_llama()
@@ -84,8 +92,6 @@ def test_what_is_stepped_besides_the_retain_gradient_is_orthogonal_to_it(name, t
     batches = {role: collate(data[role], range(4), 0) for role in method.roles}
     update(batches)
     update.gradients(batches)
-    recent = method.projection.recent
-    kept = {key: part[recent.order[0]] for key, part in recent.slots.items()}
     forget = {key: weights[key].grad.reshape(-1) - part for key, part in kept.items()}
 
     def product(one, other):
@@ -93,7 +99,7 @@ def test_what_is_stepped_besides_the_retain_gradient_is_orthogonal_to_it(name, t
 
     assert product(kept, kept) > 0
     assert product(forget, forget) > 0
-    assert abs(product(forget, kept)) < 1e-5 * (product(forget, forget) * product(kept, kept)) ** 0.5
+    assert abs(product(forget, kept)) < 5e-4 * (product(forget, forget) * product(kept, kept)) ** 0.5
     if method.mask:
         assert all(not weights[key].grad[~mask].any() for key, mask in method.mask.items())
         assert any((~mask).any() for mask in method.mask.values())

@@ -103,7 +103,8 @@ class Combine(Protocol):
     """
 
     def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """(term, point) -> weight's name -> weighted gradient; returns weight's name -> gradient."""
+        """(term, point) -> weight's name -> weighted gradient, which it may write over; returns weight's name ->
+        gradient."""
         ...
 
 
@@ -137,6 +138,23 @@ class AskingCombine(Protocol):
 
     def products(self, step: int, steps: int) -> tuple[str, ...]:
         """Terms of whose Hessians it asks a product in an update, of a run of `steps`: what it costs besides."""
+        ...
+
+
+@runtime_checkable
+class CarryingCombine(Protocol):
+    """A combination that goes from update to update with what it holds."""
+
+    def begun(self) -> Any:
+        """The same combination, which holds nothing yet."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it holds: tensors and plain data, nested in dicts and lists."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
         ...
 
 
@@ -248,7 +266,7 @@ class Method:
 
     def begin(self, model: nn.Module, episode: Episode) -> Method | None:
         """The composition for an episode; None skips it. The optimizer is built afterwards."""
-        return self
+        return replace(self, combine=self.combine.begun()) if isinstance(self.combine, CarryingCombine) else self
 
     def passes_beforehand(self, sizes: Mapping[str, int]) -> int:
         """How many records `begin` passes through the model, forward and backward, at most, given each role's number of
@@ -276,7 +294,9 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """What it carries over: tensors and plain data, nested in dicts and lists."""
-        return {}
+        return self.combine.state_dict() if isinstance(self.combine, CarryingCombine) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+        if isinstance(self.combine, CarryingCombine):
+            self.combine.load_state_dict(state)

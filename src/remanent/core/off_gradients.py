@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from remanent.core.combine import Gradients, added_up, by_term
+from remanent.core.combine import Gradients, add_in, by_term
 from remanent.core.method import Combine, UpdateView
 from remanent.core.weights import norm
 from remanent.errors import InputError
 
+_HELD = torch.bfloat16
 # Of a direction's length: what is left of it off those before it, below which it is not known well enough to project
-# on. Twice the same batch, added up in other pieces, leaves up to some 1e-3 in float32.
+# on. Twice the same batch, added up in other pieces, leaves up to some 3e-3 in bfloat16.
 _NEW = 1e-2
 # Of the length before: what float32 leaves of 0, which Adam, who divides a gradient by its own size, would blow up.
 _NOTHING = 1e-6
+_PIECE = 1 << 22  # entries that are looked at together, so that nothing is held in float32 of a whole large weight
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Recent:
     """The newest gradients of a term, each a direction that is not to change.
 
     Args:
-        slots: name -> float32, (filled slots, entries of the weight).
+        slots: name -> bfloat16, (filled slots, entries of the weight): a direction is turned by 0.002 of its length.
         order: slots, from the newest gradient to the oldest.
     """
 
@@ -41,7 +43,7 @@ class Recent:
         if len(self.order) < most:
             place = len(self.order)
             for name, part in gradient.items():
-                row = part.detach().float().reshape(1, -1)
+                row = part.detach().to(_HELD).reshape(1, -1)
                 before = self.slots.get(name)
                 self.slots[name] = row.clone() if before is None else torch.cat([before, row])
         else:
@@ -67,8 +69,8 @@ class OffGradients:
     most `tangent` times as long as g', in the metric.
 
     Inner products in float32, their k x k system in float64, solved twice: once for what is left of the first. A
-    gradient of R that lies in the span of the newer ones is left out. Memory: k float32 copies of the weights that
-    have a gradient of `off`.
+    gradient of R that lies in the span of the newer ones is left out. R is held in bfloat16, this update's too: k half
+    copies of the weights that have a gradient of `off`. Works in place, on the gradients that it is given.
 
     Args:
         term: the term that is projected.
@@ -101,8 +103,12 @@ class OffGradients:
 
     @property
     def copies(self) -> int:
-        """How many copies of a gradient it holds: the newest, and while it projects the scales and what is left."""
-        return self.count + 2
+        """How many copies of a float32 gradient it holds, rounded up."""
+        return (self.count + 1) // 2
+
+    def begun(self) -> OffGradients:
+        """The same with no gradient of `off` seen yet."""
+        return replace(self, recent=Recent())
 
     def within(self, update: UpdateView) -> Combine:
         """The combination of one update."""
@@ -134,28 +140,33 @@ class _Within:
     def __call__(self, gradients: Gradients) -> dict[str, Tensor]:
         sums, off = by_term(gradients), self.off
         for part in sums.values():
-            part |= {name: part[name] * mask.to(part[name].device) for name, mask in off.mask.items() if name in part}
+            for name, mask in off.mask.items():
+                if name in part:
+                    part[name].mul_(mask.to(part[name].device))
         fresh = off.off in sums and off.recent.add(sums[off.off], off.count)
         if off.term in sums and off.recent.order:
-            sums[off.term] = project(
+            project(
                 sums[off.term],
                 off.spanning(),
                 off.recent.order,
                 self.scales() if off.metric else {},
                 off.tangent if fresh else 0.0,  # an older gradient is not where the loss is to be lowered
             )
-        return added_up(sums.values())
+        total: dict[str, Tensor] = {}
+        for part in sums.values():
+            add_in(total, part)
+        return total
 
 
 @torch.no_grad()
 def project(
-    gradient: Mapping[str, Tensor],
+    gradient: dict[str, Tensor],
     rows: Mapping[str, Tensor],
     order: Sequence[int],
     scales: Mapping[str, Tensor],
     tangent: float = 0.0,
-) -> dict[str, Tensor]:
-    """g - R (R^T P R)^-1 R^T P g, and the tangent along the first of R; exactly 0 where nothing is left of g.
+) -> None:
+    """Write g - R (R^T P R)^-1 R^T P g, and the tangent along the first of R, over g; exactly 0 where nothing is left.
 
     Args:
         gradient: name -> g.
@@ -164,33 +175,81 @@ def project(
         scales: name -> the diagonal of P; where a weight of R has none, P is 1 for all.
         tangent: kappa.
     """
-    shared = [name for name in rows if name in gradient]
-    scales = scales if all(name in scales for name in rows) else {}
-
-    def scaled(name: str) -> Tensor:
-        """R^T P of one weight, made when it is asked for: of all weights it is as large as R."""
-        return rows[name] * scales[name].reshape(-1) if scales else rows[name]
-
-    products = _summed(scaled(name) @ part.T for name, part in rows.items())
-    products = (products + products.T) / 2
+    system = _System(gradient, rows, scales if all(name in scales for name in rows) else {})
+    products, along, before = system.products()
     kept, factor = _independent(products, order)
-    left = {name: part.reshape(-1).float() for name, part in gradient.items()}
-    before, along = _length(left, scales), torch.zeros(len(products), dtype=torch.float64)
-    for _ in range(2 if shared else 0):
-        rest = _summed(scaled(name) @ left[name] for name in shared)
-        along += rest
+    rest, after = along, before
+    for _ in range(2 if any(name in gradient for name in rows) else 0):
         taken = torch.zeros_like(rest)
         taken[kept] = torch.cholesky_solve(rest[kept, None], factor)[:, 0]
-        left |= {name: left[name] - taken.to(rows[name]) @ rows[name] for name in shared}
-    after = _length(left, scales)
+        rest, after = system.without(taken)
     if after <= _NOTHING * before:
-        left, after = {name: torch.zeros_like(part) for name, part in left.items()}, 0.0
+        for part in gradient.values():
+            part.zero_()
+        after = 0.0
     first = order[0]
     if tangent > 0 and along[first] > 0:
         length = float(products[first, first]) ** 0.5
-        share = min(float(along[first]) / length, tangent * after) / length
-        left |= {name: left[name] + share * rows[name][first] for name in shared}
-    return {name: part.reshape_as(gradient[name]).to(gradient[name].dtype) for name, part in left.items()}
+        back = torch.zeros_like(along)
+        back[first] = -min(float(along[first]) / length, tangent * after) / length
+        system.without(back)
+
+
+class _System:
+    """g, R and P, looked at piece by piece; inner products are added up in float64 on the CPU."""
+
+    def __init__(self, gradient: dict[str, Tensor], rows: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> None:
+        self._rows, self._scales = rows, scales
+        for name, part in gradient.items():
+            gradient[name] = part.contiguous()
+        self._gradient = {name: part.view(-1) for name, part in gradient.items()}
+        # What R has no part in stays as it is.
+        alone = (name for name in gradient if name not in rows)
+        self._alone = sum((self._square(self._gradient[name].float(), self._scale(name)) for name in alone), 0.0)
+
+    def products(self) -> tuple[Tensor, Tensor, float]:
+        """R^T P R, (k, k); R^T P g, (k,); the length of g."""
+        count = len(next(iter(self._rows.values())))
+        found = torch.zeros(count, count, dtype=torch.float64)
+        along, square = torch.zeros(count, dtype=torch.float64), self._alone
+        for rows, part, scale in self._pieces():
+            scaled = rows * scale
+            found += (scaled @ rows.T).double().cpu()
+            if part is not None:
+                wide = part.float()
+                along += (scaled @ wide).double().cpu()
+                square += self._square(wide, scale)
+        return (found + found.T) / 2, along, square**0.5
+
+    def without(self, taken: Tensor) -> tuple[Tensor, float]:
+        """Take R @ taken off g; returns R^T P g, (k,), and the length of g, as they are then."""
+        along, square = torch.zeros_like(taken), self._alone
+        for rows, part, scale in self._pieces():
+            if part is not None:
+                wide = part.float() - taken.to(rows) @ rows
+                part.copy_(wide)
+                along += ((rows * scale) @ wide).double().cpu()
+                square += self._square(wide, scale)
+        return along, square**0.5
+
+    def _pieces(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """R^T, float32 (k, entries); g, a view of it, or None where it has no part; the diagonal of P."""
+        for name, rows in self._rows.items():
+            part, scale = self._gradient.get(name), self._scale(name)
+            for start in range(0, rows.shape[1], _PIECE):
+                piece = slice(start, start + _PIECE)
+                yield (
+                    rows[:, piece].float(),
+                    None if part is None else part[piece],
+                    scale[piece] if scale.dim() else scale,
+                )
+
+    def _scale(self, name: str) -> Tensor:
+        return self._scales[name].reshape(-1) if name in self._scales else torch.ones(())
+
+    @staticmethod
+    def _square(wide: Tensor, scale: Tensor) -> float:
+        return float((wide.square() * scale).sum(dtype=torch.float64))
 
 
 def _independent(products: Tensor, order: Sequence[int]) -> tuple[list[int], Tensor]:
@@ -204,15 +263,3 @@ def _independent(products: Tensor, order: Sequence[int]) -> tuple[list[int], Ten
         if 1 - float(part.square().sum()) > _NEW**2:
             kept.append(place)
     return kept, torch.linalg.cholesky(products[kept][:, kept])
-
-
-def _summed(parts: Iterable[Tensor]) -> Tensor:
-    """The sum in float64 on the CPU, of parts that may lie on several devices."""
-    return torch.stack([part.double().cpu() for part in parts]).sum(dim=0)
-
-
-def _length(parts: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> float:
-    squares = [
-        part.square() @ scales[name].reshape(-1) if name in scales else part @ part for name, part in parts.items()
-    ]
-    return float(_summed(squares).sqrt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +15,32 @@ from remanent.errors import UnsupportedError
 _MOMENTS = ("max_exp_avg_sq", "exp_avg_sq", "state2")
 
 
-@torch.no_grad()
-def step_scales(optimizer: Any, weights: Weights) -> dict[str, Tensor]:
-    """Name -> 1 / (sqrt(v / (1 - beta2^t)) + eps) in float32, of the shape of the weight, from the state as it is now.
+class StepScales(Mapping[str, Tensor]):
+    """Name -> 1 / (sqrt(v / (1 - beta2^t)) + eps) in float32, of the shape of the weight.
+
+    Made anew at each look, from the state as it is then: all of them at once would be another copy of the weights.
+    """
+
+    def __init__(self, of: Mapping[str, tuple[Tensor, float, float]]) -> None:
+        self._of = of  # v, 1 - beta2^t, eps
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        moment, correction, epsilon = self._of[name]
+        return moment.float().div(correction).sqrt_().add_(epsilon).reciprocal_()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._of
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+
+def step_scales(optimizer: Any, weights: Weights) -> StepScales:
+    """What the optimizer multiplies each entry of a gradient with, as its state is now.
 
     Weights without a state are left out: all of them before the first step, and under an optimizer without second
     moments, whose metric is the plain one.
@@ -32,7 +56,7 @@ def step_scales(optimizer: Any, weights: Weights) -> dict[str, Tensor]:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    found: dict[str, Tensor] = {}
+    found: dict[str, tuple[Tensor, float, float]] = {}
     for name, weight in weights.items():
         state, group = optimizer.state.get(weight), groups.get(id(weight))
         if not state or group is None or "betas" not in group:
@@ -44,6 +68,5 @@ def step_scales(optimizer: Any, weights: Weights) -> dict[str, Tensor]:
                 "use torch.optim.AdamW"
             )
         # A step is a tensor, or a number.
-        correction = 1 - group["betas"][1] ** float(state["step"])
-        found[name] = moment.float().div(correction).sqrt_().add_(group["eps"]).reciprocal_()
-    return found
+        found[name] = moment, 1 - group["betas"][1] ** float(state["step"]), group["eps"]
+    return StepScales(found)

@@ -3,7 +3,8 @@
 Where DurableUn-SAF only forgets at the rounded weights, this also keeps there, so that no precision is bought with
 the model; and since the rounding changes from update to update, the result is not fitted to one of them. The forget
 loss is NPO's, which is bounded, and the stopping rule ends the run when the records are no better known than unseen
-ones at every point.
+ones at every point. The forget gradient is taken off the span of the newest retain gradients, which is GU's idea, here
+without the optimizer's metric, so that any optimizer will do.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from remanent.core.catalogue import System
 from remanent.core.displacement import Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
+from remanent.core.off_gradients import OffGradients
+from remanent.errors import InputError
 from remanent.unlearning.npo import NPO
 
 SYSTEM = System(
     name="durable",
-    title="Durable unlearning: forget and retain at several roundings",
+    title="Durable unlearning: forget and retain at several roundings, off the retain gradients",
     year=2026,
     arxiv="",
     card="",
@@ -23,8 +26,8 @@ SYSTEM = System(
     leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_durableun.py",
     needs=("forget", "retain"),
-    notes="Built from DurableUn-SAF's rounded point and NPO's bounded loss; the retain term at the rounded point and "
-    "the change of rounding are ours.",
+    notes="Built from DurableUn-SAF's rounded point, NPO's bounded loss and GU's projection; the retain term at the "
+    "rounded point and the change of rounding are ours.",
 )
 
 
@@ -34,6 +37,7 @@ def method(
     rounded_weight: float = 1.0,
     forget_weight: float = 1.0,
     retain_weight: float = 8.0,
+    directions: int = 4,
 ) -> Method:
     """Durable unlearning.
 
@@ -44,10 +48,15 @@ def method(
         forget_weight: weight of the forget loss at both points.
         retain_weight: weight of the retain loss at both points, above 1 since the forget loss sums over an answer's
             tokens and this one is a mean over tokens.
+        directions: how many of the newest retain gradients the forget gradient is taken off; each costs half a copy of
+            the weights that train. 0 adds the two up.
     """
+    if directions < 0:
+        raise InputError("directions", directions, "a number of gradients, or 0 for none")
     return Method(
         NPO(beta),
         points=[Here(), At(roundings_in_turn(roundings), weight=rounded_weight)],
         weights={"forget": forget_weight, "retain": retain_weight},
+        combine=OffGradients(count=directions, metric=False) if directions else None,
         recipe=Recipe(),
     )

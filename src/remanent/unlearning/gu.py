@@ -21,7 +21,7 @@ from remanent.core.batch import Batch
 from remanent.core.catalogue import HOST, System, build, edits, unlearners
 from remanent.core.episode import Episode
 from remanent.core.method import Method, Objective, Recipe, Term
-from remanent.core.off_gradients import OffGradients, Recent
+from remanent.core.off_gradients import OffGradients
 from remanent.core.predict import Predict
 from remanent.core.selection import EVERYTHING, Selection
 from remanent.errors import InputError, did_you_mean
@@ -86,7 +86,7 @@ class GU(Method):
             objective=objective,
             points=host.points,
             weights={name: weight for name, weight in self.weights.items() if name in objective.terms},
-            combine=replace(self.projection, recent=Recent(), mask=host.mask),
+            combine=replace(self.projection.begun(), mask=host.mask),
             select=host.select,
             mask=host.mask,
             reference=host.reference,
@@ -106,10 +106,10 @@ class GU(Method):
         self.host.end(model, episode)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.projection.state_dict(), "host": self.host.state_dict()}
+        return {**super().state_dict(), "host": self.host.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.projection.load_state_dict(state)
+        super().load_state_dict(state)
         self.host.load_state_dict(state["host"])
 
     def _hosting(self, **changes: Any) -> Method:
