@@ -5,9 +5,10 @@
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
 weight of 8 it stood still half way; durable takes NPO's. as-stranger's divergence is taken both ways, since the one way
-stood still here ("one way" in the table); durable takes its forget gradient off four retain gradients, which was chosen
-on a development world of small models ("no directions" and, by gu in the optimizer's metric, eight were before it). Of all other methods nothing was chosen here: their
-rate is durable's times what the table of all methods chose for them over what it chose for durable, on its small model.
+stood still here ("one way" in the table); durable takes its forget gradient off four retain gradients, chosen on a
+development world of small models ("no directions", and eight of them by gu, in the optimizer's metric, were before it).
+Of all other methods nothing was chosen here: their rate is durable's times what the table of all methods chose for them
+over what it chose for durable, on its small model.
 The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
 
