@@ -6,8 +6,8 @@ goes on where it was cut off (rows in results/trilemma.jsonl; table and plot fro
 Settings were chosen on world 100; the worlds reported here, 200 and up, have other authors and other first weights.
 "One way", as-stranger's divergence from its aim alone, was its first form; its small steps were added by what world 100
 had shown when the others had been judged on world 200; NPO at the worst point, SURE and DurableUn's own, later still,
-without a look at any world; GU round durable and as-stranger as it is now, last, by what they did on world 100; GU with
-one direction when all of these had been judged. The baselines have one rate, NPO's own of the smaller two. Budget: each
+without a look at any world; as-stranger as it is now by what it did on world 100; durable with directions last, four by
+what 1, 2, 4 and 8 did on world 100, and eight. The baselines have one rate, NPO's own of the smaller two. Budget: each
 way passes at most as many records forward and backward as 300 updates at two points do, the updates of relearning and
 passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of the control.
 """
@@ -34,7 +34,7 @@ from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
-from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, gu, npo, simnpo, sure
+from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
 
 from .auditor import PRECISIONS, Auditor, attacks
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
@@ -80,16 +80,9 @@ WAYS = {
     "npo at the worst point": Way(flat_npo.method("ascent", rho=0.1, retain_weight=8.0), 3e-4, 3),
     "sure": Way(sure.method(retain_weight=8.0), 3e-4, 2),
     "durableun-saf": Way(durableun_saf.method(warmup=0.0), 3e-4, 3, rounded=True),
-    "durable": Way(durable.method(retain_weight=8.0), 3e-4, 4, rounded=True),
-    "gu round durable": Way(
-        gu.method("durable", layers=2, modules="*", forget_weight=1.0, retain_weight=8.0), 3e-4, 4, rounded=True
-    ),
-    "gu round durable, one direction": Way(
-        gu.method("durable", directions=1, layers=2, modules="*", forget_weight=1.0, retain_weight=8.0),
-        3e-4,
-        4,
-        rounded=True,
-    ),
+    "durable": Way(durable.method(), 3e-4, 4, rounded=True),
+    "durable, no directions": Way(durable.method(directions=0), 3e-4, 4, rounded=True),
+    "durable, eight directions": Way(durable.method(directions=8), 3e-4, 4, rounded=True),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),

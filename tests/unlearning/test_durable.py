@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from remanent.core.displacement import Here, Rounding, gradient_at
 from remanent.core.update import Update
 from remanent.core.weights import Weights
+from remanent.errors import InputError
 from remanent.unlearning.durable import method
 from remanent.unlearning.npo import NPO
 
@@ -28,9 +32,12 @@ def test_forget_and_retain_are_taken_at_every_rounding_in_turn(tiny_llama, batch
     assert all(points.count(point) == len(points) // 3 for point in set(points))
 
 
-def test_the_gradient_is_the_sum_over_both_points(tiny_llama, batches):
+def test_without_directions_the_gradient_is_the_sum_over_both_points(tiny_llama, batches):
     model = tiny_llama()
-    durable = method(beta=0.3, roundings="int4-row", rounded_weight=0.5, forget_weight=2.0, retain_weight=3.0)
+    assert method(directions=0).combine is None
+    durable = method(
+        beta=0.3, roundings="int4-row", rounded_weight=0.5, forget_weight=2.0, retain_weight=3.0, directions=0
+    )
     update = Update(model, durable, torch.optim.SGD(model.parameters(), lr=0.0), steps=3)
     losses = {}
     while not rounded_losses(losses):
@@ -51,3 +58,37 @@ def test_the_gradient_is_the_sum_over_both_points(tiny_llama, batches):
     there = gradient_at(Rounding("int4-row"), Weights.of(model), closure).gradients
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, here[name] + 0.5 * there[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_stepped_besides_the_retain_gradient_stands_off_the_newest_retain_gradients(tiny_llama, make_batch):
+    """Both terms are summed over their points; three updates of other records; some are in both sets."""
+    model = tiny_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    ours, plain = (Update(model, method(directions=count), optimizer, steps=3) for count in (2, 0))
+    retained = Update(model, method(directions=0, forget_weight=0.0), optimizer, steps=3)
+    batches = [
+        {
+            "forget": replace(make_batch(3, seed=seed), reference=torch.full((3,), 3.0)),
+            "retain": make_batch(5, seed=seed),
+        }
+        for seed in (1, 2, 3)
+    ]
+
+    def gradient(update, of):
+        model.zero_grad()
+        update.gradients(of)
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    kept = [gradient(retained, of) for of in batches]
+    for number, of in enumerate(batches):
+        whole, forget = gradient(ours, of), gradient(plain, of) - kept[number]
+        left = whole - kept[number]
+        cosines = [abs(float(torch.cosine_similarity(left, other, dim=0))) for other in kept[: number + 1]]
+        assert max(cosines[-2:]) < 5e-4
+        assert abs(float(torch.cosine_similarity(forget, kept[number], dim=0))) > 1e-2
+    assert 0 < float(left.norm()) < float(forget.norm())
+
+
+def test_a_negative_number_of_directions_is_refused():
+    with pytest.raises(InputError, match="directions"):
+        method(directions=-1)
