@@ -1,6 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+
+import pytest
+
+from remanent.jobs import doctor
+from remanent.jobs.doctor import too_much
+from remanent.jobs.machine import machine
+from remanent.jobs.price import Price
 
 
 def test_the_machine(call):
@@ -34,3 +42,43 @@ def test_a_model_that_is_not_there(call):
     result = call("doctor", "--model", "no-such-folder/")
     assert result.exit_code == 2
     assert "no-such-folder" in result.stderr
+
+
+GIB = 2.0**30
+HELD = {"weights": 10 * GIB, "gradients": 10 * GIB, "gradients kept apart": 40 * GIB, "activations": 30 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("method", "adapted", "expected"),
+    [
+        (
+            "durable",
+            False,
+            "--adapter lora (of 50.0 GiB), --set directions=1 (of 40.0 GiB), a smaller --micro-batch (of 30.0 GiB)",
+        ),
+        ("npo", False, "--adapter lora (of 50.0 GiB), a smaller --micro-batch (of 30.0 GiB)"),
+        ("npo", True, "a smaller --micro-batch (of 30.0 GiB)"),
+        ("ssd", False, "a smaller --micro-batch (of 30.0 GiB)"),
+    ],
+)
+def test_what_lowers_a_peak_is_named_the_most_first(method, adapted, expected):
+    stages = [Price("unlearn", HELD, 1.0, 1.0), Price("audit", {"weights": 20 * GIB}, 1.0, 1.0)]
+    (sentence,) = too_much(stages, round(80 * GIB), adapted=adapted, method=method)
+    assert sentence == f"unlearn needs 90.0 GiB of memory, and there are 80.0 here. Lower it by {expected}."
+    assert too_much(stages, round(90 * GIB), adapted=adapted, method=method) == ()
+    assert too_much(stages, None, adapted=adapted, method=method) == ()
+    assert "audit needs 20.0 GiB" in too_much(stages, round(15 * GIB), adapted=adapted, method=method)[1]
+
+
+def test_what_does_not_fit_is_said(call, world, monkeypatch):
+    """A model of a few thousand weights, on an accelerator of a few kilobytes."""
+
+    def with_accelerators(*sizes):
+        return lambda width: replace(machine(width), accelerators=tuple(("made up", size) for size in sizes))
+
+    options = ["--model", world.model, *world.records, "--steps", 3]
+    monkeypatch.setattr(doctor, "machine", with_accelerators(2**10, 2**14))
+    assert doctor.machine(8).room == 2**14
+    assert "Too much: unlearn needs" in call("doctor", *options).stdout
+    monkeypatch.setattr(doctor, "machine", with_accelerators(2**40))
+    assert json.loads(call("doctor", *options, "--json").stdout)["estimate"]["short"] == []

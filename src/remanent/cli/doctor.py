@@ -30,7 +30,8 @@ def doctor(
 
     Versions of packages, processors, whether 16 bits are fast here, whether the default model is at hand. Of a job,
     given as a file or by the options of `remanent unlearn`, also the peak memory and the time, estimated from the
-    model's configuration: no weights are loaded, and the estimate says what it assumed. A file may also hold settings
+    model's configuration: no weights are loaded, and the estimate says what it assumed. What needs more memory than
+    there is comes with the settings that would lower it. A file may also hold settings
     of `remanent teach`, as the config.yaml of its runs does.
 
     [bold]Example[/bold]
@@ -79,6 +80,8 @@ def _show(here: Machine, estimate: JobEstimate | None) -> None:
         costs.append((f"{item.stage}: time", f"{duration(item.seconds)} ({item.operations:.1e} operations)"))
     head = [("parameters", f"{estimate.parameters:,}"), ("updates at most", str(estimate.steps))]
     shown.print(table((f"job on {estimate.model}", ""), [*head, *costs]))
+    for sentence in estimate.short:
+        shown.print(f"Too much: {sentence}", markup=False, highlight=False)
     for sentence in estimate.assumed:
         shown.print(f"Assumed: {sentence}", markup=False, highlight=False)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from remanent.core.catalogue import edits
+from remanent.core.catalogue import edits, unlearners
 from remanent.core.method import Method
 from remanent.jobs import price
 from remanent.jobs.config import JobSettings, TeachSettings, load_yaml, parse
@@ -32,6 +32,7 @@ class JobEstimate:
         steps: updates at most.
         prices: of each stage.
         assumed: sentences: what the figures rest on.
+        short: sentences: what does not fit on this machine, and what would lower it; none where all fits.
     """
 
     model: str
@@ -39,6 +40,7 @@ class JobEstimate:
     steps: int
     prices: tuple[Price, ...]
     assumed: tuple[str, ...]
+    short: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -48,6 +50,7 @@ class JobEstimate:
             "steps": self.steps,
             "prices": [item.to_dict() for item in self.prices],
             "assumed": list(self.assumed),
+            "short": list(self.short),
         }
 
 
@@ -91,7 +94,9 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
     prices = [priced]
     if settings.audit is not None:
         prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))
-    return here, JobEstimate(settings.unlearn.model, parameters, steps, tuple(prices), (*assumed, *_ASSUMED))
+    said = (*assumed, *_ASSUMED)
+    short = too_much(prices, here.room, adapted=settings.unlearn.adapter != "full", method=settings.unlearn.method)
+    return here, JobEstimate(settings.unlearn.model, parameters, steps, tuple(prices), said, short)
 
 
 def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
@@ -106,7 +111,39 @@ def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
     priced, steps = price_teaching(settings, method, model, sizes, here.rates[settings.precision])
     parameters = sum(weight.numel() for weight in model.parameters())
     assumed = (f"Own answers have {settings.answer_tokens} tokens.",) if prompts else ()
-    return here, JobEstimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED))
+    short = too_much([priced], here.room, adapted=False)
+    return here, JobEstimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED), short)
+
+
+def too_much(prices: Sequence[Price], room: int | None, *, adapted: bool, method: str = "") -> tuple[str, ...]:
+    """Sentences on each stage whose peak is beyond the room: by how much, and which settings take most of it off.
+
+    Args:
+        prices: of the stages.
+        room: bytes; None where it is not known.
+        adapted: whether a LoRA trains.
+        method: that unlearns; "" where nothing does.
+    """
+    said = []
+    for item in prices:
+        if room is None or item.peak <= room:
+            continue
+        trained = sum(size for name, size in item.memory.items() if name not in ("weights", "activations"))
+        batch = "--batch-size" if item.stage == "audit" else "--micro-batch"
+        lower = [(item.memory.get("activations", 0.0), f"a smaller {batch}")]
+        if item.stage == "unlearn" and not adapted and method not in edits():
+            lower.append((trained, "--adapter lora"))
+        apart = item.memory.get("gradients kept apart", 0.0)
+        if apart and "directions" in unlearners()[method].hyperparameters:
+            lower.append((apart, "--set directions=1"))
+        ways = [
+            f"{way} (of {size / 2**30:.1f} GiB)" for size, way in sorted(lower, reverse=True) if size > 0.05 * item.peak
+        ]
+        said.append(
+            f"{item.stage} needs {item.peak / 2**30:.1f} GiB of memory, and there are {room / 2**30:.1f} here. "
+            f"Lower it by {', '.join(ways) or 'a smaller model'}."
+        )
+    return tuple(said)
 
 
 _ASSUMED = (

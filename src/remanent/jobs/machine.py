@@ -47,6 +47,11 @@ class Machine:
     extras: dict[str, bool]
     default_model: str
 
+    @property
+    def room(self) -> int | None:
+        """Bytes of memory that a job has: of the largest accelerator, or the main memory where there is none."""
+        return max((memory for _, memory in self.accelerators), default=self.memory)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
