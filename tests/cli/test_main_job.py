@@ -87,8 +87,16 @@ def test_ask_shows_before_and_after(call, world, job):
 def test_ask_a_model_alone(call, world):
     result = call("ask", world.model, QUESTION, "--max-new-tokens", 2)
     assert result.exit_code == 0
-    assert "question" in result.stdout
-    assert "full" in result.stdout
+    asked, answered = result.stdout.rstrip().split("\n", 1)
+    assert asked == QUESTION
+    assert answered.startswith("  full")
+
+
+def test_ask_shows_each_question_above_its_answers(call, job):
+    result = call("ask", job.run, QUESTION, "Who?", "--at", "bf16,int4-row", "--max-new-tokens", 3)
+    lines = [line.split("  ")[1] if line.startswith("  ") else line for line in result.stdout.splitlines()]
+    labels = [f"{at}, {side}" for at in ("bf16", "int4-row") for side in ("before", "after")]
+    assert [line.rstrip() for line in lines if line.rstrip()] == [QUESTION, *labels, "Who?", *labels]
 
 
 def test_verify_a_good_certificate(call, job):

@@ -37,19 +37,26 @@ def ask(
     from remanent.jobs.ask import ask as run
     from remanent.jobs.folders import sides
 
-    found = sides(run_or_model)
-    answers = run(
-        found.after,
+    models = sides(run_or_model)
+    found = run(
+        models.after,
         questions,
         at,
-        before=before or found.before,
+        before=before or models.before,
         max_new_tokens=max_new_tokens,
-        system=found.system if system is None else system,
+        system=models.system if system is None else system,
     )
     if json:
-        print_json([item.to_dict() for item in answers])
+        print_json([item.to_dict() for item in found])
         return
-    from remanent.cli.tables import table
+    from remanent.cli.tables import answers as shown
 
-    rows = [(item.question, item.condition, item.before, item.after) for item in answers]
-    console().print(table(("question", "condition", "before", "after"), rows))
+    blocks = []
+    for question in dict.fromkeys(item.question for item in found):
+        given = []
+        for item in (item for item in found if item.question == question):
+            if item.before is not None:
+                given.append((f"{item.condition}, before", item.before))
+            given.append((f"{item.condition}, after" if item.before is not None else item.condition, item.after))
+        blocks.append((question, given))
+    console().print(shown(blocks))

@@ -47,7 +47,7 @@ def demo(
 
 def _show(made: Demo) -> None:
     """The table, the verdicts, the questions, and what verifying the certificates found."""
-    from remanent.cli.tables import table
+    from remanent.cli.tables import answers
     from remanent.core.files import read_json
     from remanent.core.run_folder import RunFolder
     from remanent.jobs.report import view
@@ -58,13 +58,16 @@ def _show(made: Demo) -> None:
     screen.print(comparison_table(views, screen.width))
     for item in views:
         screen.print(verdict_panel(item))
-    answers = {run.name: read_json(run / "asked.json") for run in made.runs}
-    first, *_ = answers.values()
-    rows = [
-        (asked["question"], asked["condition"], asked["before"], *(found[row]["after"] for found in answers.values()))
-        for row, asked in enumerate(first)
+    after = {run.name: read_json(run / "asked.json") for run in made.runs}
+    first, *_ = after.values()
+    asked = [
+        (
+            f"{item['question']} (at {item['condition']})",
+            [("before", item["before"]), *((name, found[row]["after"]) for name, found in after.items())],
+        )
+        for row, item in enumerate(first)
     ]
-    screen.print(table(("question", "at", "before", *answers), rows))
+    screen.print(answers(asked))
     for run in made.runs:
         found = made.verified[run.name]
         state = "verified" if found.ok else "NOT verified: " + "; ".join(found.problems)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from remanent.report.text import visible
 
 NOTHING = "–"
+Answers = tuple[str, Sequence[tuple[str, str | None]]]  # question, (who answers, the answer)
 LONGEST = 2000
 
 
@@ -22,3 +24,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table
     for row in rows:
         made.add_row(*(Text(NOTHING if cell is None else visible(cell, LONGEST)) for cell in row))
     return made
+
+
+def answers(asked: Iterable[Answers]) -> Group:
+    """Questions, and under each its answers over the whole width: side by side they would be a word wide."""
+    blocks: list[RenderableType] = []
+    for question, given in asked:
+        made = Table.grid(padding=(0, 2))
+        made.add_column(no_wrap=True, style="dim")
+        made.add_column(overflow="fold")
+        for who, answer in given:
+            made.add_row(f"  {visible(who, LONGEST)}", Text(NOTHING if answer is None else visible(answer, LONGEST)))
+        blocks += [Text(visible(question, LONGEST), style="bold"), made, Text("")]
+    return Group(*blocks)
