@@ -45,40 +45,52 @@ def test_a_model_that_is_not_there(call):
 
 
 GIB = 2.0**30
-HELD = {"weights": 10 * GIB, "gradients": 10 * GIB, "gradients kept apart": 40 * GIB, "activations": 30 * GIB}
+
+
+def price_of(size, stage="unlearn"):
+    return Price(stage, {"weights": GIB, "activations": (size - 1) * GIB}, 1.0, 1.0)
+
+
+def test_what_a_peak_would_be_with_other_settings_the_least_first():
+    lighter = {"--a": price_of(70), "--b": price_of(50), "--little": price_of(89)}
+    (sentence,) = too_much(price_of(90), lighter, round(80 * GIB))
+    start = "unlearn needs 90.0 GiB of memory, and there are 80.0 here."
+    assert sentence == f"{start} It would need 50.0 with --b, 70.0 with --a."
+    assert too_much(price_of(90), {}, round(80 * GIB)) == (start,)
+    assert too_much(price_of(90), lighter, round(90 * GIB)) == ()
+    assert too_much(price_of(90), lighter, None) == ()
 
 
 @pytest.mark.parametrize(
-    ("method", "adapted", "expected"),
+    ("options", "named"),
     [
-        (
-            "durable",
-            False,
-            "--adapter lora (of 50.0 GiB), --set directions=1 (of 40.0 GiB), a smaller --micro-batch (of 30.0 GiB)",
-        ),
-        ("npo", False, "--adapter lora (of 50.0 GiB), a smaller --micro-batch (of 30.0 GiB)"),
-        ("npo", True, "a smaller --micro-batch (of 30.0 GiB)"),
-        ("ssd", False, "a smaller --micro-batch (of 30.0 GiB)"),
+        (["--method", "durable"], {"--micro-batch 1", "--adapter lora", "--set directions=0"}),
+        (["--method", "npo"], {"--micro-batch 1", "--adapter lora"}),
+        (["--method", "npo", "--adapter", "lora"], {"--micro-batch 1"}),
+        (["--method", "ssd"], set()),
     ],
 )
-def test_what_lowers_a_peak_is_named_the_most_first(method, adapted, expected):
-    stages = [Price("unlearn", HELD, 1.0, 1.0), Price("audit", {"weights": 20 * GIB}, 1.0, 1.0)]
-    (sentence,) = too_much(stages, round(80 * GIB), adapted=adapted, method=method)
-    assert sentence == f"unlearn needs 90.0 GiB of memory, and there are 80.0 here. Lower it by {expected}."
-    assert too_much(stages, round(90 * GIB), adapted=adapted, method=method) == ()
-    assert too_much(stages, None, adapted=adapted, method=method) == ()
-    assert "audit needs 20.0 GiB" in too_much(stages, round(15 * GIB), adapted=adapted, method=method)[1]
-
-
-def test_what_does_not_fit_is_said(call, world, monkeypatch):
-    """A model of a few thousand weights, on an accelerator of a few kilobytes."""
+def test_what_does_not_fit_is_said_with_what_each_setting_would_need(options, named, call, world, monkeypatch):
+    """A model of a few thousand weights, on an accelerator of a kilobyte; each way is priced as a job of its own."""
 
     def with_accelerators(*sizes):
         return lambda width: replace(machine(width), accelerators=tuple(("made up", size) for size in sizes))
 
-    options = ["--model", world.model, *world.records, "--steps", 3]
-    monkeypatch.setattr(doctor, "machine", with_accelerators(2**10, 2**14))
-    assert doctor.machine(8).room == 2**14
-    assert "Too much: unlearn needs" in call("doctor", *options).stdout
+    def lighter(asked, others, room):
+        seen[asked.stage] = (asked, others)
+        return too_much(asked, others, room)
+
+    seen = {}
+    given = ["--model", world.model, *world.records, *options]
+    given += [] if "ssd" in options else ["--steps", 3]
+    monkeypatch.setattr(doctor, "machine", with_accelerators(2**10, 2**40))
+    monkeypatch.setattr(doctor, "too_much", lighter)
+    assert "Too much: unlearn needs" in call("doctor", *given).stdout
+    asked, others = seen["unlearn"]
+    assert set(others) == named
+    for way, other in others.items():
+        alone = json.loads(call("doctor", *given, *way.split(), "--json").stdout)["estimate"]["prices"][0]
+        assert alone["peak"] == other.peak
+        assert "lora" in way or other.peak < asked.peak  # a LoRA is larger than this model
     monkeypatch.setattr(doctor, "machine", with_accelerators(2**40))
-    assert json.loads(call("doctor", *options, "--json").stdout)["estimate"]["short"] == []
+    assert json.loads(call("doctor", *given, "--json").stdout)["estimate"]["short"] == []

@@ -122,7 +122,7 @@ def test_gradients_that_are_held_are_priced(folder, meta):
     """Of a method of two points two terms' gradients, not four, and the newest of retain, which are half as large."""
     given = {"objective": "durable", "modules": "*", "directions": 5, "forget_weight": 1.0, "host.directions": 0}
     found = price(settings(folder, method="gu", hyperparameters=given), meta)[0].memory
-    assert found["gradients kept apart"] == (2 + 3) * found["gradients"]
+    assert found["gradients kept apart"] == (2 + 2.5) * found["gradients"]
     found = price(settings(folder, method="durable"), meta)[0].memory
     assert found["gradients kept apart"] == (2 + 2) * found["gradients"]
     plain = settings(folder, method="durable", hyperparameters={"directions": 0})

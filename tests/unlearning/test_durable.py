@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from remanent.core.displacement import Here, Rounding, gradient_at
+from remanent.core.episode import Episode
 from remanent.core.update import Update
 from remanent.core.weights import Weights
 from remanent.errors import InputError
@@ -92,3 +93,16 @@ def test_what_is_stepped_besides_the_retain_gradient_stands_off_the_newest_retai
 def test_a_negative_number_of_directions_is_refused():
     with pytest.raises(InputError, match="directions"):
         method(directions=-1)
+
+
+def test_an_episode_starts_with_no_direction_of_another(tiny_llama, make_batch):
+    """Requests that come one after another are obeyed by one method."""
+    model, one = tiny_llama(), method()
+    first, second = (one.begin(model, Episode(name, "erase", {})) for name in ("one", "two"))
+    batches = {"forget": replace(make_batch(3), reference=torch.full((3,), 3.0)), "retain": make_batch(4)}
+    Update(model, first, torch.optim.SGD(model.parameters(), lr=0.0), steps=1)(batches)
+    assert first.state_dict()["order"] == [0]
+    assert second.state_dict()["order"] == one.state_dict()["order"] == []
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["order"] == [0]
+    assert method(directions=0).begin(model, Episode("one", "erase", {})).state_dict() == {}

@@ -47,6 +47,7 @@ def test_it_takes_losses_and_points_of_the_method_that_it_is_put_round():
         ("ssd", "an edit has no gradient"),
         ("retrain", "no forget gradient"),
         ("ofmu", "a rule of its own"),
+        ("durable", "host.directions=0 leaves that out"),
         ("alphaedit-projection", "a rule of its own"),
         ("task-vector", "at the end"),
     ],

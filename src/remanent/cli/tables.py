@@ -34,6 +34,8 @@ def answers(asked: Iterable[Answers]) -> Group:
         made.add_column(no_wrap=True, style="dim")
         made.add_column(overflow="fold")
         for who, answer in given:
-            made.add_row(f"  {visible(who, LONGEST)}", Text(NOTHING if answer is None else visible(answer, LONGEST)))
+            made.add_row(
+                Text(f"  {visible(who, LONGEST)}"), Text(NOTHING if answer is None else visible(answer, LONGEST))
+            )
         blocks += [Text(visible(question, LONGEST), style="bold"), made, Text("")]
     return Group(*blocks)

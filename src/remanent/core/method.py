@@ -98,8 +98,8 @@ class Combine(Protocol):
     """Several gradients to one.
 
     One that adds the points of a term up before anything else says so by `sums_points = True` and is handed one
-    gradient of each term, with "" for the point. One that holds gradients of its own says how many in `copies`,
-    for what is told of memory before a run.
+    gradient of each term, with "" for the point. One that holds gradients of its own says how many, in float32, in
+    `copies`, for what is told of memory before a run.
     """
 
     def __call__(self, gradients: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -206,7 +206,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Method:
-    """A composition. Subclasses may carry state from one episode to the next by the calls below.
+    """A composition. Subclasses may carry state from one episode to the next by the calls below; those that override
+    `begin`, `state_dict` or `load_state_dict` call these too, where a combination carries state of its own.
 
     Order of one update: all micro-batches at every point, unscale, combine, pull, mask, clip, optimizer, observe,
     after_update.

@@ -13,7 +13,7 @@ from torch import Tensor
 from remanent.core.combine import Gradients, add_in, by_term
 from remanent.core.method import Combine, UpdateView
 from remanent.core.weights import norm
-from remanent.errors import InputError
+from remanent.errors import InputError, RunConflictError
 
 _HELD = torch.bfloat16
 # Of a direction's length: what is left of it off those before it, below which it is not known well enough to project
@@ -37,19 +37,23 @@ class Recent:
     order: list[int] = field(default_factory=list)
 
     def add(self, gradient: Mapping[str, Tensor], most: int) -> bool:
-        """Take a gradient in, in the place of the oldest where there are `most`; False where it is 0 or not finite."""
+        """Take a gradient in, in the place of the oldest where there are `most`; False where it is 0 or not finite.
+
+        A weight that it has no part in, as one of an expert that no record reached, is 0 in its slot.
+        """
         if not 0 < float(norm(gradient.values())) < math.inf:
             return False
-        if len(self.order) < most:
-            place = len(self.order)
-            for name, part in gradient.items():
-                row = part.detach().to(_HELD).reshape(1, -1)
-                before = self.slots.get(name)
-                self.slots[name] = row.clone() if before is None else torch.cat([before, row])
-        else:
-            place = self.order.pop()
-            for name, part in gradient.items():
-                self.slots[name][place].copy_(part.detach().reshape(-1))
+        filled, full = len(self.order), len(self.order) >= most
+        place = self.order.pop() if full else filled
+        for name in dict.fromkeys((*self.slots, *gradient)):
+            part, rows = gradient.get(name), self.slots.get(name)
+            if rows is None or (part is not None and rows.device != part.device):  # those of a checkpoint
+                assert part is not None
+                rows = part.new_zeros((filled, part.numel()), dtype=_HELD) if rows is None else rows.to(part.device)
+            if not full:
+                rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+            rows[place].copy_(part.detach().reshape(-1)) if part is not None else rows[place].zero_()
+            self.slots[name] = rows
         self.order.insert(0, place)
         return True
 
@@ -102,9 +106,9 @@ class OffGradients:
             raise InputError("tangent", self.tangent, "a finite number of at least 0")
 
     @property
-    def copies(self) -> int:
-        """How many copies of a float32 gradient it holds, rounded up."""
-        return (self.count + 1) // 2
+    def copies(self) -> float:
+        """How many copies of a float32 gradient it holds."""
+        return self.count / 2
 
     def begun(self) -> OffGradients:
         """The same with no gradient of `off` seen yet."""
@@ -127,8 +131,15 @@ class OffGradients:
         return {"slots": dict(self.recent.slots), "order": list(self.recent.order)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.recent.slots, self.recent.order = dict(state["slots"]), list(state["order"])
+        """Take up what `state_dict` gave. Raises RunConflictError where nothing of this kind was given."""
+        if not {"slots", "order"} <= set(state):
+            raise RunConflictError(
+                "the run that goes on here held no retain gradients: give the setting that it was begun with "
+                "(directions=0 of durable, whose default was another)"
+            )
+        # Cloned, since what was given may go on elsewhere.
+        self.recent.slots = {name: rows.clone() for name, rows in state["slots"].items()}
+        self.recent.order = list(state["order"])
 
 
 @dataclass(frozen=True)

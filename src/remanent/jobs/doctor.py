@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from remanent.core.catalogue import edits, unlearners
-from remanent.core.method import Method
+from remanent.core.catalogue import edits
 from remanent.jobs import price
-from remanent.jobs.config import JobSettings, TeachSettings, load_yaml, parse
+from remanent.jobs.config import JobSettings, TeachSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.data import JobData, load_data
 from remanent.jobs.edit import edit_of
 from remanent.jobs.machine import Machine, machine
@@ -75,28 +74,30 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
         return machine(), None
     if isinstance(settings, TeachSettings):
         return _of_teaching(settings)
-    method = edit_of(settings.unlearn) if settings.unlearn.method in edits() else build_method(settings.unlearn)
     data = load_data(settings.unlearn.data)
     model = meta_model(settings.unlearn.model)
     parameters = sum(weight.numel() for weight in model.parameters())
     here = machine(width=model.config.get_text_config().hidden_size)
-    unlearned = model
-    if settings.unlearn.adapter != "full":
-        unlearned = add_lora(
-            meta_model(settings.unlearn.model), settings.unlearn.lora_rank, settings.unlearn.lora_alpha
-        )
     training, auditing, assumed = _sizes(data)
-    rate = here.rates[settings.unlearn.precision]
-    if isinstance(method, Method):
-        priced, steps = price_unlearning(settings.unlearn, method, unlearned, training, rate)
-    else:
-        priced, steps = price_edit(method, model, training, rate), 0
-    prices = [priced]
+
+    def priced(unlearn: UnlearnSettings) -> tuple[Price, int]:
+        rate = here.rates[unlearn.precision]
+        if unlearn.method in edits():
+            return price_edit(edit_of(unlearn), model, training, rate), 0
+        adapted = model
+        if unlearn.adapter != "full":
+            adapted = add_lora(meta_model(unlearn.model), unlearn.lora_rank, unlearn.lora_alpha)
+        return price_unlearning(unlearn, build_method(unlearn), adapted, training, rate)
+
+    first, steps = priced(settings.unlearn)
+    others = {name: priced(changed)[0] for name, changed in _lighter(settings.unlearn).items()}
+    short = [*too_much(first, others, here.room)]
+    prices = [first]
     if settings.audit is not None:
         prices.append(price_audit(settings.audit, model, auditing, here.rates[settings.audit.precision]))
+        short += too_much(prices[-1], {}, here.room)
     said = (*assumed, *_ASSUMED)
-    short = too_much(prices, here.room, adapted=settings.unlearn.adapter != "full", method=settings.unlearn.method)
-    return here, JobEstimate(settings.unlearn.model, parameters, steps, tuple(prices), said, short)
+    return here, JobEstimate(settings.unlearn.model, parameters, steps, tuple(prices), said, tuple(short))
 
 
 def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
@@ -108,42 +109,46 @@ def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
     if prompts:
         asked = set_size([replace(record, answer="") for record in prompts])
         sizes["forget"] = replace(asked, tokens=asked.tokens + settings.answer_tokens)
-    priced, steps = price_teaching(settings, method, model, sizes, here.rates[settings.precision])
+
+    def priced(asked: TeachSettings) -> tuple[Price, int]:
+        return price_teaching(asked, method, model, sizes, here.rates[asked.precision])
+
+    first, steps = priced(settings)
+    one = {"--micro-batch 1": priced(settings.model_copy(update={"micro_batch": 1}))[0]}
     parameters = sum(weight.numel() for weight in model.parameters())
     assumed = (f"Own answers have {settings.answer_tokens} tokens.",) if prompts else ()
-    short = too_much([priced], here.room, adapted=False)
-    return here, JobEstimate(settings.model, parameters, steps, (priced,), (*assumed, *_ASSUMED), short)
+    short = too_much(first, one, here.room)
+    return here, JobEstimate(settings.model, parameters, steps, (first,), (*assumed, *_ASSUMED), short)
 
 
-def too_much(prices: Sequence[Price], room: int | None, *, adapted: bool, method: str = "") -> tuple[str, ...]:
-    """Sentences on each stage whose peak is beyond the room: by how much, and which settings take most of it off.
+def _lighter(settings: UnlearnSettings) -> dict[str, UnlearnSettings]:
+    """Options -> the settings with them: what may need less memory and is the same job otherwise."""
+    if settings.method in edits():
+        return {}
+    found: dict[str, dict[str, Any]] = {"--micro-batch 1": {"micro_batch": 1}}
+    if settings.adapter == "full":
+        found["--adapter lora"] = {"adapter": "lora"}
+    if settings.method == "durable":
+        found["--set directions=0"] = {"hyperparameters": {**settings.hyperparameters, "directions": 0}}
+    return {name: settings.model_copy(update=changes) for name, changes in found.items()}
+
+
+def too_much(asked: Price, lighter: Mapping[str, Price], room: int | None) -> tuple[str, ...]:
+    """A sentence where a stage's peak is beyond the room: by how much, and what it would be with other settings.
 
     Args:
-        prices: of the stages.
+        asked: of the stage.
+        lighter: options -> its price with them; one that takes less than a twentieth off is not named.
         room: bytes; None where it is not known.
-        adapted: whether a LoRA trains.
-        method: that unlearns; "" where nothing does.
     """
-    said = []
-    for item in prices:
-        if room is None or item.peak <= room:
-            continue
-        trained = sum(size for name, size in item.memory.items() if name not in ("weights", "activations"))
-        batch = "--batch-size" if item.stage == "audit" else "--micro-batch"
-        lower = [(item.memory.get("activations", 0.0), f"a smaller {batch}")]
-        if item.stage == "unlearn" and not adapted and method not in edits():
-            lower.append((trained, "--adapter lora"))
-        apart = item.memory.get("gradients kept apart", 0.0)
-        if apart and "directions" in unlearners()[method].hyperparameters:
-            lower.append((apart, "--set directions=1"))
-        ways = [
-            f"{way} (of {size / 2**30:.1f} GiB)" for size, way in sorted(lower, reverse=True) if size > 0.05 * item.peak
-        ]
-        said.append(
-            f"{item.stage} needs {item.peak / 2**30:.1f} GiB of memory, and there are {room / 2**30:.1f} here. "
-            f"Lower it by {', '.join(ways) or 'a smaller model'}."
-        )
-    return tuple(said)
+    if room is None or asked.peak <= room:
+        return ()
+    peaks = {name: price.peak for name, price in lighter.items() if price.peak < 0.95 * asked.peak}
+    ways = [f"{peaks[name] / 2**30:.1f} with {name}" for name in sorted(peaks, key=lambda name: peaks[name])]
+    return (
+        f"{asked.stage} needs {asked.peak / 2**30:.1f} GiB of memory, and there are {room / 2**30:.1f} here."
+        + (f" It would need {', '.join(ways)}." if ways else ""),
+    )
 
 
 _ASSUMED = (

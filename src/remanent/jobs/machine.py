@@ -49,8 +49,8 @@ class Machine:
 
     @property
     def room(self) -> int | None:
-        """Bytes of memory that a job has: of the largest accelerator, or the main memory where there is none."""
-        return max((memory for _, memory in self.accelerators), default=self.memory)
+        """Bytes of memory that a job has: of the first accelerator, or the main memory where there is none."""
+        return self.accelerators[0][1] if self.accelerators else self.memory
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""

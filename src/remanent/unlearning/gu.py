@@ -172,7 +172,8 @@ def _hosted(objective: str, hyperparameters: Mapping[str, Any]) -> Method:
         else ""
     )
     if reason:
-        raise InputError("objective", objective, f"a method whose forget gradient is stepped along: {reason}")
+        way = f"; {HOST}directions=0 leaves that out" if "directions" in unlearners()[objective].hyperparameters else ""
+        raise InputError("objective", objective, f"a method whose forget gradient is stepped along: {reason}{way}")
     return host
 
 
