@@ -39,7 +39,8 @@ _BOTH = ("full", "int4")
 RATES = (SMALL, 1e-3, 3e-3)
 WAYS: Mapping[str, Way] = {
     **{f"NPO {rate:g}": Way(npo.method(), rate) for rate in RATES},
-    "durable": Way(durable.method(retain_weight=1.0, directions=0), stop_at=_BOTH),  # NPO's, beside which it stands
+    "durable": Way(durable.method(retain_weight=1.0), stop_at=_BOTH),  # NPO's, beside which it stands
+    "durable, no directions": Way(durable.method(retain_weight=1.0, directions=0), stop_at=_BOTH),
     "GradDiff": Way(grad_diff.method()),
     # As published, but for a warm-up that would outlast a run which a rule stops.
     "SAF": Way(durableun_saf.method(alpha=1.0, warmup=0.0), stop_at=_BOTH),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from statistics import fmean
 
 import pytest
 import torch
@@ -27,7 +28,6 @@ from .world import State, World
 
 SEEDS = (0, 1, 2)
 ONE_SEED_AND_TWO_MORE = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:]))
-ALL_SLOW = tuple(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS)
 
 Measured = Callable[[str, int], Found]
 
@@ -86,15 +86,33 @@ def test_weights_that_stayed_in_their_bins_are_the_original_again(world, snapped
 
 @pytest.mark.parametrize("seed", ONE_SEED_AND_TWO_MORE)
 def test_forgetting_at_rounded_points_too_shrinks_the_gap(measured, seed):
-    plain, ours = measured(PLAIN, seed), measured("durable", seed)
+    plain, ours = measured(PLAIN, seed), measured("durable, no directions", seed)
     assert ours.recovered("int4") < plain.recovered("int4") - 0.15
     assert ours.forget["int4"] > ours.control["int4"] - 0.2
     assert plain.forget["int4"] - plain.control["int4"] < ours.forget["int4"] - ours.control["int4"] - 0.1
 
 
-@pytest.mark.parametrize("seed", ALL_SLOW)
-def test_saf_shrinks_the_gap_and_pays_at_int4_unless_it_keeps_there(measured, seed):
-    plain, saf, keeping = (measured(name, seed) for name in ("GradDiff", "SAF", "SAF, retain rounded"))
+@pytest.mark.parametrize("seed", ONE_SEED_AND_TWO_MORE)
+def test_off_the_retain_gradients_no_more_comes_back(measured, seed):
+    """The default, beside the same without its directions."""
+    ours, without = measured("durable", seed), measured("durable, no directions", seed)
+    assert ours.recovered("int4") < without.recovered("int4") + 0.05
+    assert ours.forget["int4"] > ours.control["int4"] - 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["full", "int4"])
+def test_off_the_retain_gradients_more_is_kept(measured, at):
+    """Over three seeds: where a run ends is chance, and with it how much a single one keeps."""
+    ours, without = ([measured(name, seed) for seed in SEEDS] for name in ("durable", "durable, no directions"))
+    print([(one.retain_accuracy[at], other.retain_accuracy[at]) for one, other in zip(ours, without, strict=True)])
+    assert fmean(one.retain_accuracy[at] for one in ours) > fmean(one.retain_accuracy[at] for one in without) + 0.02
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS])
+def test_saf_shrinks_the_gap_and_pays_at_int4(measured, seed):
+    """Whether the retain loss at the rounded point helps is not told by three seeds here: 0.09 nats on one machine, 0.4
+    on another."""
+    plain, saf = measured("GradDiff", seed), measured("SAF", seed)
     assert saf.recovered("int4") < plain.recovered("int4") - 0.1
     assert saf.retain_accuracy["int4"] < plain.retain_accuracy["int4"] - 0.05
-    assert keeping.retain["int4"] < saf.retain["int4"] - 0.2
