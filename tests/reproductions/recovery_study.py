@@ -51,6 +51,7 @@ def ways() -> dict[str, Method]:
         points = [replace(p, weight=p.weight.stop) if isinstance(p.weight, Ramp) else p for p in method.places]
         found[name] = replace(method, points=points)
     found["npo, LoRA"] = found["npo"]
+    found["durable, no directions"] = build("durable", {**SETTINGS["durable"], "directions": 0})
     found["npo, forget and retain rounded"] = replace(found["npo"], points=[*found["npo"].places, At(POINTS["int4"])])
     return found
 
