@@ -45,7 +45,7 @@ PARTS: Mapping[str, Callable[[nn.Module, list[Encoded], bool, int], list[Row]]] 
     "sam": lambda model, records, tiny, runs: sam.rows(model, tiny, records, runs),
     "trust-region": lambda model, records, tiny, runs: trust_region.rows(model, tiny, records, runs),
     "multi-task": lambda model, records, tiny, runs: multi_task.rows(model, tiny, runs),
-    "gu": lambda model, records, tiny, runs: [gu.row(model, records, runs)],
+    "gu": lambda model, records, tiny, runs: gu.rows(model, records, runs),
     "importance": lambda model, records, tiny, runs: importance.rows(runs),
     "ewc": lambda model, records, tiny, runs: [ewc.row(runs)],
     # Each record is looked at 48 times.

@@ -1,4 +1,4 @@
-"""A GU step against the step of the same losses, added up, on the same weights."""
+"""A step whose forget gradient is projected against the step of the same losses, added up, on the same weights."""
 
 from __future__ import annotations
 
@@ -15,22 +15,32 @@ from remanent.core.episode import Episode
 from remanent.core.method import Method
 from remanent.core.update import Update
 from remanent.core.weights import Weights
-from remanent.unlearning import gu, simnpo
+from remanent.unlearning import durable, gu, simnpo
 
-_DIRECTIONS = 8
+_DIRECTIONS, _MOST = 8, 1.35
 
 
-def row(model: nn.Module, records: list[Encoded], runs: int) -> Row:
-    """Time of an update of SimNPO on the layers that GU trains, once it has seen as many gradients as it keeps."""
+def rows(model: nn.Module, records: list[Encoded], runs: int) -> list[Row]:
+    """Time of an update of SimNPO on the layers that GU trains, and of durable on all weights."""
     projected = gu.method(directions=_DIRECTIONS).begin(model, Episode("bench", "erase", {}))
     assert projected is not None
+    plain = replace(simnpo.method(), select=projected.select)
+    summed = durable.method(directions=0)
+    return [
+        _row("GU step, time", model, records, (projected, plain), "a step of SimNPO with its retain loss", runs),
+        _row("durable step, time", model, records, (durable.method(), summed), "the same without directions", runs),
+    ]
+
+
+def _row(name: str, model: nn.Module, records: list[Encoded], pair: tuple[Method, Method], of: str, runs: int) -> Row:
+    """The first against the second, once it has seen as many gradients as it keeps."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    weights = projected.select.of(Weights.of(model))
+    weights = pair[0].select.of(Weights.of(model))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
-    forget = collate(records, range(4), 0)
+    forget = collate(records, range(4), 0).with_reference(torch.full((len(records),), 40.0))
     # Others at each step, so that no direction is there twice.
     retained = cycle([collate(records, range(4 + place, 8 + place), 0) for place in range(_DIRECTIONS)])
 
@@ -39,11 +49,10 @@ def row(model: nn.Module, records: list[Encoded], runs: int) -> Row:
         update = Update(model, method, optimizer, steps=1000, max_grad_norm=1.0)
         return lambda: update({"forget": forget, "retain": next(retained)})
 
-    ours = step(projected)
+    ours, plain = map(step, pair)
     for _ in range(_DIRECTIONS):
         ours()
-    plain = replace(simnpo.method(), select=projected.select)
-    found = ratio("GU step, time", ours, step(plain), 1.35, "a step of SimNPO with its retain loss", runs)
+    found = ratio(name, ours, plain, _MOST, of, runs)
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
         parameter.grad = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ _HELD = torch.bfloat16
 _NEW = 1e-2
 # Of the length before: what float32 leaves of 0, which Adam, who divides a gradient by its own size, would blow up.
 _NOTHING = 1e-6
+_NEAR = 1e-6  # cosine that what is left may have with a direction, before it is projected again
 _PIECE = 1 << 22  # entries that are looked at together, so that nothing is held in float32 of a whole large weight
 
 
@@ -72,9 +73,9 @@ class OffGradients:
     `off`; of the others of R no part is kept, since this update's gradient of `off` lies along r_1 alone. It is at
     most `tangent` times as long as g', in the metric.
 
-    Inner products in float32, their k x k system in float64, solved twice: once for what is left of the first. A
-    gradient of R that lies in the span of the newer ones is left out. R is held in bfloat16, this update's too: k half
-    copies of the weights that have a gradient of `off`. Works in place, on the gradients that it is given.
+    Inner products in float32, their k x k system in float64, solved again for what is left where that is not off R yet.
+    A gradient of R that lies in the span of the newer ones is left out. R is held in bfloat16, this update's too: k
+    half copies of the weights that have a gradient of `off`. Works in place, on the gradients that it is given.
 
     Args:
         term: the term that is projected.
@@ -194,6 +195,8 @@ def project(
         taken = torch.zeros_like(rest)
         taken[kept] = torch.cholesky_solve(rest[kept, None], factor)[:, 0]
         rest, after = system.without(taken)
+        if bool((rest.abs() <= _NEAR * products.diagonal().sqrt() * after).all()):
+            break
     if after <= _NOTHING * before:
         for part in gradient.values():
             part.zero_()
@@ -215,52 +218,52 @@ class _System:
             gradient[name] = part.contiguous()
         self._gradient = {name: part.view(-1) for name, part in gradient.items()}
         # What R has no part in stays as it is.
-        alone = (name for name in gradient if name not in rows)
-        self._alone = sum((self._square(self._gradient[name].float(), self._scale(name)) for name in alone), 0.0)
+        alone = [name for name in gradient if name not in rows]
+        self._alone = sum(_square(part.float(), scale) for _, part, scale in self._pieces(alone) if part is not None)
 
     def products(self) -> tuple[Tensor, Tensor, float]:
         """R^T P R, (k, k); R^T P g, (k,); the length of g."""
         count = len(next(iter(self._rows.values())))
         found = torch.zeros(count, count, dtype=torch.float64)
         along, square = torch.zeros(count, dtype=torch.float64), self._alone
-        for rows, part, scale in self._pieces():
-            scaled = rows * scale
+        for rows, part, scale in self._pieces(self._rows):
+            scaled = rows if scale is None else rows * scale
             found += (scaled @ rows.T).double().cpu()
             if part is not None:
                 wide = part.float()
                 along += (scaled @ wide).double().cpu()
-                square += self._square(wide, scale)
+                square += _square(wide, scale)
         return (found + found.T) / 2, along, square**0.5
 
     def without(self, taken: Tensor) -> tuple[Tensor, float]:
         """Take R @ taken off g; returns R^T P g, (k,), and the length of g, as they are then."""
         along, square = torch.zeros_like(taken), self._alone
-        for rows, part, scale in self._pieces():
+        for rows, part, scale in self._pieces(self._rows):
             if part is not None:
                 wide = part.float() - taken.to(rows) @ rows
                 part.copy_(wide)
-                along += ((rows * scale) @ wide).double().cpu()
-                square += self._square(wide, scale)
+                along += (rows @ (wide if scale is None else wide * scale)).double().cpu()
+                square += _square(wide, scale)
         return along, square**0.5
 
-    def _pieces(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """R^T, float32 (k, entries); g, a view of it, or None where it has no part; the diagonal of P."""
-        for name, rows in self._rows.items():
-            part, scale = self._gradient.get(name), self._scale(name)
+    def _pieces(self, names: Iterable[str]) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """R^T, float32 (k, entries), of no rows where R has no part; g, a view of it, or None where it has no part; the
+        diagonal of P, None where it is 1."""
+        for name in names:
+            part = self._gradient.get(name)
+            rows = self._rows[name] if part is None or name in self._rows else part.new_empty(0, len(part))
+            scale = self._scales[name].reshape(-1) if name in self._scales else None
             for start in range(0, rows.shape[1], _PIECE):
                 piece = slice(start, start + _PIECE)
                 yield (
                     rows[:, piece].float(),
                     None if part is None else part[piece],
-                    scale[piece] if scale.dim() else scale,
+                    None if scale is None else scale[piece],
                 )
 
-    def _scale(self, name: str) -> Tensor:
-        return self._scales[name].reshape(-1) if name in self._scales else torch.ones(())
 
-    @staticmethod
-    def _square(wide: Tensor, scale: Tensor) -> float:
-        return float((wide.square() * scale).sum(dtype=torch.float64))
+def _square(wide: Tensor, scale: Tensor | None) -> float:
+    return float(wide @ wide if scale is None else wide.square() @ scale)
 
 
 def _independent(products: Tensor, order: Sequence[int]) -> tuple[list[int], Tensor]:
