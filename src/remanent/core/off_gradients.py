@@ -44,16 +44,16 @@ class Recent:
         """
         if not 0 < float(norm(gradient.values())) < math.inf:
             return False
-        filled, full = len(self.order), len(self.order) >= most
-        place = self.order.pop() if full else filled
+        held, full = len(self.order), len(self.order) >= most
+        place = self.order.pop() if full else held
         for name in dict.fromkeys((*self.slots, *gradient)):
             part, rows = gradient.get(name), self.slots.get(name)
-            if rows is None or (part is not None and rows.device != part.device):  # those of a checkpoint
-                assert part is not None
-                rows = part.new_zeros((filled, part.numel()), dtype=_HELD) if rows is None else rows.to(part.device)
-            if not full:
-                rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-            rows[place].copy_(part.detach().reshape(-1)) if part is not None else rows[place].zero_()
+            if part is not None:
+                # A checkpoint's lie elsewhere; a weight that was in no gradient yet was 0 in all of them.
+                rows = part.new_zeros((held, part.numel()), dtype=_HELD) if rows is None else rows.to(part.device)
+            assert rows is not None
+            rows = rows if full else torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+            rows[place] = 0 if part is None else part.detach().reshape(-1)
             self.slots[name] = rows
         self.order.insert(0, place)
         return True
