@@ -106,3 +106,38 @@ def test_an_episode_starts_with_no_direction_of_another(tiny_llama, make_batch):
     second.load_state_dict(first.state_dict())
     assert second.state_dict()["order"] == [0]
     assert method(directions=0).begin(model, Episode("one", "erase", {})).state_dict() == {}
+
+
+def test_under_loss_scaling_the_gradient_is_the_same(tiny_llama, make_batch):
+    """As fp16 has it: the combination sees gradients as they are, and writes into none that are still scaled."""
+
+    class Scaler:
+        def get_scale(self):
+            return 1024.0
+
+    class Scaling:
+        scaler, num_processes, gradient_accumulation_steps = Scaler(), 1, 1
+
+        def backward(self, loss):
+            (1024 * loss).backward()
+
+        def unscale_gradients(self, optimizer):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad /= 1024
+
+    model = tiny_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plain, scaled = (
+        Update(model, method(directions=2), optimizer, steps=4, accelerator=accelerator)
+        for accelerator in (None, Scaling())
+    )
+    for seed in range(4):
+        batches = {"forget": replace(make_batch(3, seed=seed), reference=torch.full((3,), 3.0))}
+        batches["retain"] = make_batch(5, seed=seed)
+        found = []
+        for update in (plain, scaled):
+            update.gradients(batches)
+            found.append([parameter.grad.clone() for parameter in model.parameters()])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
