@@ -29,7 +29,8 @@ def test_a_job_by_options_and_by_file(call, world, tmp_path):
     assert "Assumed: " in shown.stdout
     config = tmp_path / "config.yaml"
     config.write_text(
-        f"unlearn: {{model: {world.model}, method: grad-diff, steps: 3, data: {{forget: {world.sets['forget']}}}}}\n"
+        f"unlearn: {{model: {world.model}, method: grad-diff, steps: 3, "
+        f"data: {{forget: {world.sets['forget']}, retain: {world.sets['retain']}}}}}\n"
     )
     refused = call("doctor", config, *options)
     assert refused.exit_code == 2
@@ -55,7 +56,7 @@ def test_what_a_peak_would_be_with_other_settings_the_least_first():
     lighter = {"--a": price_of(70), "--b": price_of(50), "--little": price_of(89)}
     (sentence,) = too_much(price_of(90), lighter, round(80 * GIB))
     start = "unlearn needs 90.0 GiB of memory, and there are 80.0 here."
-    assert sentence == f"{start} It would need 50.0 with --b, 70.0 with --a."
+    assert sentence == f"{start} It would need 50.0 with --b, 70.0 with --a; all but --micro-batch change the result."
     assert too_much(price_of(90), {}, round(80 * GIB)) == (start,)
     assert too_much(price_of(90), lighter, round(90 * GIB)) == ()
     assert too_much(price_of(90), lighter, None) == ()
@@ -91,6 +92,26 @@ def test_what_does_not_fit_is_said_with_what_each_setting_would_need(options, na
     for way, other in others.items():
         alone = json.loads(call("doctor", *given, *way.split(), "--json").stdout)["estimate"]["prices"][0]
         assert alone["peak"] == other.peak
-        assert "lora" in way or other.peak < asked.peak  # a LoRA is larger than this model
+        assert way != "--micro-batch 1" or other.peak < asked.peak
     monkeypatch.setattr(doctor, "machine", with_accelerators(2**40))
     assert json.loads(call("doctor", *given, "--json").stdout)["estimate"]["short"] == []
+
+
+def test_a_way_that_cannot_be_taken_is_not_offered(call, world, monkeypatch):
+    """A LoRA lies on linear layers: where norms alone train there is none."""
+    monkeypatch.setattr(doctor, "machine", lambda width: replace(machine(width), accelerators=(("made up", 1),)))
+    given = ["--model", world.model, *world.records, "--method", "npo", "--steps", 3, "--select", "*norm*"]
+    (sentence,) = json.loads(call("doctor", *given, "--json").stdout)["estimate"]["short"]
+    assert "--micro-batch 1" in sentence
+    assert "lora" not in sentence
+
+
+def test_what_the_job_would_refuse_is_refused(call, world):
+    for given, named in (
+        (["--method", "retrain", *world.records], "base"),
+        (["--method", "npo", "--retain", world.sets["retain"]], "data.forget"),
+        (["--requests", world.sets["forget"], "--retain", world.sets["retain"]], "requests"),
+    ):
+        result = call("doctor", "--model", world.model, *given)
+        assert result.exit_code == 2, result.output
+        assert named in result.stderr

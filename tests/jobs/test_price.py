@@ -258,3 +258,30 @@ def test_the_whole_ladder_has_a_price_and_a_back_end_costs_a_second_model(folder
     assert plain.memory["a real back end's own model"] == 0
     assert ladder.memory["a real back end's own model"] == ladder.memory["weights"]
     assert ladder.seconds > plain.seconds
+
+
+def test_gu_is_priced_in_the_layers_that_it_trains(folder, meta):
+    one, both = (price(settings(folder, method="gu", hyperparameters={"layers": n}), meta)[0].memory for n in (1, 2))
+    assert one["gradients"] * 2 == both["gradients"] > 0
+
+
+def test_retraining_takes_all_that_is_retained(folder, meta):
+    asked = settings(folder, method="retrain", base=folder, steps=None, epochs=2.0)
+    sizes = {**SIZES, "task": SetSize(40, 6.0)}
+    _, steps = price_unlearning(asked, build_method(asked), meta, sizes, 1e9)
+    assert steps == 2 * 40 / 4
+    assert price(asked, meta)[1] == 2 * 20 / 4
+
+
+def test_what_is_combined_holds_one_terms_activations_at_a_time(folder, meta):
+    summed, apart = (
+        price(settings(folder, method="durable", hyperparameters={"directions": count}), meta)[0].memory["activations"]
+        for count in (0, 4)
+    )
+    assert summed == 2 * apart
+
+
+def test_a_method_that_no_rule_may_judge_holds_no_best_step(folder, meta):
+    for method, held in (("grad-diff", True), ("task-vector", False)):
+        found = price(settings(folder, method=method, stop=True, stop_at="full"), meta)[0].memory
+        assert bool(found["the best step's weights"]) is held

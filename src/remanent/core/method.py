@@ -265,6 +265,10 @@ class Method:
         """The batches that it needs, in order."""
         return tuple(dict.fromkeys(role for term in self.objective.terms.values() for role in term.roles))
 
+    def selection(self, model: nn.Module) -> Selection:
+        """Which weights of a model train, as far as that is known before an episode begins."""
+        return self.select
+
     def begin(self, model: nn.Module, episode: Episode) -> Method | None:
         """The composition for an episode; None skips it. The optimizer is built afterwards."""
         return replace(self, combine=self.combine.begun()) if isinstance(self.combine, CarryingCombine) else self

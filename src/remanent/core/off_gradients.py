@@ -195,7 +195,7 @@ def project(
         taken = torch.zeros_like(rest)
         taken[kept] = torch.cholesky_solve(rest[kept, None], factor)[:, 0]
         rest, after = system.without(taken)
-        if bool((rest.abs() <= _NEAR * products.diagonal().sqrt() * after).all()):
+        if bool((rest[kept].abs() <= _NEAR * products.diagonal()[kept].sqrt() * after).all()):
             break
     if after <= _NOTHING * before:
         for part in gradient.values():
@@ -252,6 +252,7 @@ class _System:
         for name in names:
             part = self._gradient.get(name)
             rows = self._rows[name] if part is None or name in self._rows else part.new_empty(0, len(part))
+            rows = rows if part is None else rows.to(part.device)  # a checkpoint's lie elsewhere
             scale = self._scales[name].reshape(-1) if name in self._scales else None
             for start in range(0, rows.shape[1], _PIECE):
                 piece = slice(start, start + _PIECE)

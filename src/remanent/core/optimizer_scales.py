@@ -42,8 +42,8 @@ class StepScales(Mapping[str, Tensor]):
 def step_scales(optimizer: Any, weights: Weights) -> StepScales:
     """What the optimizer multiplies each entry of a gradient with, as its state is now.
 
-    Weights without a state are left out: all of them before the first step, and under an optimizer without second
-    moments, whose metric is the plain one.
+    Weights without a state are left out: all of them before the first step, and under an optimizer without betas,
+    whose metric is the plain one.
 
     Args:
         optimizer: Adam, AdamW or what keeps their state under the same names; an optimizer that wraps it as
@@ -51,7 +51,7 @@ def step_scales(optimizer: Any, weights: Weights) -> StepScales:
         weights: whose scales are wanted; those that the optimizer does not move are left out.
 
     Raises:
-        UnsupportedError: where the second moment is quantized, or factored.
+        UnsupportedError: where there are betas and no second moment entry by entry: quantized, factored, or none.
     """
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

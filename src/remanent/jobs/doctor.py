@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from remanent.core.catalogue import edits
+from remanent.errors import InputError, UnsupportedError
 from remanent.jobs import price
 from remanent.jobs.config import JobSettings, TeachSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.data import JobData, load_data
@@ -17,7 +19,7 @@ from remanent.jobs.price import Price, SetSize, price_audit, price_edit, price_t
 from remanent.jobs.run import read_job
 from remanent.jobs.shape import meta_model
 from remanent.jobs.teach import taught_and_prompts, teaching_method
-from remanent.jobs.unlearn import build_method
+from remanent.jobs.unlearn import build_method, check_roles, way_of
 from remanent.models.lora import add_lora
 
 
@@ -75,6 +77,10 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
     if isinstance(settings, TeachSettings):
         return _of_teaching(settings)
     data = load_data(settings.unlearn.data)
+    if settings.unlearn.requests is not None:
+        raise InputError("requests", settings.unlearn.requests, "none: price one of them, with its records as forget")
+    if data.forget or data.retain:
+        check_roles(way_of(settings.unlearn), data, settings.unlearn)
     model = meta_model(settings.unlearn.model)
     parameters = sum(weight.numel() for weight in model.parameters())
     here = machine(width=model.config.get_text_config().hidden_size)
@@ -90,7 +96,11 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
         return price_unlearning(unlearn, build_method(unlearn), adapted, training, rate)
 
     first, steps = priced(settings.unlearn)
-    others = {name: priced(changed)[0] for name, changed in _lighter(settings.unlearn).items()}
+    others = {}
+    if here.room is not None and first.peak > here.room:
+        for name, changed in _lighter(settings.unlearn).items():
+            with suppress(InputError, UnsupportedError):  # a LoRA where nothing is chosen that one could be put on
+                others[name] = priced(changed)[0]
     short = [*too_much(first, others, here.room)]
     prices = [first]
     if settings.audit is not None:
@@ -122,7 +132,7 @@ def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
 
 
 def _lighter(settings: UnlearnSettings) -> dict[str, UnlearnSettings]:
-    """Options -> the settings with them: what may need less memory and is the same job otherwise."""
+    """Options -> the settings with them: what may need less memory. All but the first are another job."""
     if settings.method in edits():
         return {}
     found: dict[str, dict[str, Any]] = {"--micro-batch 1": {"micro_batch": 1}}
@@ -147,7 +157,7 @@ def too_much(asked: Price, lighter: Mapping[str, Price], room: int | None) -> tu
     ways = [f"{peaks[name] / 2**30:.1f} with {name}" for name in sorted(peaks, key=lambda name: peaks[name])]
     return (
         f"{asked.stage} needs {asked.peak / 2**30:.1f} GiB of memory, and there are {room / 2**30:.1f} here."
-        + (f" It would need {', '.join(ways)}." if ways else ""),
+        + (f" It would need {', '.join(ways)}; all but --micro-batch change the result." if ways else ""),
     )
 
 
@@ -173,6 +183,7 @@ def _sizes(data: JobData) -> tuple[Mapping[str, SetSize], Mapping[str, SetSize],
         sizes = {role: SetSize(count, price.ASSUMED_TOKENS) for role, count in price.ASSUMED_RECORDS.items()}
         return sizes, sizes, [f"No records were named: {said} records of {price.ASSUMED_TOKENS} tokens each."]
     training = {"forget": data.forget, "retain": data.retain.get("train"), "control": data.control.get("select")}
+    training["task"] = data.all_retained
     audited = {"forget": data.forget, "retain": data.retain.get("audit"), "control": data.control.get("audit")}
     for role in ("forget", "control"):
         audited[f"{role}-paraphrased"] = [other for record in audited[role] or () if (other := record.paraphrased())]

@@ -95,17 +95,19 @@ def price_unlearning(
         settings: the job.
         method: its method.
         model: on the meta device, with its LoRA where the job has one.
-        sizes: "forget", "retain" and "control" as the job splits them: retain is what trains.
+        sizes: "forget", "retain" and "control" as the job splits them: retain is what trains; "task", all that is
+            retained, for retraining.
         rate: floating-point operations a second of a matrix product.
     """
     weights = Weights.of(model)
-    trained = _count(method.select.of(weights.trainable()))
+    trained = _count(method.selection(model).of(weights.trainable()))
     recipe = method.recipe
-    lead = "retain" if method.from_base else "forget"
-    steps = planned_steps(recipe, sizes[lead].records)
     # Answers to prefer are made from the forget records.
     like = {role: "forget" if role in PREFERRED else role for role in method.roles}
-    roles = {"task": sizes["retain"]} if method.from_base else {r: sizes[o] for r, o in like.items() if o in sizes}
+    roles = {role: sizes[of] for role, of in like.items() if of in sizes}
+    if method.from_base:
+        roles = {"task": sizes.get("task", sizes["retain"])}
+    steps = planned_steps(recipe, roles["task" if method.from_base else "forget"].records)
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
     learned = sum(count * per_step.get(role, 0.0) for role, count in learning_passes(method, steps).items())
@@ -120,7 +122,7 @@ def price_unlearning(
     factor = 6 if settings.adapter == "full" else 4
     matrices = _matrices(weights, model)
     operations = (learned * factor + referred * 2) * matrices
-    watched = settings.stop and "control" in sizes and not method.from_base
+    watched = settings.stop and "control" in sizes and not method.from_base and method.judged_by_rule
     if watched:
         points = len(parse_conditions(settings.stop_at))
         seen = sum(min(settings.evaluate_records, size.records) * size.tokens for size in sizes.values())
@@ -133,6 +135,8 @@ def price_unlearning(
     if method.combine is not None:
         of_each = 1 if getattr(method.combine, "sums_points", False) else len(method.places)
         kept_apart = len(terms) * of_each + getattr(method.combine, "copies", 0)
+    # What is combined is taken apart: a backward pass for each term.
+    together = len(roles) if method.combine is None else max(len(term.roles) for term in terms.values())
     memory = {
         "weights": _weight_bytes(settings, weights),
         "gradients": trained * FLOAT,
@@ -141,7 +145,7 @@ def price_unlearning(
         "copy of the weights as they were": trained * FLOAT if asked else 0.0,
         "gradients kept apart": kept_apart * trained * FLOAT,
         "the best step's weights": trained * FLOAT if watched else 0.0,
-        "activations": kept_for_backward(model, batch * len(roles), round(longest)),
+        "activations": kept_for_backward(model, batch * together, round(longest)),
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE)), steps
 

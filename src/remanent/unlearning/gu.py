@@ -68,13 +68,17 @@ class GU(Method):
         assert isinstance(self.combine, OffGradients)
         return self.combine
 
+    def selection(self, model: nn.Module) -> Selection:
+        """That of the last layers, unless the user has another."""
+        if self.select.names != _names("*", self.modules):
+            return self.select
+        count = len(decoder_layers(model))
+        chosen = range(max(0, count - self.layers), count)
+        return replace(self.select, names=tuple(name for place in chosen for name in _names(str(place), self.modules)))
+
     def begin(self, model: nn.Module, episode: Episode) -> Method | None:
         """The same method with no retain gradient seen yet, on the last layers of this model, as its host begins."""
-        select = self.select
-        if select.names == _names("*", self.modules):  # not the user's own
-            count = len(decoder_layers(model))
-            chosen = range(max(0, count - self.layers), count)
-            select = replace(select, names=tuple(name for place in chosen for name in _names(str(place), self.modules)))
+        select = self.selection(model)
         given = {"objective": self.objective, "points": self.points, "mask": self.mask, "reference": self.reference}
         host = self._hosting(select=select, **given).begin(model, episode)
         if host is None:
