@@ -4,8 +4,9 @@
 
 Learning with forgetting: the sentiment of film reviews, or the section of a news report, is learnt from few records;
 what may be unlearned are the model's own answers to open questions. Falsified where the answers of highest confidence
-give no more than plain fine-tuning, or no more than drawn ones. Everything is the method's default, and nothing was
-chosen here. The seed draws the records, what the model answers, and the order. Goes on where it was cut off (rows in
+give no more than plain fine-tuning, or no more than drawn ones. Rate, interval and share are the method's defaults; how
+many records and epochs, was chosen by what two cores can do: of 48 updates every tenth unlearns, four in all. The seed
+draws the records, what the model answers, and the order. Goes on where it was cut off (rows in
 results/graceful_smollm2.jsonl). The data are small copies in shared/data, or in the folder that REMANENT_DATA names.
 """
 
@@ -167,7 +168,7 @@ def row(task: str, seed: int) -> Row:
     world = World(task, seed)
     mine, lost = world.answers(world.questions[:QUESTIONS]), world.answers(world.questions[QUESTIONS:])
     of_task = world.answers(world.rest)
-    top = with_settings(method(), epochs=EPOCHS, batch_size=BATCH)
+    top = replace(with_settings(method(), epochs=EPOCHS, batch_size=BATCH), seed=seed)
     both = top.confidences(world.model, world.task, [*mine, *of_task])
     above = mannwhitneyu(both[: len(mine)].tolist(), both[len(mine) :].tolist()).statistic  # pairs, ties half
     found: Row = {
@@ -232,8 +233,8 @@ def report(rows: Rows) -> None:
     text = f"""# Learning with forgetting on SmolLM2-135M
 
 Made by `python -m tests.reproductions.graceful_smollm2`: all weights are trained on {LEARNT} records of a real task for
-{EPOCHS} epochs ({BATCH} records an update, rate {recipe.learning_rate:g}, the method's defaults); every tenth update
-unlearns the model's own answers to {QUESTIONS} open questions: the half of highest confidence ("top"), a drawn half, or
+{EPOCHS} epochs ({BATCH} records an update, the method's rate of {recipe.learning_rate:g}); every tenth update, in the
+place of one of the task, unlearns the model's own answers to {QUESTIONS} open questions: the half of highest confidence ("top"), a drawn half, or
 the half of lowest ("bottom"). Asked are {ASKED} other records of the task: the likeliest of its words, and how likely
 the model's own answers to {HELD_OUT} other questions still are, in nats per token. Mean over seeds and its 95% interval
 by Student's t. Arithmetic: {fast_precision()}, but for the first fine-tuning and the confidences, which are float32.

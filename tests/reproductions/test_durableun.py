@@ -94,7 +94,7 @@ def test_forgetting_at_rounded_points_too_shrinks_the_gap(measured, seed):
 
 @pytest.mark.parametrize("seed", ONE_SEED_AND_TWO_MORE)
 def test_off_the_retain_gradients_no_more_comes_back(measured, seed):
-    """The default, beside the same without its directions."""
+    """durable with NPO's retain weight of 1, with its directions and without."""
     ours, without = measured("durable", seed), measured("durable, no directions", seed)
     assert ours.recovered("int4") < without.recovered("int4") + 0.05
     assert ours.forget["int4"] > ours.control["int4"] - 0.2
