@@ -96,6 +96,11 @@ def asked_as(question: str, answer: str, key: str) -> Record:
     return Record(key, key, (Message("system", SYSTEM), Message("user", question)), answer)
 
 
+def text_of(record: Record) -> str:
+    """What a question is about."""
+    return record.question.split("\n", 1)[1]
+
+
 def drawn(count: int, of: Sequence[Any], seed: int) -> list[Any]:
     """Some of them, without return."""
     return [of[place] for place in torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))[:count]]
@@ -125,9 +130,15 @@ class World:
                 for place, row in enumerate(of_file(file))
             ]
 
-        learn = encode_all(drawn(LEARNT + HELD_OUT, read(lesson.learn), seed), loaded.tokenizer, 192)
-        self.task, self.rest = learn[:LEARNT], learn[LEARNT:]
         ask = read(lesson.ask)
+        texts = [text_of(record) for record in ask]  # a phrase of one set may lie in a sentence of the other
+        apart = [
+            record
+            for record in read(lesson.learn)
+            if not any(text in text_of(record) or text_of(record) in text for text in texts)
+        ]
+        learn = encode_all(drawn(LEARNT + HELD_OUT, apart, seed), loaded.tokenizer, 192)
+        self.task, self.rest = learn[:LEARNT], learn[LEARNT:]
         self.asked = encode_all([ask[place * len(ask) // ASKED] for place in range(ASKED)], loaded.tokenizer, 192)
         choices = encode_all([replace(ask[0], answer=word) for word in lesson.words], loaded.tokenizer)
         self.words = [next(label for label in choice.labels if label != IGNORED) for choice in choices]
@@ -234,10 +245,11 @@ def report(rows: Rows) -> None:
 
 Made by `python -m tests.reproductions.graceful_smollm2`: all weights are trained on {LEARNT} records of a real task for
 {EPOCHS} epochs ({BATCH} records an update, the method's rate of {recipe.learning_rate:g}); every tenth update, in the
-place of one of the task, unlearns the model's own answers to {QUESTIONS} open questions: the half of highest confidence ("top"), a drawn half, or
-the half of lowest ("bottom"). Asked are {ASKED} other records of the task: the likeliest of its words, and how likely
-the model's own answers to {HELD_OUT} other questions still are, in nats per token. Mean over seeds and its 95% interval
-by Student's t. Arithmetic: {fast_precision()}, but for the first fine-tuning and the confidences, which are float32.
+place of one of the task, unlearns the model's own answers to {QUESTIONS} open questions: the half of highest confidence
+("top"), a drawn half, or the half of lowest ("bottom"). Asked are {ASKED} other records of the task: the likeliest of
+its words, and how likely the model's own answers to {HELD_OUT} other questions still are, in nats per token. Mean over
+seeds and its 95% interval by Student's t. Arithmetic: {fast_precision()}, but for the first fine-tuning and the
+confidences, which are float32.
 
 """
     write_atomic(RESULTS / "graceful_smollm2.md", text + "\n".join(parts))
