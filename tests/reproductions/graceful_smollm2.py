@@ -137,9 +137,9 @@ class World:
             for record in read(lesson.learn)
             if not any(text in text_of(record) or text_of(record) in text for text in texts)
         ]
-        learn = encode_all(drawn(LEARNT + HELD_OUT, apart, seed), loaded.tokenizer, 192)
+        learn = encode_all(drawn(LEARNT + HELD_OUT, apart, seed), loaded.tokenizer)
         self.task, self.rest = learn[:LEARNT], learn[LEARNT:]
-        self.asked = encode_all([ask[place * len(ask) // ASKED] for place in range(ASKED)], loaded.tokenizer, 192)
+        self.asked = encode_all([ask[place * len(ask) // ASKED] for place in range(ASKED)], loaded.tokenizer)
         choices = encode_all([replace(ask[0], answer=word) for word in lesson.words], loaded.tokenizer)
         self.words = [next(label for label in choice.labels if label != IGNORED) for choice in choices]
         assert len(set(self.words)) == len(lesson.words), "two answers begin with the same token"
