@@ -107,7 +107,7 @@ def price_unlearning(
     roles = {role: sizes[of] for role, of in like.items() if of in sizes}
     if method.from_base:
         roles = {"task": sizes.get("task", sizes["retain"])}
-    steps = planned_steps(recipe, roles["task" if method.from_base else "forget"].records)
+    steps = planned_steps(recipe, (roles["task"] if method.from_base else sizes["forget"]).records)
     per_step = {role: min(recipe.batch_size, size.records) * size.tokens for role, size in roles.items()}
     terms = method.objective.terms
     learned = sum(count * per_step.get(role, 0.0) for role, count in learning_passes(method, steps).items())
