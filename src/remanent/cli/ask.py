@@ -49,7 +49,7 @@ def ask(
     if json:
         print_json([item.to_dict() for item in found])
         return
-    from remanent.cli.tables import answers as shown
+    from remanent.cli.tables import answers
 
     blocks = []
     for question in dict.fromkeys(item.question for item in found):
@@ -59,4 +59,4 @@ def ask(
                 given.append((f"{item.condition}, before", item.before))
             given.append((f"{item.condition}, after" if item.before is not None else item.condition, item.after))
         blocks.append((question, given))
-    console().print(shown(blocks))
+    console().print(answers(blocks))

@@ -22,8 +22,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table
     for number, column in enumerate(columns):
         made.add_column(column, overflow="fold", no_wrap=number == 0, style="bold" if number == 0 else "")
     for row in rows:
-        made.add_row(*(Text(NOTHING if cell is None else visible(cell, LONGEST)) for cell in row))
+        made.add_row(*map(_cell, row))
     return made
+
+
+def _cell(text: str | None) -> Text:
+    return Text(NOTHING if text is None else visible(text, LONGEST))
 
 
 def answers(asked: Iterable[Answers]) -> Group:
@@ -34,8 +38,6 @@ def answers(asked: Iterable[Answers]) -> Group:
         made.add_column(no_wrap=True, style="dim")
         made.add_column(overflow="fold")
         for who, answer in given:
-            made.add_row(
-                Text(f"  {visible(who, LONGEST)}"), Text(NOTHING if answer is None else visible(answer, LONGEST))
-            )
+            made.add_row(_cell(f"  {who}"), _cell(answer))
         blocks += [Text(visible(question, LONGEST), style="bold"), made, Text("")]
     return Group(*blocks)

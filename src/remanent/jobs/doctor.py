@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from remanent.core.catalogue import edits
+from remanent.core.method import Method
 from remanent.errors import InputError, UnsupportedError
 from remanent.jobs import price
 from remanent.jobs.config import JobSettings, TeachSettings, UnlearnSettings, load_yaml, parse
 from remanent.jobs.data import JobData, load_data
-from remanent.jobs.edit import edit_of
 from remanent.jobs.machine import Machine, machine
 from remanent.jobs.price import Price, SetSize, price_audit, price_edit, price_teaching, price_unlearning, set_size
 from remanent.jobs.run import read_job
 from remanent.jobs.shape import meta_model
 from remanent.jobs.teach import taught_and_prompts, teaching_method
-from remanent.jobs.unlearn import build_method, check_roles, way_of
+from remanent.jobs.unlearn import check_roles, way_of
 from remanent.models.lora import add_lora
 
 
@@ -87,13 +87,13 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
     training, auditing, assumed = _sizes(data)
 
     def priced(unlearn: UnlearnSettings) -> tuple[Price, int]:
-        rate = here.rates[unlearn.precision]
-        if unlearn.method in edits():
-            return price_edit(edit_of(unlearn), model, training, rate), 0
+        way, rate = way_of(unlearn), here.rates[unlearn.precision]
+        if not isinstance(way, Method):
+            return price_edit(way, model, training, rate), 0
         adapted = model
         if unlearn.adapter != "full":
             adapted = add_lora(meta_model(unlearn.model), unlearn.lora_rank, unlearn.lora_alpha)
-        return price_unlearning(unlearn, build_method(unlearn), adapted, training, rate)
+        return price_unlearning(unlearn, way, adapted, training, rate)
 
     first, steps = priced(settings.unlearn)
     others = {}
@@ -120,14 +120,12 @@ def _of_teaching(settings: TeachSettings) -> tuple[Machine, JobEstimate]:
         asked = set_size([replace(record, answer="") for record in prompts])
         sizes["forget"] = replace(asked, tokens=asked.tokens + settings.answer_tokens)
 
-    def priced(asked: TeachSettings) -> tuple[Price, int]:
-        return price_teaching(asked, method, model, sizes, here.rates[asked.precision])
-
-    first, steps = priced(settings)
-    one = {"--micro-batch 1": priced(settings.model_copy(update={"micro_batch": 1}))[0]}
+    rate = here.rates[settings.precision]
+    first, steps = price_teaching(settings, method, model, sizes, rate)
+    one_by_one, _ = price_teaching(settings.model_copy(update={"micro_batch": 1}), method, model, sizes, rate)
     parameters = sum(weight.numel() for weight in model.parameters())
     assumed = (f"Own answers have {settings.answer_tokens} tokens.",) if prompts else ()
-    short = too_much(first, one, here.room)
+    short = too_much(first, {"--micro-batch 1": one_by_one}, here.room)
     return here, JobEstimate(settings.model, parameters, steps, (first,), (*assumed, *_ASSUMED), short)
 
 
