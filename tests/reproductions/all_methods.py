@@ -13,7 +13,6 @@ their defaults. TOFU's files are looked for in REMANENT_DATA, or beside the repo
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from bisect import bisect_right
@@ -45,7 +44,7 @@ from remanent.jobs.sweep_space import passes
 from remanent.models.tiny import tiny
 
 from .auditor import Auditor, attacks
-from .study_rows import RESULTS, Row, Rows
+from .study_rows import RESULTS, Row, Rows, data_folder
 from .world import State, World
 
 BUDGET, BATCH, EVERY = 1920, 16, 2  # 60 updates with a forget and a retain batch at one point
@@ -117,8 +116,7 @@ def new_world(data: str, number: int) -> World:
 
 def tofu_folder() -> Path | None:
     """Where TOFU's files are; None where they are not."""
-    root = os.environ.get("REMANENT_DATA")
-    folder = (Path(root) if root else Path(__file__).parents[2].parent / "shared" / "data") / "tofu"
+    folder = data_folder() / "tofu"
     return folder if (folder / "full.jsonl").is_file() and (folder / "forget01_perturbed.jsonl").is_file() else None
 
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,9 +38,8 @@ from remanent.jobs.data import fast_precision
 from remanent.models.load import load
 
 from .smollm2_study import MODEL, SYSTEM
-from .study_rows import RESULTS, Row, Rows, markdown, mean_and_interval
+from .study_rows import RESULTS, Row, Rows, data_folder, markdown, mean_and_interval
 
-DATA = Path(os.environ.get("REMANENT_DATA") or Path(__file__).parents[3] / "shared" / "data")
 WAYS = ("plain", "top", "random", "bottom")
 LEARNT, ASKED, QUESTIONS, HELD_OUT, EPOCHS, BATCH = 128, 300, 64, 32, 3, 8
 
@@ -88,7 +85,7 @@ class Chosen(LearningWithForgetting):
 
 def of_file(name: str) -> list[dict[str, Any]]:
     """Rows of a file of JSON lines."""
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (data_folder() / name).read_text(encoding="utf-8").splitlines()]
 
 
 def asked_as(question: str, answer: str, key: str) -> Record:

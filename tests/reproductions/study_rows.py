@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,11 @@ from remanent.core.files import write_atomic
 
 RESULTS = Path(__file__).with_name("results")
 Row = dict[str, Any]
+
+
+def data_folder() -> Path:
+    """Where local copies of public data sets are looked for: REMANENT_DATA, or shared/data beside the repository."""
+    return Path(os.environ.get("REMANENT_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 class Rows:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .study_rows import data_folder
 
 Data = tuple[Tensor, Tensor]
 
@@ -36,8 +36,7 @@ def fashion() -> Split | None:
     """Fashion-MNIST of the local copies, 14 x 14; None where there is none."""
     import numpy as np
 
-    root = os.environ.get("REMANENT_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(root) / "fashion_mnist"
+    folder = data_folder() / "fashion_mnist"
     if not folder.is_dir():
         return None
 
