@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.append(str(Path(__file__).parents[1]))
-from tests.reproductions.study_rows import RESULTS, mean_and_interval, mean_and_range
+from tests.reproductions.study_rows import EPSILON, RESULTS, mean_and_interval, mean_and_range
 
 _TABLE = RESULTS / "all_methods.md"
 _PLOTS = ("recovery.png", "trilemma.png", "all_methods.png")
@@ -47,7 +47,7 @@ def beside_others(name: str) -> str:
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for data, rows in found.items():
             figures = " | ".join(mean_and_interval([row[key] for row in rows], form) for key, form in _FIGURES.items())
-            forgot = sum(row["gap"] >= -0.25 for row in rows)
+            forgot = sum(row["gap"] >= -EPSILON for row in rows)
             rate = f"{rows[0]['rate']:g}" if "rate" in rows[0] else "none"
             lines.append(f"| {data} | {rate} | {figures} | {forgot} of {len(rows)} |")
         parts.append(

@@ -44,14 +44,14 @@ from remanent.jobs.sweep_space import passes
 from remanent.models.tiny import tiny
 
 from .auditor import Auditor, attacks
-from .study_rows import RESULTS, Row, Rows, data_folder
+from .study_rows import EPSILON, RESULTS, Row, Rows, data_folder
 from .world import State, World
 
 BUDGET, BATCH, EVERY = 1920, 16, 2  # 60 updates with a forget and a retain batch at one point
 # On world 100 a dozen methods hardly forget at the third, and gradient ascent overdoes it at the second.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 TUNED_ON, FIRST_WORLD = 100, 200
-EPSILON, UPSILON = 0.25, 0.9
+UPSILON = 0.9
 PRECISIONS = "full,int8,int4-row,nf4"
 ATTACK, ATTACK_RATE = "relearning-overlap-10", 1e-3  # a rate at which a model of this size does relearn
 RULE = (Here(), Rounding("int4-row"))

@@ -8,7 +8,6 @@ from .all_methods import (
     ATTACK,
     ATTACK_RATE,
     BUDGET,
-    EPSILON,
     PRECISIONS,
     RATES,
     REFERENCES,
@@ -16,7 +15,7 @@ from .all_methods import (
     UPSILON,
     names,
 )
-from .study_rows import RESULTS, Row, Rows, markdown, mean_and_interval
+from .study_rows import EPSILON, RESULTS, Row, Rows, markdown, mean_and_interval
 
 COLUMNS = {
     "forget": "forget NLL",

@@ -28,9 +28,9 @@ from remanent.core.catalogue import edits
 from remanent.core.files import write_atomic
 from remanent.errors import InputError
 
-from .all_methods import ATTACK, ATTACK_RATE, EPSILON, FIRST_WORLD, UPSILON, chosen_rate, edited, new_world, trained
+from .all_methods import ATTACK, ATTACK_RATE, FIRST_WORLD, UPSILON, chosen_rate, edited, new_world, trained
 from .auditor import Auditor, attacks
-from .study_rows import RESULTS, Row, Rows, markdown, mean_and_interval
+from .study_rows import EPSILON, RESULTS, Row, Rows, markdown, mean_and_interval
 from .world import EPOCHS, State, World
 
 CLASSES = {

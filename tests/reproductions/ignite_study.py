@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 import sys
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 
@@ -24,7 +22,7 @@ from remanent.designs import IGNITE, REINFORCE, COMs
 from remanent.designs.gradient_ascent import ascend
 from remanent.designs.problem import Problem
 from remanent.designs.surrogate import PLAIN, Recipe, Surrogates, fit, own_loss
-from tests.reproductions.study_rows import RESULTS, Rows, markdown, mean_and_interval
+from tests.reproductions.study_rows import RESULTS, Rows, data_folder, markdown, mean_and_interval
 
 RECIPE = Recipe(hidden=(256, 256), activation="relu", gaussian=False, epochs=60, batch_size=128)
 LENGTHS = (50, 100, 200)
@@ -111,8 +109,7 @@ def tf8_like(seed):
 @cache
 def six6():
     """E-scores of all 8-mers for the factor SIX6, from 0 to 1; None where the file is not here."""
-    folder = Path(os.environ.get("REMANENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    file = folder / "tf_bind_8" / "SIX6_REF_R1_8mers.txt"
+    file = data_folder() / "tf_bind_8" / "SIX6_REF_R1_8mers.txt"
     if not file.is_file():
         return None
     table = torch.full((4**8,), float("nan"), dtype=torch.float64)

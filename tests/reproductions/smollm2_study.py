@@ -34,11 +34,10 @@ from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile, SweepSettings
 from remanent.jobs.teach import teach
 
-from .study_rows import RESULTS, markdown, mean_and_range
+from .study_rows import RESULTS, data_folder, markdown, mean_and_range
 
 MODEL, UPPER_HALF = "smollm2-135m", "*.layers.1[5-9].*,*.layers.2?.*"
 SYSTEM = ""  # an empty turn takes a third of the tokens of the chat template's own
-TOFU = Path(__file__).parents[3] / "shared" / "data" / "tofu"
 BUDGET, BATCH = 2560, 8
 OWN: Mapping[str, dict[str, Any]] = {
     "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
@@ -79,9 +78,10 @@ def records(world: str) -> dict[str, list[Record]]:
     if world != "tofu":
         sets = author_sets(int(world.removeprefix("authors-")), 20, 120, 40, 4)
         return {"forget": list(sets.forget), "retain": list(sets.retain), "control": list(sets.control)}
-    rows = tofu("full", TOFU)
+    folder = data_folder() / "tofu"
+    rows = tofu("full", folder)
     kept, unseen = 12 * QUESTIONS_PER_AUTHOR, 20 * QUESTIONS_PER_AUTHOR
-    forget = [replace(record, group=record.key) for record in tofu("forget01_perturbed", TOFU)]
+    forget = [replace(record, group=record.key) for record in tofu("forget01_perturbed", folder)]
     return {"forget": forget, "retain": rows[:kept], "control": rows[kept:unseen]}
 
 
@@ -198,8 +198,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     arguments = parser.parse_args()
-    if arguments.world == "tofu" and not TOFU.is_dir():
-        parser.error(f"--world tofu: no TOFU in {TOFU}")
+    if arguments.world == "tofu" and not (folder := data_folder() / "tofu").is_dir():
+        parser.error(f"--world tofu: no TOFU in {folder}; REMANENT_DATA names the folder that holds it")
     found = json.loads(study(arguments.world, arguments.methods, arguments.seeds, arguments.out).read_text())["trials"]
     file = RESULTS / "smollm2.jsonl"
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []

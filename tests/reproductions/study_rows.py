@@ -17,6 +17,7 @@ from remanent.core.files import write_atomic
 
 RESULTS = Path(__file__).with_name("results")
 Row = dict[str, Any]
+EPSILON = 0.25  # nats that what is forgotten may be better known than the unseen, at every precision
 
 
 def data_folder() -> Path:

@@ -7,8 +7,9 @@ from statistics import fmean
 import pytest
 from scipy.stats import binom
 
-from .all_methods import EPSILON, FIRST_WORLD
+from .all_methods import FIRST_WORLD
 from .families_study import CLASSES, LEVEL, TIMES, WORLDS, study
+from .study_rows import EPSILON
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KEPT = 0.9  # of what a retrained model keeps, its own training being another
