@@ -15,6 +15,7 @@ from rich.console import Console
 from remanent.core.checkpoint import load_checkpoint, steps_saved
 from remanent.core.digest import weights_digest
 from remanent.core.files import read_json
+from remanent.core.intervention import worn
 from remanent.data.jsonl import write_records
 from remanent.data.requests import Request
 from remanent.errors import InputError, RunConflictError
@@ -23,7 +24,7 @@ from remanent.jobs.progress import Interface
 from remanent.jobs.report import report
 from remanent.jobs.requests import obey
 from remanent.models.load import load
-from remanent.models.save import is_saved
+from remanent.models.save import MANIFEST, is_saved
 from remanent.report.text import number
 
 from .people import GIVEN, records, run, settings, stream
@@ -164,6 +165,31 @@ def test_new_requests_may_come_and_give_what_they_would_have_given_at_once(folde
     said = StringIO()
     run(chosen, tmp_path / "run", stream(4), interface=Interface(Console(file=said, width=200)))
     assert "finished already" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"),
+    [
+        ("guardrail", {"text": "No."}),
+        ("eco", {}),
+        pytest.param("eul", {"width": 4, "epochs": 1.0}, marks=pytest.mark.slow),
+        pytest.param("uld", {"epochs": 1.0}, marks=pytest.mark.slow),
+        pytest.param("pga-projection", {"hooks": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_put_round_the_model_is_there_when_more_requests_come(method, chosen, folder, tmp_path):
+    own = {"method": method, "hyperparameters": chosen, "curve_every": 0}
+    own |= dict.fromkeys(("steps", "batch_size", "learning_rate"))
+    at_once, grown = settings(folder, **own), tmp_path / "grown"
+    whole = run(at_once, tmp_path / "whole", stream(3))
+    run(at_once, grown, stream(2))
+    done = run(at_once, grown, stream(3))
+    assert [item.kind for item in worn(load(done.model).model)] == [method] * 3
+    assert read_json(done.model / MANIFEST) == read_json(whole.model / MANIFEST)  # the hash of every file
+    over = settings(str(whole.model), **own)  # a model that wears some from the start keeps each once
+    run(over, tmp_path / "over", stream(4)[3:])
+    more = run(over, tmp_path / "over", stream(5)[3:])
+    assert len(worn(load(more.model).model)) == 5
 
 
 def test_requests_that_were_obeyed_may_not_change(folder, tmp_path):

@@ -33,6 +33,7 @@ from remanent.core.checkpoint import (
 from remanent.core.displacement import Displacement
 from remanent.core.edit import Edit
 from remanent.core.files import read_json, write_atomic, write_json
+from remanent.core.intervention import worn
 from remanent.core.method import Method
 from remanent.core.run_folder import RunFolder
 from remanent.core.sampling import seed_of
@@ -62,6 +63,7 @@ from remanent.jobs.unlearn import (
 from remanent.models.load import Loaded, load
 from remanent.models.save import is_saved, save
 from remanent.models.source import find
+from remanent.models.worn import put_on_state, worn_state
 
 MODELS = "models"
 
@@ -277,6 +279,7 @@ class _Queue:
         """Everything that the next request needs, in one folder that is there whole or not at all."""
         state = {
             "method": self.method.state_dict() if isinstance(self.method, Method) else {},
+            "worn": worn_state(self.loaded.model),
             "rows": json.dumps(self.rows),
             "points": json.dumps(self.points),
             "ends": json.dumps(self.ends),
@@ -307,6 +310,8 @@ class _Queue:
         if found is None:
             return
         copy_into(self._kept(), found.weights, self.checkpoints)
+        # Over those that the model had before the first request. A run begun before they were kept has none.
+        put_on_state(self.loaded.model, found.state.get("worn", [])[len(worn(self.loaded.model)) :])
         if isinstance(self.method, Method):
             self.method.load_state_dict(found.state["method"])
         # Killed between the two, the newest request has left its own behind.
