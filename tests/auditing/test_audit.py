@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import (
     AUDITED,
@@ -25,6 +25,7 @@ from remanent.auditing.evidence import (
 from remanent.auditing.generation import generate
 from remanent.auditing.judge import judge
 from remanent.auditing.measure import AuditSet, Measurer
+from remanent.auditing.plan import AuditData, AuditPlan
 from remanent.core.displacement import Rounding
 from remanent.core.scores import score_records
 from remanent.data.authors import author_sets

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.backends import base
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN
 from remanent.auditing.judge import judge
+from remanent.auditing.plan import AuditData, AuditPlan
 from remanent.core.scores import score_records
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all, pad_id

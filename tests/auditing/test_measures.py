@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import (
     AUDITED,
@@ -28,6 +28,7 @@ from remanent.auditing.judge import judge
 from remanent.auditing.judgement import NOT_ASSESSABLE, PASSED, WARNED, Criteria
 from remanent.auditing.measures import measures
 from remanent.auditing.membership_line import membership
+from remanent.auditing.plan import AuditData, AuditPlan
 from remanent.auditing.statement import build_statement
 from remanent.auditing.text_scores import TextScore
 from remanent.core.batch import collate

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from remanent.auditing.audit import audit
 from remanent.auditing.classifier import fitted_scores
 from remanent.auditing.condition import parse_conditions
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL
 from remanent.auditing.judgement import Criteria
 from remanent.auditing.measures import measures
+from remanent.auditing.plan import AuditData, AuditPlan
 from remanent.auditing.remind import (
     RANKS,
     STRENGTHS,
@@ -33,6 +37,8 @@ from remanent.core.probe import fit_probe
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all
 from remanent.errors import InputError
+from remanent.models.load import Loaded
+from remanent.models.source import Source
 from remanent.models.tiny import tiny
 
 
@@ -136,6 +142,40 @@ def test_a_model_is_asked_once_and_once_for_each_neighbour(monkeypatch):
     assert all(item is not None for item in found)
     once = landscapes(made.model, encoded, table, 24, pad_id=0, batch_size=7)
     assert [item["steepness"] for item in once] == pytest.approx([item["steepness"] for item in found], abs=1e-4)
+
+
+def test_models_of_an_audit_are_asked_the_same_texts():
+    """Each model's own embeddings, once they have moved, would say other neighbours."""
+    sets = author_sets(0, forget=3, retain=1, control=3, questions=2)
+    made = tiny([*sets.forget, *sets.control], hidden=32)
+    other = {"paraphrased_prompt": (), "paraphrased_answer": ""}  # which the original is not asked
+    data = AuditData(*([replace(record, **other) for record in part] for part in (sets.forget, (), sets.control)))
+    asked: dict[str, set[tuple[int, ...]]] = {AUDITED: set(), ORIGINAL: set()}
+
+    def subject(name):
+        model = deepcopy(made.model)
+        if name == AUDITED:
+            with torch.no_grad():
+                embeddings(model).copy_(embeddings(model)[torch.randperm(len(embeddings(model)))])
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: asked[name].update(
+                tuple(row[row != made.tokenizer.pad_token_id].tolist()) for row in kwargs["input_ids"]
+            ),
+            with_kwargs=True,
+        )
+        return lambda: Loaded(model, made.tokenizer, Source("tiny", name))
+
+    def audited(*names):
+        for texts in asked.values():
+            texts.clear()
+        plan = AuditPlan(parse_conditions("remind-12"), generate=0)
+        audit({name: subject(name) for name in names}, data, plan, str)
+        return set(asked[AUDITED])
+
+    both = audited(AUDITED, ORIGINAL)
+    assert len(both) > 6 * 12
+    assert both == asked[ORIGINAL]
+    assert audited(AUDITED) != both
 
 
 def test_no_group_is_scored_by_what_was_fitted_on_it():

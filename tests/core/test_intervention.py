@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, FORGET, ORIGINAL
+from remanent.auditing.plan import AuditData, AuditPlan
 from remanent.core.displacement import Erasure, InterventionOff, Subspace
 from remanent.core.edit import EditSettings
 from remanent.core.intervention import put_on, taken_off, worn

@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from remanent.auditing.audit import AuditData, AuditPlan, Loader, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import Evidence
 from remanent.auditing.hashes import keyed_hash
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Judgement, Line
+from remanent.auditing.plan import AuditData, AuditPlan, Loader
 
 from .world import State, World
 

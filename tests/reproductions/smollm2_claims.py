@@ -109,7 +109,7 @@ class Study:
         looks = {"npo": ("npo", False), "npo random": ("npo", True), "retrained": ("retrained", False)}
         sets = ("forget", "retain-audit", "control-audit")
         found = {
-            name: look(self.world, states[of], random, count=12, sets=sets, most=REMIND_RECORDS)
+            name: look(self.world, states[of], self.world.taught, random, count=12, sets=sets, most=REMIND_RECORDS)
             for name, (of, random) in looks.items()
         }
         return {

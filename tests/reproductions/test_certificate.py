@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from remanent.auditing.audit import AuditData
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED
 from remanent.auditing.judgement import FAILED, NOT_ASSESSABLE, PASSED, WARNED
+from remanent.auditing.plan import AuditData
 from remanent.core.displacement import Noise
 from remanent.unlearning import grad_ascent, npo
 

@@ -40,13 +40,21 @@ pytestmark = pytest.mark.slow
 
 
 def look(
-    world: World, state: State, random: bool = False, count: int = COUNT, sets: Sequence[str] = SETS, most: int = 1000
+    world: World,
+    state: State,
+    original: State,
+    random: bool = False,
+    count: int = COUNT,
+    sets: Sequence[str] = SETS,
+    most: int = 1000,
 ) -> dict[str, list[TextScore]]:
-    """The figures of forgotten, kept and unseen records, at most so many of each."""
-    world.put(state)
+    """The figures of forgotten, kept and unseen records, at most so many of each; tokens are near by the original's
+    embeddings."""
     encoded = {name: spread(world.encoded[name], most) for name in sets}
     everything = [item for part in encoded.values() for item in part]
+    world.put(original)
     table = TokenNeighbours.of(embeddings(world.model), world.tokenizer, everything, random)
+    world.put(state)
     found = iter(landscapes(world.model, everything, table, count, **world.how))
     return {name: [TextScore(item.key, item.group, next(found)) for item in part] for name, part in encoded.items()}
 
@@ -83,7 +91,7 @@ def of_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
     looks |= {f"{name} random": (states[name], True) for name in METHODS}
     found = {}
     for name, (state, random) in looks.items():
-        looked = look(world, state, random)
+        looked = look(world, state, taught, random)
         found[name] = {f"{one}|{two}": aucs(looked, one, two) for one, two in PAIRS}
     return found
 

@@ -11,7 +11,8 @@ nor its code could be read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,20 @@ class Remind:
     Args:
         neighbours: how many of each record; a multiple of 12 takes as many of each of the 12 strengths.
         random: whether tokens are replaced by any others, near or not: the control, which is mere noise.
+        embeddings: (vocabulary, width), by which tokens are near; None takes those of the model that is asked.
+        digest: of `embeddings`, since what was found by others is not taken up.
     """
 
     neighbours: int = NEIGHBOURS
     random: bool = False
+    embeddings: Tensor | None = field(default=None, repr=False, compare=False)
+    digest: str = ""
     alone = True
+
+    def near_by(self, model: nn.Module) -> Remind:
+        """The probe with a model's embeddings: models that are compared are asked the same texts."""
+        table = embeddings(model).detach().to("cpu", torch.float32, copy=True)
+        return replace(self, embeddings=table, digest=sha256(table.numpy().tobytes()).hexdigest())
 
     def given(self, named: Mapping[str, Sequence[Record]]) -> Remind:
         """The probe; it needs a forget set and a control to compare with."""
@@ -89,8 +99,10 @@ class Remind:
             if name in measurer.sets
         }
         everything = [item for part in sets.values() for item in part.encoded]
-        # The embeddings as loaded, so that a model's neighbours are the same at every condition.
-        table = TokenNeighbours.of(embeddings(measurer.model), measurer.tokenizer, everything, self.random)
+        # As loaded, so that neighbours are the same at every condition.
+        own = embeddings(measurer.model)
+        vectors = own if self.embeddings is None else self.embeddings.to(own.device)
+        table = TokenNeighbours.of(vectors, measurer.tokenizer, everything, self.random)
         with measurer.at(condition) as model:
             found = landscapes(model, everything, table, self.neighbours, **measurer.how)
         figures = iter(found)
@@ -218,7 +230,7 @@ def neighbours(
     """Texts near a text, their labels its own, and the share of `places` in which each differs, (count,).
 
     Each place is replaced by itself with the chance that the strength says; where none is, the one that came nearest
-    to it. The draws depend on the record's key alone, so that every model is asked the same.
+    to it. The draws depend on the record's key alone.
     """
     generator = np.random.default_rng(seed_of("remind", item.key))
     strengths = [STRENGTHS[number % len(STRENGTHS)] for number in range(count)]

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import yaml
 
-from remanent.auditing.audit import AuditData, AuditPlan, Loader, askable, audit
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Criteria, Judgement
+from remanent.auditing.plan import AuditData, AuditPlan, Loader, askable
 from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from remanent.auditing.audit import AuditData, AuditPlan, audit, conditions_of
+from remanent.auditing.audit import audit
 from remanent.auditing.condition import Condition, parse_conditions
 from remanent.auditing.evidence import AUDITED, Evidence
 from remanent.auditing.judgement import Criteria
+from remanent.auditing.plan import AuditData, AuditPlan, conditions_of
 from remanent.auditing.table import evidence_table
 from remanent.data.record import Record
 from remanent.errors import InputError
