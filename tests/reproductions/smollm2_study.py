@@ -1,6 +1,6 @@
 """A deletion request to SmolLM2-135M: ways to forget at equal passes, audited alike, as a sweep.
 
-    python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--methods npo durable ...] [--seeds 0 1 2]
+    python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--methods npo ...] [--seeds 0 1 2]
 
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
@@ -18,27 +18,37 @@ import argparse
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from remanent.core.files import write_atomic
+from remanent.core.files import read_json, write_atomic
 from remanent.data.authors import author_sets
 from remanent.data.jsonl import write_records
 from remanent.data.record import Record
 from remanent.data.tofu import QUESTIONS_PER_AUTHOR, tofu
-from remanent.jobs.config import DataSettings, TeachSettings, UnlearnSettings
+from remanent.jobs.audit import run_audit
+from remanent.jobs.config import AuditSettings, DataSettings, TeachSettings, UnlearnSettings
 from remanent.jobs.data import fast_precision
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile, SweepSettings
+from remanent.jobs.sweep_trial import AUDITS, DONE, judged
 from remanent.jobs.teach import teach
 
-from .study_rows import RESULTS, data_folder, markdown, mean_and_range
+from .study_rows import RESULTS, Row, data_folder, markdown, mean_and_range
 
 MODEL, UPPER_HALF = "smollm2-135m", "*.layers.1[5-9].*,*.layers.2?.*"
 SYSTEM = ""  # an empty turn takes a third of the tokens of the chat template's own
 BUDGET, BATCH = 2560, 8
+FIGURES = {"gap": "+.2f", "kept": ".2f", "relearnt": "+.2f"}
+COST = (("seconds", 1, ".0f"), ("peak_memory", 1e9, ".1f"))
+BETTER: Mapping[str, Callable[[Mapping[str, float], Mapping[str, float]], bool]] = {
+    "what it keeps, and it forgets": lambda one, two: one["gap"] >= -AUDIT["epsilon"] and one["kept"] > two["kept"],
+    "the gap after relearning, keeping no less": lambda one, two: (
+        min(one["relearnt"], 0) > min(two["relearnt"], 0) and one["kept"] >= two["kept"]
+    ),
+}
 OWN: Mapping[str, dict[str, Any]] = {
     "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
     "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0, "directions": 4}},
@@ -54,7 +64,30 @@ OWN: Mapping[str, dict[str, Any]] = {
     "sure": {"learning_rate": 5e-5},
     "grad-diff": {"learning_rate": 1.5e-5},
     "grad-ascent": {"learning_rate": 5e-6},
+    # What durable and as-stranger are without one of their parts, each a setting of a method.
+    "durable, no directions": {
+        "method": "durable",
+        "learning_rate": 5e-5,
+        "hyperparameters": {"retain_weight": 8.0, "directions": 0},
+    },
+    "durable, no roundings": {
+        "method": "durable",
+        "learning_rate": 5e-5,
+        "hyperparameters": {"retain_weight": 8.0, "directions": 4, "roundings": ""},
+    },
+    "durable, eight directions, in gu": {
+        "method": "gu",
+        "learning_rate": 5e-5,
+        "hyperparameters": {"objective": "durable", "forget_weight": 1.0, "retain_weight": 8.0, "layers": 15}
+        | {"modules": "*", "host.directions": 0},
+    },
+    "as-stranger, one way": {
+        "method": "as-stranger",
+        "learning_rate": 2e-4,
+        "hyperparameters": {"retain_weight": 2.0, "symmetric": False},
+    },
 }
+RETRAINED = "retrained"  # the model that was never taught what the others forget, audited like them
 MAIN = ("npo", "durable", "as-stranger")
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
@@ -114,46 +147,92 @@ def taught(files: Mapping[str, Path], folder: Path, what: str = "taught") -> Pat
     ).model
 
 
-def study(world: str, methods: Sequence[str], seeds: Sequence[int], out: Path) -> Path:
-    """Teach, unlearn and audit; returns the sweep's file of rows."""
+def study(world: str, names: Sequence[str], seeds: Sequence[int], out: Path) -> list[Row]:
+    """Teach, unlearn and audit; returns the rows."""
     folder = out / world
     files = written(world, folder)
     model = taught(files, folder)
-    settings = SweepFile(
-        sweep=SweepSettings(
-            method=tuple(methods),
-            own={name: OWN[name] for name in methods},
-            seeds=tuple(seeds),
-            budget=BUDGET,
-        ),
-        unlearn=UnlearnSettings(
-            model=str(model),
-            data=DataSettings(**{name: str(file) for name, file in files.items() if name != "taught"}, system=SYSTEM),
-            select=UPPER_HALF,
-            batch_size=BATCH,
-            schedule="linear",
-            warmup=0.05,
-            stop_margin=0.1,
-            evaluate_every=20,
-            evaluate_records=32,
-            precision=fast_precision(),
-            threads=1,
-        ),
-        audit={**AUDIT, "precision": fast_precision(), "threads": 1},
+    data = DataSettings(**{name: str(file) for name, file in files.items() if name != "taught"}, system=SYSTEM)
+    audit = {**AUDIT, "precision": fast_precision(), "threads": 1}
+    unlearn = UnlearnSettings(
+        model=str(model),
+        data=data,
+        select=UPPER_HALF,
+        batch_size=BATCH,
+        schedule="linear",
+        warmup=0.05,
+        stop_margin=0.1,
+        evaluate_every=20,
+        evaluate_records=32,
+        precision=fast_precision(),
+        threads=1,
     )
-    sweep(settings, folder / "sweep")
-    return folder / "sweep" / "sweep.json"
+    rows = []
+    if RETRAINED in names:
+        settings = AuditSettings(model=str(taught(files, folder, "retain")), reference=str(model), data=data, **audit)
+        run_audit(settings, folder / RETRAINED, cache=folder / "sweep" / AUDITS)
+        rows.append(
+            {"name": RETRAINED, "method": RETRAINED, "status": DONE, "hyperparameters": {}, "best_step": 0}
+            | judged(folder / RETRAINED)
+        )
+    alone = [name for name in names if "method" in OWN.get(name, {})]
+    # A sweep has one setting of its own for each method.
+    for asked in ([name for name in names if name in OWN and name not in alone], *([name] for name in alone)):
+        own = {of.pop("method", name): of for name, of in ((name, dict(OWN[name])) for name in asked)}
+        if own:
+            swept = SweepSettings(method=tuple(own), own=own, seeds=tuple(seeds), budget=BUDGET)
+            sweep(SweepFile(sweep=swept, unlearn=unlearn, audit=audit), folder / "sweep")
+            rows += read_json(folder / "sweep" / "sweep.json")["trials"]
+    return rows
+
+
+def figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of a row: gap at the worst precision, kept at the worst, gap after relearning."""
+    at = {item["name"]: item for item in row["conditions"]}
+    relearnt = [item for name, item in at.items() if name.startswith("relearning")]
+    return {
+        "gap": -row["forget_gap"]["value"],
+        "kept": row["retention"]["value"],
+        "relearnt": -relearnt[0]["forget_gap"]["value"],
+    }
+
+
+def summary(rows: Sequence[dict]) -> str:
+    """A line for each world and way, and where one beats the default with every seed."""
+    lines, beats = [], []
+    groups = grouped(rows)
+    for (world, way), members in groups.items():
+        found = {row.get("seed"): figures(row) for row in members}
+        cells = [mean_and_range([one[key] for one in found.values()], form) for key, form in FIGURES.items()]
+        cost = [mean_and_range([row[key] / unit for row in members if row.get(key)], form) for key, unit, form in COST]
+        lines.append([world, way, str(len(members)), *cells, *cost])
+        default = {row["seed"]: figures(row) for row in groups.get((world, "durable"), []) if way != "durable"}
+        shared = sorted(set(found) & set(default))
+        on = [what for what, better in BETTER.items() if all(better(found[seed], default[seed]) for seed in shared)]
+        if shared and on:
+            beats.append(f"- {world}, {way} ({len(shared)} of {len(default)} seeds): {', '.join(on)}.")
+    header = ["world", "way", "seeds", "gap at the worst precision", "kept at the worst", "gap after relearning"]
+    return f"""{markdown([*header, "seconds", "peak GB"], lines)}
+
+Beats the default, `durable`, on (with every seed that both have):
+
+{chr(10).join(beats) or "- nothing does."}"""
+
+
+def grouped(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """World and way -> its rows."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["world"], labelled(row)), []).append(row)
+    return groups
 
 
 def table(rows: Sequence[dict]) -> str:
     """A line for each world, method and condition: over its seeds."""
     header = ["world", "method", "seeds", "updates", "at", "forget", "control", "gap", "retain", "before", "kept"]
     header.append("verdict")
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["world"], labelled(row)), []).append(row)
     lines = []
-    for (world, method), members in groups.items():
+    for (world, method), members in grouped(rows).items():
         for place, item in enumerate(members[0]["conditions"]):
             found = [row["conditions"][place] for row in members]
             nll = {
@@ -186,21 +265,23 @@ def labelled(row: Mapping[str, Any]) -> str:
     own = row["hyperparameters"]
     if own.get("symmetric") is False:
         return f"{row['method']}, one way"
-    if row["method"] == "durable" and "directions" not in own:
+    if row["method"] == "durable" and not own.get("directions"):
         return "durable, no directions"
+    if own.get("roundings") == "":
+        return "durable, no roundings"
     return "durable, eight directions, in gu" if row["method"] == "gu" else str(row["method"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", default="authors-311")
-    parser.add_argument("--methods", nargs="+", choices=OWN, default=MAIN, metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=[*OWN, RETRAINED], default=MAIN, metavar="METHOD")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     arguments = parser.parse_args()
     if arguments.world == "tofu" and not (folder := data_folder() / "tofu").is_dir():
         parser.error(f"--world tofu: no TOFU in {folder}; REMANENT_DATA names the folder that holds it")
-    found = json.loads(study(arguments.world, arguments.methods, arguments.seeds, arguments.out).read_text())["trials"]
+    found = study(arguments.world, arguments.methods, arguments.seeds, arguments.out)
     file = RESULTS / "smollm2.jsonl"
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     rows = {(row["world"], row["name"]): row for row in kept}
@@ -222,7 +303,11 @@ unlearning; kept is the share of what was known of the retain set beyond the con
 keep, of whom the methods get half and the audit others, 40 never seen. TOFU: forget01 (2 authors, 40 records), 12 to
 keep, 8 never seen. Every method passes {BUDGET} records at most, and a rule ends it where forget is within 0.1 nats of
 the control, at full precision and at int4-row. Verdicts are of a certificate's lines there, at epsilon
-{AUDIT["epsilon"]} and upsilon {AUDIT["upsilon"]}; with one seed of it, relearning is WARNED at best.
+{AUDIT["epsilon"]} and upsilon {AUDIT["upsilon"]}; with one seed of it, relearning is WARNED at best. Seconds are of
+unlearning alone and the peak is of the process, which may have made other rows before; both are of several days, beside
+other programs, and say orders of size only. "retrained" was never taught what the others forget.
+
+{summary(rows)}
 
 {table(rows)}
 """

@@ -7,7 +7,8 @@ Settings were chosen on world 100; the worlds reported here, 200 and up, have ot
 "One way", as-stranger's divergence from its aim alone, was its first form; its small steps were added by what world 100
 had shown when the others had been judged on world 200; NPO at the worst point, SURE and DurableUn's own, later still,
 without a look at any world; as-stranger as it is now by what it did on world 100; durable with directions last, four by
-what 1, 2, 4 and 8 did on world 100, and eight. The baselines have one rate, NPO's own of the smaller two. Budget: each
+what 1, 2, 4 and 8 did on world 100, and eight; directions without roundings, to see which of the two does it, after
+that, without a look at any world. The baselines have one rate, NPO's own of the smaller two. Budget: each
 way passes at most as many records forward and backward as 300 updates at two points do, the updates of relearning and
 passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of the control.
 """
@@ -32,6 +33,7 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
+from remanent.core.off_gradients import OffGradients
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
 from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
@@ -73,6 +75,11 @@ def one_way(**given: Any) -> Method:
     return as_stranger.method(retain_weight=8.0, symmetric=False, **given)
 
 
+def off_retain(method: Method) -> Method:
+    """The method with its forget gradient off the last four retain gradients, as durable has it."""
+    return replace(method, combine=OffGradients(count=4, metric=False))
+
+
 WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
@@ -83,6 +90,10 @@ WAYS = {
     "durable": Way(durable.method(), 3e-4, 4, rounded=True),
     "durable, no directions": Way(durable.method(directions=0), 3e-4, 4, rounded=True),
     "durable, eight directions": Way(durable.method(directions=8), 3e-4, 4, rounded=True),
+    "npo, retain x 8, four directions": Way(durable.method(roundings=""), 3e-4, 2),
+    "npo at the worst point, four directions": Way(
+        off_retain(flat_npo.method("ascent", rho=0.1, retain_weight=8.0)), 3e-4, 3
+    ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),

@@ -12,6 +12,7 @@ from remanent.core.weights import Weights
 from remanent.errors import InputError
 from remanent.unlearning.durable import method
 from remanent.unlearning.npo import NPO
+from remanent.unlearning.npo import method as npo
 
 
 def rounded_losses(found):
@@ -31,6 +32,15 @@ def test_forget_and_retain_are_taken_at_every_rounding_in_turn(tiny_llama, batch
     assert set(points) == {"int4-row", "int4-g32", "nf4"}
     assert all({name.split("@")[0] for name in names} == {"forget", "retain"} for names in seen if names)
     assert all(points.count(point) == len(points) // 3 for point in set(points))
+
+
+def test_without_roundings_it_is_npo(tiny_llama, batches):
+    found = []
+    for chosen in (method(beta=0.3, roundings="", directions=0), npo(beta=0.3, retain_weight=8.0)):
+        model = tiny_llama()
+        Update(model, chosen, torch.optim.SGD(model.parameters(), lr=0.1), steps=1)(batches)
+        found.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
+    assert all(torch.equal(found[0][name], weight) for name, weight in found[1].items())
 
 
 def test_without_directions_the_gradient_is_the_sum_over_both_points(tiny_llama, batches):

@@ -106,15 +106,21 @@ def _run(trial: Trial, run: RunFolder, out: Path, interface: Interface | None) -
         unlearn(trial.unlearn, run.path, interface=interface)
         audit = trial.audit.model_copy(update={"model": str(run.model)})
         run_audit(audit, run.path, interface=interface, cache=out / AUDITS)
-    audited = view(run.path)
-    seen = summarize(audited)
     made = read_json(run.manifest)
+    of_the_run = {key: made.get(key) for key in _OF_THE_RUN}
+    return {**described(trial), "status": DONE, "reason": "", **of_the_run, **judged(run.path)}
+
+
+def judged(folder: Path) -> dict[str, Any]:
+    """What an audit found, as a row says it: verdict, gaps, retention and accuracies, and each condition's own.
+
+    Args:
+        folder: of the audit.
+    """
+    audited = view(folder)
+    seen = summarize(audited)
     return {
-        **described(trial),
-        "status": DONE,
-        "reason": "",
         "verdict": seen.verdict,
-        **{key: made.get(key) for key in _OF_THE_RUN},
         "forget_gap": _worst_gap([item for item in seen.conditions if item.kind in PRECISIONS]),
         "attacked_gap": _worst_gap([item for item in seen.conditions if item.kind not in PRECISIONS]),
         "retention": _least_kept(seen.conditions),

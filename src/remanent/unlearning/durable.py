@@ -10,7 +10,7 @@ without the optimizer's metric, so that any optimizer will do.
 from __future__ import annotations
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Here, roundings_in_turn
+from remanent.core.displacement import Displacement, Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
 from remanent.core.off_gradients import OffGradients
 from remanent.errors import InputError
@@ -43,7 +43,7 @@ def method(
 
     Args:
         beta: NPO's inverse temperature.
-        roundings: formats to take in turn, separated by commas.
+        roundings: formats to take in turn, separated by commas; "" takes the losses at full precision only.
         rounded_weight: weight of both losses at the rounded point.
         forget_weight: weight of the forget loss at both points.
         retain_weight: weight of the retain loss at both points, above 1 since the forget loss sums over an answer's
@@ -53,9 +53,12 @@ def method(
     """
     if directions < 0:
         raise InputError("directions", directions, "a number of gradients, or 0 for none")
+    points: list[At | Displacement] = [Here()]
+    if roundings:
+        points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
     return Method(
         NPO(beta),
-        points=[Here(), At(roundings_in_turn(roundings), weight=rounded_weight)],
+        points=points,
         weights={"forget": forget_weight, "retain": retain_weight},
         combine=OffGradients(count=directions, metric=False) if directions else None,
         recipe=Recipe(),
