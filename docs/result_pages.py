@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.append(str(Path(__file__).parents[1]))
+from tests.reproductions.smollm2_report import BUDGET, FIGURES, figures, grouped
 from tests.reproductions.study_rows import EPSILON, RESULTS, mean_and_interval, mean_and_range
 
 _TABLE = RESULTS / "all_methods.md"
@@ -40,7 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def beside_others(name: str) -> str:
-    """A method's rows in the table of all methods and in that of recovery; "" where it is in neither."""
+    """A method's rows in the table of all methods, on SmolLM2 and in that of recovery; "" where it is in none."""
     parts = []
     if _TABLE.is_file() and (found := _by_data(name)):
         lines = ["| records | learning rate | gap at the worst precision | after relearning | kept | forgotten |"]
@@ -55,6 +56,9 @@ def beside_others(name: str) -> str:
             "([all methods](../all-methods.md)); mean and 95% interval over worlds, gaps to unseen records in nats:"
             "\n\n" + "\n".join(lines)
         )
+    real = _on_smollm2(name)
+    if real:
+        parts.append(real)
     back = []
     for steps in ("small", "large"):
         rows = [row for row in _rows("recovery.jsonl") if row["name"].startswith(f"{name}/{steps}/")]
@@ -67,6 +71,25 @@ def beside_others(name: str) -> str:
             f"format's grid (mean, least and largest over seeds; [the study](../study.md)): {'; '.join(back)}."
         )
     return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _on_smollm2(name: str) -> str:
+    """A method's rows on SmolLM2, and those of what it is without one of its parts; "" where it has none."""
+    lines = ["| records | way | seeds | gap at the worst precision | kept at the worst | gap after relearning |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for (world, way), rows in grouped(_rows("smollm2.jsonl")).items():
+        if rows[0]["method"] == name:
+            found = [figures(row) for row in rows]
+            cells = [mean_and_range([one[key] for one in found], form) for key, form in FIGURES.items()]
+            lines.append(" | ".join(["| " + world, way, str(len(rows)), *cells]) + " |")
+    if len(lines) == 2:
+        return ""
+    return (
+        f"On SmolLM2-135M, {BUDGET} records passed at most, ended where the forgotten is as unlikely as the unseen; "
+        "one taught model for each kind of records, seeds of unlearning; mean, least and largest, gaps in nats "
+        "(`python -m tests.reproductions.smollm2_study`, `tests/reproductions/results/smollm2.md`):\n\n"
+        + "\n".join(lines)
+    )
 
 
 def _by_data(name: str) -> dict[str, list[dict[str, Any]]]:

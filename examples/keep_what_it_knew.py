@@ -35,7 +35,7 @@ from remanent.models.tiny import tiny
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or a name; default: a tiny model made on the spot")
-    parser.add_argument("--strength", type=float, help="lambda of EWC")
+    parser.add_argument("--strength", type=float, help="lambda of EWC; 300 for the small model, 1000 for a real one")
     parser.add_argument("--out", default="runs/keep", help="where the trainers write")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -53,8 +53,8 @@ def main() -> None:
     run_episode(model, lesson, Episode("first", "teach", {"task": taught}), Settings(pad, seed=arguments.seed))
     show("before", model, sets, pad)
 
-    strength = arguments.strength or (1e4 if arguments.model else 300.0)
-    for name, chosen in (("plain", 0.0), ("EWC", strength)):
+    usual = 1e3 if arguments.model else 300.0
+    for name, chosen in (("plain", 0.0), ("EWC", usual if arguments.strength is None else arguments.strength)):
         tuned, method = deepcopy(model), ewc.method(strength=chosen)
         # What it knows: one pass over records of that kind. Between the episodes of a stream this happens by itself.
         method.remember(tuned, "first", sets["first"])

@@ -2,7 +2,7 @@
 
     python -m tests.reproductions.durableun_study
 
-Budgets of passes are declared in each part. On two cores the small models take an hour or two, SmolLM2-135M a good ten.
+Budgets of passes are declared in each part. On two cores the small models take an hour or two, SmolLM2-135M a day.
 What they found is told in docs/study.md.
 """
 
@@ -11,12 +11,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PARTS = (
+from .smollm2_study import MAIN, OWN, RETRAINED
+
+PARTS_OF_OURS = [name for name, own in OWN.items() if "method" in own]
+OTHERS = [name for name in OWN if name not in (*MAIN, *PARTS_OF_OURS)]
+PARTS: tuple[tuple[str, ...], ...] = (
     ("durableun_table", "3"),
     ("recovery_study",),
     ("trilemma_study",),
-    ("smollm2_study",),
-    ("smollm2_study", "--world", "tofu", "--seeds", "0"),
+    ("smollm2_study", "--methods", *MAIN, RETRAINED, *PARTS_OF_OURS),
+    ("smollm2_study", "--methods", *OTHERS, "--seeds", "0"),
+    ("smollm2_study", "--world", "tofu", "--methods", *MAIN, *PARTS_OF_OURS, "--seeds", "0"),
     ("flat_forgetting",),
 )
 

@@ -29,7 +29,8 @@ from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings
 from remanent.jobs.data import fast_precision
 from remanent.jobs.unlearn import unlearn
 
-from .smollm2_study import AUDIT, BATCH, BUDGET, OWN, SYSTEM, UPPER_HALF, records, taught, written
+from .smollm2_report import BUDGET
+from .smollm2_study import AUDIT, BATCH, OWN, SYSTEM, UPPER_HALF, records, taught, written
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
 
 WORLD = "authors-311"

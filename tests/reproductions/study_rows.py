@@ -48,9 +48,9 @@ class Rows:
 
 
 def mean_and_range(values: list[float], form: str = ".2f") -> str:
-    """Of a few seeds: their mean, smallest and largest."""
-    if not values:
-        return ""
+    """Of a few seeds: their mean, smallest and largest; of one, its value."""
+    if len(values) < 2:
+        return "".join(f"{value:{form}}" for value in values)
     middle = sum(values) / len(values)
     return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
 

@@ -47,6 +47,7 @@ FIRST_WORLD = 200
 CRITERIA = {"epsilon": 0.5, "epsilon_over": 1.0, "upsilon": 0.95, "alpha": 0.05}
 RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
+MARKERS = "os^Dv<>P*Xhdp8H|_1234"
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
 # Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
 # membership asks whether forgetting is overdone, which a line of its own does.
@@ -231,7 +232,7 @@ def plot(rows: Rows, seeds: int) -> None:
                 [row["kept"] for row in found],
                 s=34,
                 label=name,
-                marker="os^Dv<>P*Xhdp8H"[place],
+                marker=MARKERS[place],
                 alpha=0.8,
             )
         axes.axvline(-CRITERIA["epsilon"], color="grey", linestyle=":", linewidth=1)
@@ -253,7 +254,7 @@ def main() -> None:
     least = [
         f"- {row['name'].replace('/', ', world ')}: {'; '.join(row['failed']) or 'none'}."
         for row in rows.found.values()
-        if row["name"].startswith(("as-stranger", "retrained"))
+        if row["name"].startswith(("as-stranger", "durable", "retrained"))
     ]
     text = f"""# The trilemma on fresh worlds
 
@@ -263,7 +264,7 @@ unseen ones in the audit, for a Llama of two layers and width 96. Certificates a
 upsilon {CRITERIA["upsilon"]:g} at full, int8, int4-row, int4-g32 and nf4, and after relearning: 10 updates at
 {RELEARNING_RATE:g} on unrelated text, or on half of the forgotten authors, of whom the other half is then asked. Gaps
 are forget's NLL minus the control's, in nats: below -{CRITERIA["epsilon"]:g} is not forgotten. Kept is the share that
-the certificate judges.
+the certificate judges. Not among the judged lines: {", ".join(LEFT_OUT)}, whose reasons stand in the study.
 
 {table(rows, seeds)}
 

@@ -15,10 +15,12 @@ from remanent.core.divergence import kl_divergence
 from remanent.core.method import Objective
 from remanent.core.predict import Predict
 from remanent.core.scores import answer_scores
+from remanent.unlearning.alt_po import AltPO
 from remanent.unlearning.ce_u import CEU
 from remanent.unlearning.grad_ascent import GradAscent
 from remanent.unlearning.grad_diff import GradDiff
 from remanent.unlearning.idk_dpo import IdkDPO
+from remanent.unlearning.idk_nll import IdkNLL
 from remanent.unlearning.kl_min import KLMin
 from remanent.unlearning.npo import NPO
 from remanent.unlearning.pdu import PDU, Dual
@@ -35,11 +37,13 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """An objective with its weights, and what it is given where that is not the batch of the role's name."""
+    """An objective with its weights, and what it is given where that is not the batch of the role's name; the case of
+    the file where that has another name."""
 
     objective: Objective
     weights: dict[str, float] = field(default_factory=dict)
     batches: dict[str, str] = field(default_factory=dict)
+    of: str = ""
 
 
 CASES = {
@@ -49,6 +53,8 @@ CASES = {
     "npo": Case(NPO(beta=0.1), {"retain": 2.0}),
     "simnpo": Case(SimNPO(beta=4.5, delta=0.5), {"forget": 0.125}),
     "idk-dpo": Case(IdkDPO(beta=0.1), batches={"refusal": "other"}),
+    "alt-po": Case(AltPO(beta=0.1), batches={"alternative": "other"}, of="idk-dpo"),
+    "idk-nll": Case(IdkNLL(), {"forget": -0.7, "retain": 1.3}, {"refusal": "forget"}, of="grad-diff"),
     "wga": Case(WGA(beta=0.5)),
     "satimp": Case(SatImp(beta1=5.0, beta2=1.0), {"retain": 0.1}),
     "satimp-slow": Case(SatImp(beta1=0.5, beta2=2.0), {"retain": 0.1}),
@@ -102,7 +108,7 @@ def total(case, batches, model):
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradient(name, golden, models):
     case, (model, reference) = CASES[name], models
-    wanted = {part: golden[0][f"{name}/{part}"] for part in ("loss", "embeddings", "queries", "norms")}
+    wanted = {part: golden[0][f"{case.of or name}/{part}"] for part in ("loss", "embeddings", "queries", "norms")}
     model.zero_grad()
     loss = total(case, given(case, golden, reference), model)
     loss.backward()

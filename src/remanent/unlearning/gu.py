@@ -37,7 +37,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_combined.py",
     needs=("forget", "retain"),
     notes="The paper's projection; not its later corrections of the finished step. The tangent's strength is not "
-    "published and 0 here. Exact only without momentum: AdamW's first moment is as the loop has it unless beta1 is 0.",
+    "published and 0 here. Exact only without momentum: the first moment of AdamW carries older gradients on.",
     host="objective",
 )
 
