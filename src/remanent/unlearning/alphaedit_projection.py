@@ -22,9 +22,9 @@ SYSTEM = System(
     leaf="global/gradient-ascent",
     reproduction="tests/reproductions/test_confined.py",
     needs=("forget", "retain"),
-    notes="The subspace is that of the update's own retain batch, with no option for the released code's, which takes "
-    "it once, from ten batches, and has no retain loss (`retain_loss=false`). A LoRA's second factor has as many columns as its rank, so that "
-    "128 vectors leave nothing of the forget gradient there.",
+    notes="The subspace is that of the update's own retain batch. The released code takes it once, from ten batches, "
+    "which is no option here, and has no retain loss (`retain_loss=false`). A LoRA's second factor has as many columns "
+    "as its rank, so that 128 vectors leave nothing of the forget gradient there.",
 )
 
 
