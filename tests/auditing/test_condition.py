@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.ensembles import ENSEMBLES
+from remanent.auditing.evidence import Measurement, RecordScore
+from remanent.auditing.relearning import RelearningAttack
+from remanent.auditing.store import Store
 from remanent.core.displacement import AdapterOff, Here, Noise, Rounding
 from remanent.errors import InputError
-from remanent.jobs.config import AuditSettings, DataSettings
+from remanent.jobs.config import AuditSettings, DataSettings, parse
 
 
 def test_full_comes_first_and_each_once_cheap_to_expensive():
@@ -71,6 +76,45 @@ def test_relearned_then_rounded():
     assert both.attack is not None
     assert both.attack.steps == 7
     assert both.displacement == Rounding("int4-row")
+
+
+def test_the_rate_of_an_attack_is_part_of_it_and_of_its_published_description():
+    names = "relearning-overlap,blur-relearning-mid-10,relearning-unrelated-7+int4-row"
+    for rate in (2e-5, 1e-3):
+        attacks = [item for item in parse_conditions(names, learning_rate=rate) if item.attack is not None]
+        assert [item.attack.learning_rate for item in attacks] == [rate] * 3
+        assert all(f"(AdamW, {rate:g})" in item.info.description for item in attacks)
+    as_ever = parse_conditions(names, learning_rate=2e-5)
+    assert as_ever == parse_conditions(names)
+    assert AuditSettings(model="m", data=DataSettings()).attack_learning_rate == RelearningAttack.learning_rate == 2e-5
+    standard = [item for item in parse_conditions("standard", learning_rate=0.5) if item.attack is not None]
+    assert {item.attack.learning_rate for item in standard} == {0.5}
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(InputError, match=r"attack_learning_rate.*above 0"):
+        parse_conditions("full", learning_rate=rate)
+    with pytest.raises(InputError, match="attack_learning_rate"):
+        parse(AuditSettings, {"model": "m", "data": {}, "attack_learning_rate": rate}, "audit")
+
+
+def test_what_was_measured_at_another_rate_is_not_taken_for_this_one(tmp_path):
+    store = Store(tmp_path, "audited", {"model.safetensors": "00"}, {}, [], lambda text: "0" * 16)
+    gentle, harsh = (parse_conditions("relearning-overlap-5", learning_rate=rate)[1] for rate in (2e-5, 1e-3))
+    found = [Measurement("audited", gentle.info.name, "forget", (RecordScore("a", "b", 1.0, 2, 1),), 0)]
+    store.keep(gentle, 0, found)
+    assert store.kept(gentle, 0, lambda records: None) == found
+    assert store.kept(harsh, 0, lambda records: None) is None
+
+
+def test_a_rate_as_ever_leaves_written_settings_as_they_were():
+    """The names of a sweep's trials are made of them."""
+    plain = AuditSettings(model="m", data=DataSettings())
+    assert "attack_learning_rate" not in plain.model_dump(mode="json")
+    asked = AuditSettings(model="m", data=DataSettings(), attack_learning_rate=1e-3).model_dump(mode="json")
+    assert asked["attack_learning_rate"] == 1e-3
+    assert parse(AuditSettings, asked, "audit").attack_learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("name", ["int5", "relearning-0", "nf4+int8", "relearn", "noise-", "noise-0"])

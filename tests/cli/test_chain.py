@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-AT = ("--at", "full,int4-row,relearning-unrelated-2", "--generate", 0)
+AT = ("--at", "full,int4-row,relearning-unrelated-2", "--attack-learning-rate", 0.001, "--generate", 0)
 
 
 @dataclass
@@ -159,13 +159,26 @@ def test_rows_are_measured_again(call, made):
     result = verify(call, made, "--rerun", 99, "--json")
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rerun"]
-    certified = [row for row in statement(call, made, "r2")["evidence"] if row["subject"] == "audited"]
+    predicate = statement(call, made, "r2")
+    assert predicate["settings"]["attack_learning_rate"] == 0.001
+    assert "(AdamW, 0.001)" in predicate["conditions"][-1]["description"]
+    certified = [row for row in predicate["evidence"] if row["subject"] == "audited"]
     assert len(rows) == len(certified) > 8
     assert {row["condition"] for row in rows} == {"full", "int4-row", "relearning-unrelated-2"}
     assert all(abs(row["measured"] - row["certified"]) < 1e-3 for row in rows)
     few = [verify(call, made, "--rerun", 2, "--seed", 5).stdout for _ in range(2)]
     assert few[0] == few[1]
     assert few[0].count("measured") == 2
+
+
+def test_an_attack_at_another_rate_is_not_measured_for_it(call, made):
+    file = made.run("r2") / "audit.yaml"
+    text = file.read_text()
+    assert "attack_learning_rate: 0.001" in text
+    file.write_text(text.replace("attack_learning_rate: 0.001", "attack_learning_rate: 0.002"))
+    result = verify(call, made, "--rerun", 99)
+    assert result.exit_code == 1
+    assert "described otherwise" in " ".join(result.stdout.split())
 
 
 def test_a_model_that_wears_an_intervention_is_measured_again_without_it_too(call, world, tmp_path):

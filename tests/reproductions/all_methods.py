@@ -43,7 +43,7 @@ from remanent.errors import DivergedError, InputError, RemanentError, Unsupporte
 from remanent.jobs.sweep_space import passes
 from remanent.models.tiny import tiny
 
-from .auditor import Auditor, attacks
+from .auditor import Auditor
 from .study_rows import EPSILON, RESULTS, Row, Rows, data_folder
 from .world import State, World
 
@@ -179,7 +179,7 @@ def edited(world: World, taught: State, name: str, seed: int) -> Row:
 
 def measured(auditor: Auditor, taught: State, state: State) -> Row:
     """What is found at the precisions and after relearning; gaps are NLL of forget minus that of the unseen."""
-    at: list[Condition] = [*parse_conditions(PRECISIONS), *attacks(ATTACK, ATTACK_RATE)[-1:]]
+    at: list[Condition] = [*parse_conditions(PRECISIONS), *parse_conditions(ATTACK, learning_rate=ATTACK_RATE)[-1:]]
     evidence = auditor.evidence({AUDITED: state, ORIGINAL: taught}, at)
     judgement = judge(evidence)
 

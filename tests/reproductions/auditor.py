@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -64,19 +63,6 @@ class Auditor:
         loader = self.world.saved(state, self.folder / f"model-{len(self.saved)}")
         self.saved.append((state, loader))
         return loader
-
-
-def attacks(names: str, learning_rate: float) -> list[Condition]:
-    """Full precision and relearning attacks with a rate at which a model of this size does relearn."""
-    found = []
-    for condition in parse_conditions(names):
-        attack = condition.attack
-        if attack is not None:
-            said = condition.info.description.replace(f"{attack.learning_rate:g}", f"{learning_rate:g}")
-            attack = replace(attack, learning_rate=learning_rate)
-            condition = replace(condition, attack=attack, info=replace(condition.info, description=said))
-        found.append(condition)
-    return found
 
 
 def lines(judgement: Judgement, name: str, condition: str | None = None) -> list[Line]:

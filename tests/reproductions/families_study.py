@@ -29,7 +29,7 @@ from remanent.core.files import write_atomic
 from remanent.errors import InputError
 
 from .all_methods import ATTACK, ATTACK_RATE, FIRST_WORLD, UPSILON, chosen_rate, edited, new_world, trained
-from .auditor import Auditor, attacks
+from .auditor import Auditor
 from .study_rows import EPSILON, RESULTS, Row, Rows, markdown, mean_and_interval
 from .world import EPOCHS, State, World
 
@@ -64,7 +64,10 @@ FIGURES = {
 
 def figures(auditor: Auditor, taught: State, retrained: State, state: State, around: bool = False) -> Row:
     """Every group of metrics of a state, whose model is the world's."""
-    at = [*parse_conditions(LOOKS + (f",{TAKEN_OFF}" if around else "")), *attacks(ATTACK, ATTACK_RATE)[-1:]]
+    at = [
+        *parse_conditions(LOOKS + (f",{TAKEN_OFF}" if around else "")),
+        *parse_conditions(ATTACK, learning_rate=ATTACK_RATE)[-1:],
+    ]
     evidence = auditor.evidence({AUDITED: state, ORIGINAL: taught, RETRAINED: retrained}, at)
     found = judge(evidence)
     gaps = {line.condition: line.value for line in found.lines if line.name == "forgotten-relative"}

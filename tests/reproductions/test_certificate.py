@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED
 from remanent.auditing.judgement import FAILED, NOT_ASSESSABLE, PASSED, WARNED
 from remanent.auditing.plan import AuditData
 from remanent.core.displacement import Noise
 from remanent.unlearning import grad_ascent, npo
 
-from .auditor import PRECISIONS, Auditor, attacks, lines, verdicts
+from .auditor import PRECISIONS, Auditor, lines, verdicts
 from .world import State, World
 
 CONDITIONS = set(PRECISIONS.split(","))
@@ -121,7 +122,7 @@ def test_a_retrained_model_passes_at_every_precision(auditor, taught, retrained,
 
 def test_a_retrained_model_passes_under_relearning(auditor, world, taught, retrained, retrained_again):
     data = replace(auditor.data, text=world.records["text"])
-    at = attacks("relearning-unrelated-10,relearning-overlap-10", 1e-3)
+    at = parse_conditions("relearning-unrelated-10,relearning-overlap-10", learning_rate=1e-3)
     judgement = auditor({AUDITED: retrained_again, ORIGINAL: taught, RETRAINED: retrained}, at, data)
     # General text is there to relearn from: a model that was taught 300 authors and no English has none to lose.
     judged = [line for line in judgement.lines if line.name != "general-text"]

@@ -38,7 +38,7 @@ from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
 from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
 
-from .auditor import PRECISIONS, Auditor, attacks
+from .auditor import PRECISIONS, Auditor
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
 from .world import State, World, spread
 
@@ -139,7 +139,7 @@ def unlearned(world: World, taught: State, way: Way, seed: int) -> tuple[State, 
 def judged(auditor: Auditor, world: World, taught: State, state: State) -> Row:
     """The certificate's lines, as plain figures."""
     data = replace(auditor.data, text=world.records["text"])
-    at = [*parse_conditions(PRECISIONS), *attacks(RELEARNING, RELEARNING_RATE)[1:]]
+    at = [*parse_conditions(PRECISIONS), *parse_conditions(RELEARNING, learning_rate=RELEARNING_RATE)[1:]]
     judgement: Judgement = auditor({AUDITED: state, ORIGINAL: taught}, at, data)
     found = [
         {"line": line.name, "at": line.condition, "verdict": line.verdict, "value": line.value, "low": line.low}

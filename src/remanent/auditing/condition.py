@@ -146,7 +146,9 @@ class Condition:
         return 0
 
 
-def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Condition]:
+def parse_conditions(
+    text: str, seeds: Sequence[int] = ATTACK_SEEDS, learning_rate: float = RelearningAttack.learning_rate
+) -> list[Condition]:
     """Conditions from their names, separated by commas, cheap to expensive; full precision always comes first.
 
     An ensemble: "standard" or "thorough" (see `ensembles`), whose members are left out, with a note in the evidence,
@@ -173,15 +175,18 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
     Args:
         text: the names.
         seeds: over which random attacks are repeated.
+        learning_rate: of attacks that relearn; finite and above 0.
 
     Raises:
-        InputError: for a name that is not known, and for a back end asked for by name that is not installed.
+        InputError: for a name that is not known, for a back end asked for by name that is not installed, and for a
+            learning rate that is none.
     """
     found: dict[str, Condition] = {"full": _deterministic("full", "full", "The weights as saved.", Here())}
     names = [name for part in text.split(",") if (name := part.strip())]
+    how = RelearningAttack("unrelated", learning_rate=learning_rate)
     for name in names:
         if name not in ENSEMBLES:
-            for condition in _parse(name, seeds):
+            for condition in _parse(name, seeds, how):
                 if condition.backend is not None:
                     condition.backend.check()
                     if name.startswith(FILE) and condition.info.name in found:
@@ -189,13 +194,13 @@ def parse_conditions(text: str, seeds: Sequence[int] = ATTACK_SEEDS) -> list[Con
                 found.setdefault(condition.info.name, condition)
     for name in names:
         for member in ENSEMBLES.get(name, ()):
-            for condition in _parse(member, seeds):
+            for condition in _parse(member, seeds, how):
                 found.setdefault(condition.info.name, replace(condition, optional=True))
     places = {name: place for place, name in enumerate(THOROUGH)}
     return sorted(found.values(), key=lambda item: (item.rank, places.get(item.info.name, len(places))))
 
 
-def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
+def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condition]:
     backend = backend_of(name)
     if backend is not None:
         return [Condition(ConditionInfo(backend.name, "precision", backend.description), backend=backend)]
@@ -206,38 +211,38 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
         relearning = relearning or graded
         assert relearning is not None
         kinds = [kind for kind in every if relearning[1] in (None, kind)]
-        steps = int(relearning[2]) if relearning[2] else RelearningAttack.steps
+        steps = int(relearning[2]) if relearning[2] else how.steps
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
-        after = _parse(second, seeds)[0] if second else None
+        after = _parse(second, seeds, how)[0] if second else None
         if after is not None and (after.backend is not None or not replace(after, prompts=None).plain):
             raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
-        return [_relearning(kind, steps, after, seeds) for kind in kinds]
+        return [_relearning(replace(how, source=kind, steps=steps), after, seeds) for kind in kinds]
     few_shot, sampled, remind = (pattern.fullmatch(first) for pattern in (_FEW_SHOT, _SAMPLED, _REMIND))
     if few_shot:
-        return [_few_shot(name, int(few_shot[1]), _parse(second or "full", seeds)[0])]
+        return [_few_shot(name, int(few_shot[1]), _parse(second or "full", seeds, how)[0])]
     if sampled:
         samples = int(sampled[2]) if sampled[2] else SAMPLES
-        return [_sampled(name, float(sampled[1]), samples, _parse(second or "full", seeds)[0])]
+        return [_sampled(name, float(sampled[1]), samples, _parse(second or "full", seeds, how)[0])]
     blur = _BLUR.fullmatch(first)
     if blur:
-        after = _parse(second or "full", seeds)[0]
+        after = _parse(second or "full", seeds, how)[0]
         return [_blur(Combined(order), after) for order in ORDERS if blur[1] in (None, order)]
     if first == _KEYWORD:
-        return [_blur(Keyword(), _parse(second or "full", seeds)[0])]
+        return [_blur(Keyword(), _parse(second or "full", seeds, how)[0])]
     if remind:
         look = Remind(int(remind[2]) if remind[2] else NEIGHBOURS, random=remind[1] is not None)
-        return [_remind(name, look, _parse(second or "full", seeds)[0])]
+        return [_remind(name, look, _parse(second or "full", seeds, how)[0])]
     if first.startswith(PREFIX):
         asked = Benchmark.parse(first.removeprefix(PREFIX))
         if not asked.task:
             raise InputError("at", name, f"a task of lm-eval, as in {PREFIX}wmdp_bio")
         meant = {FORGET: "forgotten", RETAIN: "kept"}[asked.records]
         text = f"The task {asked.task} of lm-evaluation-harness, on what is to be {meant}."
-        return [_looked(name, asked, text, _parse(second or "full", seeds)[0])]
+        return [_looked(name, asked, text, _parse(second or "full", seeds, how)[0])]
     found = _look_of(first)
     if found is not None:
-        return [_looked(name, *found, _parse(second or "full", seeds)[0])]
+        return [_looked(name, *found, _parse(second or "full", seeds, how)[0])]
     if second:
         expected = "'+' after relearning, few-shot, sampled and looks only, as in 'relearning-overlap+int4-row'"
         raise InputError("at", name, expected)
@@ -282,8 +287,8 @@ def _parse(name: str, seeds: Sequence[int]) -> list[Condition]:
     return [_deterministic(name, "precision", text, Rounding(format))]
 
 
-def _relearning(kind: Source, steps: int, after: Condition | None, seeds: Sequence[int]) -> Condition:
-    attack = RelearningAttack(kind, steps=steps)
+def _relearning(attack: RelearningAttack, after: Condition | None, seeds: Sequence[int]) -> Condition:
+    kind, steps = attack.source, attack.steps
     text = f"Fine-tuned for {steps} steps (AdamW, {attack.learning_rate:g}) on {_RELEARNED[kind]}"
     text += f", then: {after.info.description}" if after else "."
     graded = kind in ("hi", "mid", "lo")

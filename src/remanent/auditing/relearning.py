@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class RelearningAttack:
             records, the other half being asked; "mid": retained records, those most like the forgotten ones; "lo":
             general text. From these three, whatever holds LEAK words in a row of an asked answer is taken out.
         steps: updates of AdamW.
-        learning_rate: constant.
+        learning_rate: constant; above 0.
         batch_size: records per update.
     """
 
@@ -51,6 +52,10 @@ class RelearningAttack:
     steps: int = 50
     learning_rate: float = 2e-5
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError("attack_learning_rate", self.learning_rate, "a finite learning rate above 0, such as 2e-5")
 
     @property
     def overlap(self) -> bool:

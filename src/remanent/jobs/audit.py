@@ -77,6 +77,7 @@ def run_audit(
             "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
+            "attack_learning_rate": settings.attack_learning_rate,
             **({"require": list(settings.require)} if settings.require else {}),
             **({} if others is None else {"other_records_than_the_run": others}),
         },
@@ -139,8 +140,13 @@ def check_audits_between(settings: UnlearnSettings, data: JobData) -> None:
         raise InputError(name, error.value, error.expected) from None
 
 
+def conditions_asked(settings: AuditSettings) -> list[Condition]:
+    """The conditions that an audit's settings name, with its attacks as they say."""
+    return parse_conditions(settings.at, tuple(range(settings.attack_seeds)), settings.attack_learning_rate)
+
+
 def _asked(settings: AuditSettings, data: JobData) -> tuple[list[Condition], AuditData]:
-    conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    conditions = conditions_asked(settings)
     Criteria.from_settings(settings.model_dump())
     check_conditions(settings.require, (condition.info.name for condition in conditions))
     if _of_one_group(data):

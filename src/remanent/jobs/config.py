@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -18,6 +18,19 @@ PLAIN = "plain"  # teaching without forgetting
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    came_later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Run folders and sweeps know their settings by what is written: what came later stands there where it is
+        not the default, so that earlier ones go on."""
+        written: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in self.came_later or getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
 
 
 class DataSettings(_Settings):
@@ -72,6 +85,8 @@ OF_FORGETTING = ("method", "forget", "hyperparameters", "answer_tokens")
 class UnlearnSettings(_Settings):
     """Make a model forget."""
 
+    came_later = ("audit_epsilon", "audit_upsilon", "audit_require")
+
     model: str = Field(description="The model that knows too much: a folder, a .gguf file, a hub name.")
     data: DataSettings
     method: str = Field("durable", description="Name of the method; `remanent methods` lists them.")
@@ -114,20 +129,6 @@ class UnlearnSettings(_Settings):
     audit_require: list[str] = Field([], description="A limit on a measure of theirs; several may be given.")
     keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
-    @model_serializer(mode="wrap")
-    def _without_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Run folders and sweeps know their settings by what is written: what came later stands there where it is
-        not the default, so that earlier ones go on."""
-        written: dict[str, Any] = write(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in written.items()
-            if name not in _CAME_LATER or getattr(self, name) != fields[name].get_default(call_default_factory=True)
-        }
-
-
-_CAME_LATER = ("audit_epsilon", "audit_upsilon", "audit_require")
 
 # What is said of deletion requests, one after another; a plain run and a sweep have none of it.
 OF_REQUESTS = (
@@ -147,12 +148,15 @@ OF_REQUESTS = (
 class AuditSettings(_Settings):
     """Ask a saved model what it still knows, at every condition it may meet."""
 
+    came_later = ("attack_learning_rate",)
+
     model: str = Field(description="The model to audit.")
     data: DataSettings
     reference: str | None = Field(None, description="The model before unlearning.")
     retrained: str | None = Field(None, description="A model that never saw the forget set, where there is one.")
     at: str = Field("standard", description="Conditions, separated by commas, or 'standard' or 'thorough'.")
     attack_seeds: int = Field(3, ge=1, description="Seeds over which a random attack is repeated.")
+    attack_learning_rate: float = Field(2e-5, gt=0, description="AdamW's, in attacks that relearn.")
     epsilon: float = Field(0.25, gt=0, description="Nats by which forget may be better known than the control.")
     epsilon_over: float = Field(1.0, gt=0, description="Nats above the control that count as overdone.")
     upsilon: float = Field(0.9, gt=0, le=1, description="Share of the retained knowledge that must be kept.")

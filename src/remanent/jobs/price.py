@@ -18,6 +18,7 @@ from remanent.core.passes import learning_passes, reference_passes
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
+from remanent.jobs.audit import conditions_asked
 from remanent.jobs.config import AuditSettings, TeachSettings, UnlearnSettings
 from remanent.jobs.shape import kept_for_backward
 
@@ -207,7 +208,7 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
     """What an audit costs; arguments as for `price_unlearning`, with the audit's splits."""
     weights = Weights.of(model)
     matrices, everything = _matrices(weights, model), _count(weights)
-    conditions = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    conditions = conditions_asked(settings)
     operations = 0.0
     for condition in conditions:
         if condition.answers_only:

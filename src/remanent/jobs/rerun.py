@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from remanent.auditing.audit import audit
-from remanent.auditing.condition import Condition, parse_conditions
+from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import AUDITED, Evidence
 from remanent.auditing.judgement import Criteria
 from remanent.auditing.plan import AuditData, AuditPlan, conditions_of
 from remanent.auditing.table import evidence_table
 from remanent.data.record import Record
 from remanent.errors import InputError
+from remanent.jobs.audit import conditions_asked
 from remanent.jobs.config import AuditSettings, read_yaml
 from remanent.jobs.data import best_device, hasher, load_data
 from remanent.jobs.progress import Interface
@@ -95,7 +96,7 @@ def rerun(
     data = AuditData(loaded.forget, loaded.retain.get("audit", []), loaded.control.get("audit", []), loaded.text)
     hashed = hasher()
     others = _other_records(predicate, data.named(), hashed)
-    conditions: Sequence[Condition] = parse_conditions(settings.at, tuple(range(settings.attack_seeds)))
+    conditions: Sequence[Condition] = conditions_asked(settings)
     again = None if others else load(model, device=best_device())
     if again is not None:
         conditions = conditions_of(again.model, conditions)
