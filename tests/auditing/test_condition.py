@@ -45,6 +45,12 @@ def test_standard_is_what_an_audit_asks_by_default():
     assert [item.info for item in by_name] == [item.info for item in parse_conditions(spelled)]
 
 
+def test_attacks_are_measured_by_their_steps_and_then_by_what_follows():
+    names = "relearning-overlap-9+int4-row,relearning-unrelated-80,relearning-overlap-9,blur-relearning-lo-30"
+    expected = ["full", "relearning-overlap-9", "relearning-overlap-9+int4-row", "blur-relearning-lo-30"]
+    assert [item.info.name for item in parse_conditions(names)] == [*expected, "relearning-unrelated-80"]
+
+
 def test_kinds_and_displacements():
     found = {item.info.name: item for item in parse_conditions("bf16,nf4,noise-0.01,adapter-off")}
     assert found["full"].displacement == Here()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from remanent.auditing.backends import base
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN
 from remanent.auditing.judge import judge
-from remanent.auditing.plan import AuditData, AuditPlan
+from remanent.auditing.plan import AuditData, AuditPlan, askable
 from remanent.core.scores import score_records
 from remanent.data.authors import author_sets
 from remanent.data.encode import encode_all, pad_id
@@ -110,6 +112,42 @@ def test_an_ensemble_leaves_out_what_does_not_apply(place, data, monkeypatch):
         run(place, data, "int4-row-adapter")
 
 
+def test_the_scale_per_tensor_is_in_the_thorough_list_and_measured(place, data):
+    assert "int8-tensor" in [item.info.name for item in parse_conditions("thorough")]
+    evidence = run(place, data, "int8,int8-tensor")
+    assert nll(evidence, "int8-tensor") not in (nll(evidence, "int8"), nll(evidence, "full"))
+    assert evidence.movement["int8-tensor"] != evidence.movement["int8"]
+
+
+def test_attacks_of_an_ensemble_that_the_records_do_not_allow_are_left_out_and_said(data):
+    plan = AuditPlan(parse_conditions("thorough", seeds=(0,)), generate=1)
+    ready = askable(plan, data.named(), True)  # one record of each author: none to relearn beside one to ask
+    names = {item.info.name for item in ready.conditions}
+    assert "blur-relearning-hi-50" not in names
+    assert {"blur-relearning-mid-50", "blur-relearning-lo-50", "relearning-overlap-500"} <= names
+    (said,) = [note for note in ready.notes if note.startswith("blur-relearning-hi-50 was NOT measured")]
+    assert "at least 2 records" in said
+    few = askable(plan, AuditData(data.forget[:1], data.retain, data.control).named(), True)
+    assert not [item for item in few.conditions if item.attack is not None and item.attack.source != "mid"]
+    for at, said in (("blur-relearning-hi", "at least 2 records"), ("blur-relearning-lo", "general text")):
+        with pytest.raises(InputError, match=said):
+            askable(AuditPlan(parse_conditions(at)), AuditData(data.forget, data.retain).named(), False)
+    with pytest.raises(InputError, match="a forget set"):
+        askable(AuditPlan(parse_conditions("blur-relearning-mid")), AuditData(retain=data.retain).named(), False)
+
+
+def test_a_set_of_which_nothing_is_left_is_known_before_any_work(data):
+    """Every retained record holds what is asked."""
+    retain = [replace(item, answer=f"{item.answer} {data.forget[0].answer}") for item in data.retain]
+    leaking = AuditData(data.forget, retain, data.control, data.text)
+    assert len(data.forget[0].answer.split()) >= 5
+    with pytest.raises(InputError, match="5 words in a row"):
+        askable(AuditPlan(parse_conditions("blur-relearning-mid")), leaking.named(), False)
+    ready = askable(AuditPlan(parse_conditions("thorough", seeds=(0,)), generate=1), leaking.named(), False)
+    assert "blur-relearning-mid-50" not in {item.info.name for item in ready.conditions}
+    assert any(note.startswith("blur-relearning-mid-50 was NOT measured") for note in ready.notes)
+
+
 def test_a_lora_folder_is_audited_merged_by_default_and_by_its_factors_where_asked(place, data):
     evidence = run(place, data, "int4-row,int4-row-adapter,adapter-off,prune-0.3,gguf-q8_0", audited="adapter")
     whole = run(place, data, "int4-row,prune-0.3,gguf-q8_0", audited="merged")
@@ -124,8 +162,11 @@ def test_a_lora_folder_is_audited_merged_by_default_and_by_its_factors_where_ask
 
 def test_the_ladder_relearns_more_with_more_steps(place, data):
     conditions = [item for item in parse_conditions("thorough", seeds=(0,)) if item.attack is not None]
-    steps = {(item.attack.overlap, item.attack.steps) for item in conditions}
-    assert steps == {(overlap, count) for overlap in (False, True) for count in (10, 50, 100)}
+    rungs = {(item.attack.source, item.attack.steps) for item in conditions}
+    ladder = {(source, count) for source in ("unrelated", "overlap") for count in (10, 50, 100, 500)}
+    assert rungs == ladder | {(source, 50) for source in ("hi", "mid", "lo")}
+    steps = [item.attack.steps for item in conditions]
+    assert steps == sorted(steps)  # cheap to expensive
     chosen = [item for item in conditions if item.attack.overlap and item.attack.steps in (10, 100)]
     plan = AuditPlan([*parse_conditions("full"), *chosen[:2]], generate=0)
     evidence = audit({AUDITED: lambda: load(place / "audited")}, data, plan, hashed)

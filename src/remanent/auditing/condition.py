@@ -124,11 +124,16 @@ class Condition:
         return not self.answers_only and self.attack is None and self.prompts is None and self.look is None
 
     @property
-    def rank(self) -> int:
-        """Its place in the order of measuring, cheap to expensive."""
-        point = self.displacement
+    def rank(self) -> tuple[int, int, bool]:
+        """Its place in the order of measuring, cheap to expensive: its kind; of attacks the steps, then whether the
+        model is moved or asked in another way afterwards."""
         if self.attack is not None:
-            return 10 if not isinstance(point, Here) or self.prompts is not None else 9
+            return 9, self.attack.steps, not isinstance(self.displacement, Here) or self.prompts is not None
+        return self._kind, 0, False
+
+    @property
+    def _kind(self) -> int:
+        point = self.displacement
         if self.texts_only:
             return 8
         if self.backend is not None:
@@ -197,7 +202,7 @@ def parse_conditions(
             for condition in _parse(member, seeds, how):
                 found.setdefault(condition.info.name, replace(condition, optional=True))
     places = {name: place for place, name in enumerate(THOROUGH)}
-    return sorted(found.values(), key=lambda item: (item.rank, places.get(item.info.name, len(places))))
+    return sorted(found.values(), key=lambda item: (*item.rank, places.get(item.info.name, len(places))))
 
 
 def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condition]:
@@ -291,10 +296,9 @@ def _relearning(attack: RelearningAttack, after: Condition | None, seeds: Sequen
     kind, steps = attack.source, attack.steps
     text = f"Fine-tuned for {steps} steps (AdamW, {attack.learning_rate:g}) on {_RELEARNED[kind]}"
     text += f", then: {after.info.description}" if after else "."
-    graded = kind in ("hi", "mid", "lo")
-    name = f"{'blur-' if graded else ''}relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
+    name = f"{'blur-' if attack.graded else ''}relearning-{kind}-{steps}" + (f"+{after.info.name}" if after else "")
     info = ConditionInfo(name, "attack", text, random=True)
-    look = RelearnedLikeness() if graded else None
+    look = RelearnedLikeness() if attack.graded else None
     if after is None:
         return Condition(info, Here(), attack, tuple(seeds), look=look)
     return Condition(info, after.displacement, attack, tuple(seeds), prompts=after.prompts, look=look)

@@ -130,14 +130,13 @@ def askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]], original: bo
                 ready = replace(ready, prompts=condition.prompts.given(named))
             if condition.look is not None:
                 ready = replace(ready, look=condition.look.given(named))
+            if condition.attack is not None:
+                condition.attack.check(condition.info.name, named, original, condition.seeds)
             plan = _with(plan, condition, ready)
         except InputError as error:
             if not condition.optional:
                 raise
             plan = without(plan, condition, f"it needs {error.expected}")
-    for condition in plan.conditions:
-        if condition.attack is not None:
-            condition.attack.check(condition.info.name, named, original)
     return plan
 
 

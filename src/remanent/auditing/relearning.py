@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol, Self, TypeVar
 
 import torch
 
 from remanent.auditing.evidence import (
+    AUDITED,
     CONTROL,
     CONTROL_PARAPHRASED,
     FORGET,
@@ -24,14 +25,25 @@ from remanent.data.record import Record
 from remanent.data.similarity import nearest_similarity
 from remanent.errors import InputError
 
-if TYPE_CHECKING:
-    from remanent.auditing.measure import AuditSet
-
 # What is asked under an attack: it is judged by what comes back, not by what else suffers.
 ATTACKED = (FORGET, PARAPHRASED, CONTROL, CONTROL_PARAPHRASED)
 Source = Literal["overlap", "unrelated", "hi", "mid", "lo"]
 LEAK = 5  # words in a row of an asked answer that no relearned record may hold
 _WORD = re.compile(r"\w+")
+
+
+class Part(Protocol):
+    """Records of one kind, of which some can be taken."""
+
+    @property
+    def records(self) -> Sequence[Record]: ...
+
+    def where(self, chosen: Callable[[Record], bool]) -> Self: ...
+
+    def __len__(self) -> int: ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,25 @@ class RelearningAttack:
         """Whether a part of what was forgotten is relearned group by group, of which it takes two."""
         return self.source == "overlap"
 
-    def check(self, name: str, named: Mapping[str, Sequence[Record]], original: bool) -> None:
+    @property
+    def graded(self) -> bool:
+        """Whether what is relearned is one of BLUR's sets."""
+        return self.source in ("hi", "mid", "lo")
+
+    def check(
+        self,
+        name: str,
+        named: Mapping[str, Sequence[Record]],
+        original: bool,
+        seeds: Sequence[int | None] = (None,),
+    ) -> None:
         """Can it be tried on these records?
 
         Args:
             name: of the condition.
             named: set -> records.
             original: whether the original model is attacked too, whose matching question is to a part of the control.
+            seeds: over which it is repeated.
 
         Raises:
             InputError: where it cannot.
@@ -77,10 +101,20 @@ class RelearningAttack:
             raise InputError("at", name, "general text to relearn from")
         if self.source == "mid" and RETAIN not in named:
             raise InputError("at", name, "a retain set to relearn from")
-        if self.source not in ("overlap", "hi"):
+        if self.source == "unrelated":
             return
         if FORGET not in named:
-            raise InputError("at", name, "a forget set, which relearning on a part of it needs")
+            raise InputError("at", name, "a forget set, which is relearned in part or asked")
+        if self.source in ("overlap", "hi"):
+            self._check_groups(name, named, original)
+        if self.graded:
+            # What holds an asked answer is taken out: is anything left?
+            sets = {role: _Records(records) for role, records in named.items()}
+            for subject in (AUDITED, *((ORIGINAL,) if original and CONTROL in named else ())):
+                for seed in seeds if self.source == "hi" else seeds[:1]:
+                    relearned(self, subject, sets, seed or 0)
+
+    def _check_groups(self, name: str, named: Mapping[str, Sequence[Record]], original: bool) -> None:
         for role in (FORGET, *((CONTROL,) if original and CONTROL in named else ())):
             groups = [record.group for record in named[role]]
             if self.overlap and len(set(groups)) < 2:
@@ -90,9 +124,20 @@ class RelearningAttack:
                 raise InputError("at", name, expected)
 
 
-def relearned(
-    attack: RelearningAttack, subject: str, sets: Mapping[str, AuditSet], seed: int
-) -> tuple[AuditSet, dict[str, AuditSet]]:
+@dataclass(frozen=True)
+class _Records:
+    """Records before there is a tokenizer, to see which would be relearned."""
+
+    records: Sequence[Record]
+
+    def where(self, chosen: Callable[[Record], bool]) -> _Records:
+        return _Records([record for record in self.records if chosen(record)])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def relearned(attack: RelearningAttack, subject: str, sets: Mapping[str, P], seed: int) -> tuple[P, dict[str, P]]:
     """The records that are relearned, and the sets that are then asked.
 
     Args:
@@ -130,12 +175,12 @@ def relearned(
     return found if attack.overlap else _without_answers(attack, found, asked, subject), asked
 
 
-def likeness(part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> list[float]:
+def likeness(part: Part, asked: Mapping[str, Part], subject: str) -> list[float]:
     """How much each relearned record has in common with what is asked: its largest TF-IDF cosine, in [0, 1]."""
     return nearest_similarity(_texts(part.records), _texts(questioned(asked, subject)))
 
 
-def _of(sets: Mapping[str, AuditSet], name: str) -> AuditSet:
+def _of(sets: Mapping[str, P], name: str) -> P:
     if name not in sets:
         raise InputError(name, "none", f"a {name} set, which is relearned")
     return sets[name]
@@ -162,13 +207,13 @@ def _half_of_each_group(pool: Sequence[Record], seed: int) -> set[str]:
     }
 
 
-def questioned(asked: Mapping[str, AuditSet], subject: str) -> Sequence[Record]:
+def questioned(asked: Mapping[str, Part], subject: str) -> Sequence[Record]:
     """The records that are to come back."""
     name = CONTROL if subject == ORIGINAL else FORGET
     return asked[name].records if name in asked else []
 
 
-def _most_like(part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> AuditSet:
+def _most_like(part: P, asked: Mapping[str, Part], subject: str) -> P:
     """As many as there are questions, and at most half, so that the choice means something."""
     near = likeness(part, asked, subject)
     order = sorted(range(len(near)), key=lambda row: (-near[row], row))
@@ -177,7 +222,7 @@ def _most_like(part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> A
     return part.where(lambda record: record.key in keys)
 
 
-def _without_answers(attack: RelearningAttack, part: AuditSet, asked: Mapping[str, AuditSet], subject: str) -> AuditSet:
+def _without_answers(attack: RelearningAttack, part: P, asked: Mapping[str, Part], subject: str) -> P:
     answers = {gram for record in questioned(asked, subject) for gram in _grams(record.answer)}
     found = part.where(lambda record: not answers & _grams(f"{record.question} . {record.answer}"))
     if not len(found):
