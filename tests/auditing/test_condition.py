@@ -123,6 +123,16 @@ def test_a_rate_as_ever_leaves_written_settings_as_they_were():
     assert parse(AuditSettings, asked, "audit").attack_learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("backend", ["bnb-nf4", "gguf-q4_0"])
+@pytest.mark.parametrize("attack", ["relearning-overlap", "blur-relearning-hi-5"])
+def test_a_back_end_after_an_attack_is_named_as_the_reason(attack, backend):
+    with pytest.raises(InputError, match=rf"{backend} loads the saved files, not the weights that were relearned"):
+        parse_conditions(f"{attack}+{backend}")
+    with pytest.raises(InputError, match="a point near the weights") as refused:
+        parse_conditions(f"{attack}+remind")
+    assert "saved files" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["int5", "relearning-0", "nf4+int8", "relearn", "noise-", "noise-0"])
 def test_unknown_names_are_said(name):
     with pytest.raises(InputError, match=name.split("+")[0]):

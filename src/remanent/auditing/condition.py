@@ -220,7 +220,11 @@ def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condi
         if steps < 1:
             raise InputError("at", name, "at least 1 step of relearning")
         after = _parse(second, seeds, how)[0] if second else None
-        if after is not None and (after.backend is not None or not replace(after, prompts=None).plain):
+        if after is not None and after.backend is not None:
+            expected = "a simulated point after the '+', such as int4-row or nf4: a real back end such as "
+            expected += f"{after.info.name} loads the saved files, not the weights that were relearned in memory"
+            raise InputError("at", name, expected)
+        if after is not None and not replace(after, prompts=None).plain:
             raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
         return [_relearning(replace(how, source=kind, steps=steps), after, seeds) for kind in kinds]
     few_shot, sampled, remind = (pattern.fullmatch(first) for pattern in (_FEW_SHOT, _SAMPLED, _REMIND))
