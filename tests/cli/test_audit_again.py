@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from tests.docs.pages import ROOT, blocks
 
 QUICK = ("--at", "full", "--generate", 0)
 
@@ -112,3 +116,23 @@ def test_a_limit_on_a_measure_is_a_line_that_can_fail_from_the_audit_to_the_cert
         assert result.exit_code == 2
         assert f"did you mean {meant}" in " ".join(result.stderr.split())
     assert (run / "judgement.json").read_bytes() == before
+
+
+def test_what_the_page_asks_for_becomes_lines(call, world, run, tmp_path):
+    """How durable: extraction strength, truth ratio and sampled answers are lines where they are required, else not."""
+    code = "\n".join(code for _, code in blocks(ROOT / "docs" / "how-durable.md", "bash"))
+    (command,) = [line for line in code.splitlines() if "--require" in line]
+    words = shlex.split(command)
+    required = [part for word, limit in pairwise(words) if word == "--require" for part in (word, limit)]
+    asked = ("--at", words[words.index("--at") + 1], "--generate", 2)
+    told = tmp_path / "forget.jsonl"
+    rows = [json.loads(line) for line in world.sets["forget"].read_text().splitlines()]
+    told.write_text("".join(json.dumps({**row, "wrong_answers": ["In Rome.", "In Kyiv."]}) + "\n" for row in rows))
+    audited(call, world, run, *asked, forget=told)
+    names = {"extraction-strength<=0.2", "truth-ratio>=0.5", "answers<=0.5"}
+    assert not names & set(lines(run))
+    audited(call, world, run, *asked, *required, forget=told)
+    found = [line for line in json.loads((run / "judgement.json").read_text())["lines"] if line["name"] in names]
+    assert {line["name"] for line in found} == names
+    assert {line["condition"] for line in found} == {"full", "int4-row", "sampled-0.8"}
+    assert all(line["value"] is not None for line in found)
