@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together, closeness
+from remanent.auditing.blur import Combined, Keyword, Nearest, RelearnedLikeness, Together, closeness
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, PARAPHRASED, RETAIN, TEXT
 from remanent.auditing.judgement import Criteria
@@ -23,7 +23,7 @@ from remanent.core.batch import Encoded, collate
 from remanent.core.displacement import Rounding
 from remanent.data.authors import author_sets
 from remanent.data.record import Message, Record
-from remanent.data.similarity import nearest_similarity
+from remanent.data.similarity import nearest_similarity, similarities
 from remanent.errors import InputError
 from remanent.models.tiny import tiny
 
@@ -65,6 +65,42 @@ def test_partners_are_drawn_by_the_key_from_all_and_never_of_one_group():
         Combined("retain").given({FORGET: NAMED[FORGET]})
 
 
+def test_the_nearest_partner_is_the_one_most_alike_in_words():
+    named = {
+        FORGET: [record("Where does Ada Lane live", "F"), record("What does Ada Lane eat", "F")],
+        RETAIN: [
+            record("Where does Bo Finch live", "R"),
+            record("What does Bo Finch eat", "R"),
+            record("Where does Ada Lane live now", "F"),  # the most alike, of the same group
+        ],
+        CONTROL: [record("Where does Cy Dunn live", "C"), Record("t", "T", (), "Once.")],
+    }
+    prompts = Nearest("forget").given(named)
+    partners = [prompts.partner(item).key for item in (*named[FORGET], named[CONTROL][0])]
+    homes, meals = named[RETAIN][0].key, named[RETAIN][1].key
+    assert partners == [homes, meals, homes]
+    assert [prompts.partner(item).key for item in named[RETAIN][:2]] == [item.key for item in named[FORGET]]
+    assert prompts.partner(named[RETAIN][2]) is None  # all forgotten ones are of its group
+    assert prompts.partner(named[CONTROL][1]) is None
+    assert prompts(named[FORGET])[1].question == "What does Ada Lane eat? What does Bo Finch eat?"
+    assert prompts(named[FORGET][:1])[0].answer == named[FORGET][0].answer
+    other = Nearest("retain").given(named)
+    assert other(named[FORGET])[1].question == "What does Bo Finch eat? What does Ada Lane eat?"
+    assert repr(prompts) == "Nearest(first='forget')"  # no text in what is written down
+    paraphrased = [item.paraphrased() for item in SETS.forget]
+    asked = Nearest("forget").given(NAMED)
+    assert [asked.partner(item) for item in paraphrased] == [asked.partner(item) for item in SETS.forget]
+
+
+def test_equals_are_drawn_by_the_key():
+    retain = [record("Where", f"R{number}") for number in range(6)]
+    forget = [Record(f"f{number}", "F", retain[0].prompt, "yes") for number in range(12)]
+    prompts = Nearest("forget").given({FORGET: forget, RETAIN: retain})
+    drawn = [prompts.partner(item).group for item in forget]
+    assert len(set(drawn)) > 2
+    assert drawn == [Nearest("forget").given({FORGET: forget, RETAIN: retain}).partner(item).group for item in forget]
+
+
 def test_the_words_that_a_record_is_known_by_stand_before_its_partners_question():
     named = {
         FORGET: [record("Where does Ada Lane live", "F", "in Ard")],
@@ -93,6 +129,9 @@ def test_similarity_is_that_of_scikit_learn():
     peer = (found[: len(texts)] @ found[len(texts) :].T).toarray().max(axis=1)
     assert nearest_similarity(texts, others) == pytest.approx(peer.tolist(), abs=1e-12)
     assert nearest_similarity(["word"], []) == [0.0]
+    whole = (found[: len(texts)] @ found[len(texts) :].T).toarray()
+    for row, theirs in zip(similarities(texts, others), whole.tolist(), strict=True):
+        assert row == pytest.approx(theirs, abs=1e-12)
 
 
 def hashed(text: str) -> str:
@@ -181,6 +220,12 @@ def test_names_of_conditions():
     graded = [f"blur-relearning-{source}-50" for source in ("hi", "mid", "lo")]
     assert set(found) == {"full", *orders, *graded, "blur-retain-first+int4-row"}
     assert found["blur-forget-first"].prompts == Combined("forget")
+    _, first, second = parse_conditions("blur-nearest")
+    assert (first.prompts, second.prompts) == (Nearest("forget"), Nearest("retain"))
+    assert [first.info.name, second.info.name] == ["blur-nearest-forget-first", "blur-nearest-retain-first"]
+    assert "most alike in words" in first.info.description
+    (_, one) = parse_conditions("blur-nearest-retain-first+int4-row")
+    assert (one.info.name, one.displacement) == ("blur-nearest-retain-first+int4-row", Rounding("int4-row"))
     assert found["blur-retain-first+int4-row"].displacement == Rounding("int4-row")
     assert found["blur-relearning-mid-50"].attack == RelearningAttack("mid")
     assert not any(item.texts_only for item in found.values())  # all are scored, and judged as every condition
@@ -193,14 +238,17 @@ def test_names_of_conditions():
             parse_conditions(name)
 
 
-@pytest.mark.parametrize(("name", "prompts"), [("forget-first", Combined("forget")), ("keyword", Keyword())])
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [("forget-first", Combined("forget")), ("nearest-forget-first", Nearest("forget")), ("keyword", Keyword())],
+)
 def test_both_parts_of_an_answer_are_scored(name, prompts, monkeypatch):
     """A model that says the forgotten answer only beside a retained question, and serves no retained one there."""
     named = {FORGET: [record("f", "F", "red green blue")], RETAIN: [record("r", "R", "one two three four")]}
     made = tiny([*named[FORGET], *named[RETAIN]], hidden=32)
     parts = {name: AuditSet.of(part, made.tokenizer, str) for name, part in named.items()}
     measurer = Measurer(AUDITED, made.model, made.tokenizer, parts)
-    together = {"forget-first": "f? r?", "keyword": "f: r?"}[name]
+    together = "f: r?" if name == "keyword" else "f? r?"
     said = {together: "It is red and green.", "f?": "I do not know.", "r?": "One two, then four."}
     monkeypatch.setattr(Measurer, "answers", lambda self, model, asked, parts: [said[item.question] for item in asked])
     (_, condition) = parse_conditions(f"blur-{name}")

@@ -27,6 +27,7 @@ from remanent.core.catalogue import System
 from remanent.core.sampling import seed_of
 from remanent.data.encode import encode_all
 from remanent.data.record import Message, Record
+from remanent.data.similarity import similarities
 from remanent.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,6 +113,41 @@ class Combined(Pairs):
 
     def __str__(self) -> str:
         return f"blur-{self.first}-first"
+
+
+@dataclass(frozen=True)
+class Nearest(Combined):
+    """The same, each with the partner whose question is most like its own in words: the largest TF-IDF cosine, of equal
+    ones drawn by the record's key. In the place of BLUR's pairs that touch by meaning.
+
+    Args:
+        nearest: key and group of a record -> its partner; None where all partners are of its group.
+    """
+
+    nearest: Mapping[tuple[str, str], Record | None] = field(default_factory=dict, repr=False)
+
+    def given(self, named: Mapping[str, Sequence[Record]]) -> Self:
+        """With partners for every record of the forget, retain and control sets."""
+        found = super().given(named)
+        nearest: dict[tuple[str, str], Record | None] = {}
+        for name, partners in ((FORGET, found.retain), (CONTROL, found.retain), (RETAIN, found.forget)):
+            records = [record for record in named.get(name, ()) if record.prompt]
+            rows = similarities([record.question for record in records], [other.question for other in partners])
+            for record, near in zip(records, rows, strict=True):
+                others = [(likeness, other) for likeness, other in zip(near, partners, strict=True)]
+                others = [pair for pair in others if pair[1].group != record.group]
+                most = max((likeness for likeness, _ in others), default=0.0)
+                ties = [other for likeness, other in others if likeness == most]
+                partner = ties[seed_of("blur", record.key) % len(ties)] if ties else None
+                nearest[record.key, record.group] = partner
+        return replace(found, nearest=nearest)
+
+    def partner(self, record: Record) -> Record | None:
+        """The nearest, of a record of the sets that were given; None for plain text, which asks nothing."""
+        return self.nearest[record.key, record.group] if record.prompt else None
+
+    def __str__(self) -> str:
+        return f"blur-nearest-{self.first}-first"
 
 
 @dataclass(frozen=True)

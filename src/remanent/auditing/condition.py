@@ -10,7 +10,7 @@ from typing import Literal
 from remanent.auditing.anamnesis import Anamnesis
 from remanent.auditing.backends.base import Backend
 from remanent.auditing.backends.named import BACKENDS, FILE, backend_of
-from remanent.auditing.blur import Combined, Keyword, RelearnedLikeness, Together
+from remanent.auditing.blur import Combined, Keyword, Nearest, RelearnedLikeness, Together
 from remanent.auditing.ensembles import ENSEMBLES, THOROUGH
 from remanent.auditing.evidence import FORGET, RETAIN, ConditionInfo
 from remanent.auditing.exposure import Exposure
@@ -63,7 +63,7 @@ _ADAPTER = "-adapter"
 _FEW_SHOT = re.compile(r"few-shot-(\d+)")
 _SAMPLED = re.compile(r"sampled-(\d*\.?\d+)(?:-(\d+))?")
 _REMIND = re.compile(r"remind(-random)?(?:-(\d+))?")
-_BLUR = re.compile(r"blur(?:-(forget|retain)-first)?")
+_BLUR = re.compile(r"blur(-nearest)?(?:-(forget|retain)-first)?")
 _KEYWORD = "blur-keyword"
 _BLUR_RELEARNING = re.compile(r"blur-relearning(?:-(hi|mid|lo))?(?:-(\d+))?")
 _EXTRACTION = re.compile(r"extraction-(\d+)")
@@ -165,9 +165,10 @@ def parse_conditions(
     the forget set), "relearning-unrelated-100", "relearning-overlap"; "few-shot-3" (after so many solved examples of
     the retain set); "sampled-0.8" (8 answers drawn at that temperature, of which the best counts), "sampled-0.8-16";
     "remind" (the loss at 48 neighbours of each text), "remind-96", "remind-random" (its control); "blur" (forgotten
-    beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-keyword" (a forgotten question's own
-    words before a retained one), "blur-relearning" (on what has much, some
-    and little in common with the forget set: "blur-relearning-hi", "-mid", "-lo", each with steps or without);
+    beside retained questions, "blur-forget-first" and "blur-retain-first"), "blur-nearest" (the same, each beside the
+    question that is most like it), "blur-keyword" (a forgotten question's own words before a retained one),
+    "blur-relearning" (on what has much, some and little in common with the forget set: "blur-relearning-hi", "-mid",
+    "-lo", each with steps or without);
     "utility" and "tofu" (TOFU's model utility, of the retain set and of its real authors and world facts too), "muse";
     "gradient-norm"; "exposure", "extraction" or "extraction-10" (runs of so many tokens), "fluency", "anamnesis" or
     "anamnesis-0.001" (learning rate), "zrf", "divergence:FOLDER" (from the model in that folder);
@@ -236,7 +237,8 @@ def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condi
     blur = _BLUR.fullmatch(first)
     if blur:
         after = _parse(second or "full", seeds, how)[0]
-        return [_blur(Combined(order), after) for order in ORDERS if blur[1] in (None, order)]
+        pairs = Nearest if blur[1] else Combined
+        return [_blur(pairs(order), after) for order in ORDERS if blur[2] in (None, order)]
     if first == _KEYWORD:
         return [_blur(Keyword(), _parse(second or "full", seeds, how)[0])]
     if remind:
@@ -284,7 +286,7 @@ def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condi
             raise InputError("format", name, "a format with a scale, such as int4-row-adapter")
     except InputError as error:
         expected = f"{', '.join(ENSEMBLES)}, full, relearning, few-shot-<examples>, sampled-<temperature>, "
-        expected += f"remind, blur, blur-keyword, blur-relearning, {', '.join(_LOOKS)}, lm-eval:<task>, "
+        expected += f"remind, blur, blur-nearest, blur-keyword, blur-relearning, {', '.join(_LOOKS)}, lm-eval:<task>, "
         expected += f"{DIVERGENCE}<folder>, "
         expected += "noise-<sigma>, prune-<share>, adapter-off, intervention-off, a back end"
         expected += f" ({', '.join(BACKENDS)}, {FILE}<path>), or {error.expected}"
@@ -316,7 +318,8 @@ def _blur(prompts: Combined | Keyword, after: Condition) -> Condition:
         text = "A forgotten question's own words before a retained one, and the other way round."
     else:
         kinds = ("The forgotten", "a retained") if prompts.first == "forget" else ("A retained", "the forgotten")
-        text = f"{kinds[0]} question and {kinds[1]} one in one prompt."
+        which = ", the most alike in words," if isinstance(prompts, Nearest) else ""
+        text = f"{kinds[0]} question and {kinds[1]} one{which} in one prompt."
     info = ConditionInfo(name, "attack", text + _before(after))
     return replace(after, info=info, prompts=prompts, look=Together())
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _WORD = re.compile(r"\b\w\w+\b")
 
 
 def nearest_similarity(texts: Sequence[str], others: Sequence[str]) -> list[float]:
-    """For each text the largest cosine to one of the others, in [0, 1]; 0 where there are none or no word is shared.
+    """For each text the largest of its `similarities`; 0 where there are no others.
+
+    Args:
+        texts: whose similarity is asked.
+        others: to which.
+    """
+    return [max(row, default=0.0) for row in similarities(texts, others)]
+
+
+def similarities(texts: Sequence[str], others: Sequence[str]) -> Iterator[list[float]]:
+    """For each text its cosine to each of the others, in [0, 1]; 0 where no word is shared.
 
     Words of two letters or more without case, counted, times ln((1 + n) / (1 + n_w)) + 1 with n all texts together and
     n_w those that hold the word (scikit-learn's TfidfVectorizer).
@@ -27,14 +37,12 @@ def nearest_similarity(texts: Sequence[str], others: Sequence[str]) -> list[floa
     for place, vector in enumerate(vectors[len(texts) :]):
         for word, weight in vector.items():
             index.setdefault(word, []).append((place, weight))
-    result = []
     for vector in vectors[: len(texts)]:
         cosines = [0.0] * len(others)
         for word, weight in vector.items():
             for place, other in index.get(word, ()):
                 cosines[place] += weight * other
-        result.append(max(cosines, default=0.0))
-    return result
+        yield cosines
 
 
 def _rarity(count: int, held: int) -> float:
