@@ -24,6 +24,7 @@ from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure import AuditSet, Measurer, with_rouge
 from remanent.auditing.measures import measures
 from remanent.auditing.plan import AuditData, AuditPlan, Loader, askable, fitting, near_by_the_original, without
+from remanent.auditing.relearned_area import relearned_areas
 from remanent.auditing.relearning import ATTACKED
 from remanent.auditing.store import Store
 from remanent.auditing.text_score import TextScore
@@ -127,7 +128,9 @@ def audit(
     settings = {"compute_dtype": str(plan.autocast or "weights"), **plan.settings}
     infos = tuple(condition.info for condition in plan.conditions)
     left = {info.name for info in infos}
-    made = measures({key: scores for key, scores in texts.items() if key[1] in left}, Criteria.from_settings(settings))
+    criteria = Criteria.from_settings(settings)
+    made = measures({key: scores for key, scores in texts.items() if key[1] in left}, criteria)
+    made += relearned_areas(plan.conditions, measurements, criteria)
     return Evidence(infos, tuple(measurements), settings, digests, plan.notes, moved, made)
 
 

@@ -21,6 +21,7 @@ PRIV_LEAK, QUALITY, DISTANCE = "priv-leak", "forget-quality", "forget-quality-di
 LEAKED, LEAKED_ALONE, SERVED, SERVED_ALONE = "leaked", "leaked-alone", "served", "served-alone"
 LEAK_GAP, SERVED_GAP, RELEARNED = "leak-gap", "served-gap", "relearned-likeness"
 CLOSENESS = "relearned-closeness"  # the same in meaning: of hidden states
+RELEARNED_AREA = "relearned-area"  # what comes back, on average over the steps of an attack
 
 # TOFU's three numbers of a set, and the harmonic mean of all; MUSE's memorization.
 PROBABILITY, RECALL, TRUE_BETTER, UTILITY = "probability", "recall", "true-better", "model-utility"
@@ -52,7 +53,7 @@ REMIND_AROUND, REMIND_GAIN = "remind-around", "remind-gain"
 NAMES = (
     *(MEMBERSHIP + attack + end for attack in (*ATTACKS, ANSWERS) for end in ("", TPR, BEYOND)),
     *(REMIND_AROUND, REMIND_GAIN, PRIV_LEAK, EXACT, STRENGTH, TRUTH, QUALITY, DISTANCE, ANSWERS),
-    *(LEAKED, LEAKED_ALONE, LEAK_GAP, SERVED, SERVED_ALONE, SERVED_GAP, RELEARNED, CLOSENESS),
+    *(LEAKED, LEAKED_ALONE, LEAK_GAP, SERVED, SERVED_ALONE, SERVED_GAP, RELEARNED, CLOSENESS, RELEARNED_AREA),
     *(PROBABILITY, RECALL, TRUE_BETTER, UTILITY, VERBATIM, KNOWLEDGE, BENCHMARK),
     *(LIKELIHOOD, MEMORIZATION, EXPOSURE, PERPLEXITY, ENTROPY, REPETITION),
     *(JENSEN_SHANNON, KULLBACK_LEIBLER, ZERO_RETRAIN, RELEARN_TIME, ANAMNESIS, ANAMNESIS_UNSEEN),

@@ -11,7 +11,7 @@ Names, on FORGET unless said otherwise; the ideal of each is the retrained model
 - "leaked", "served": BLUR's recall of the forgotten and of the retained answer to a prompt that asks both, "...-alone"
   where each is asked alone, on the control in the forgotten ones' place too; "leak-gap" and "served-gap" the means of
   what either is worse for standing together; "relearned-likeness", "relearned-closeness": mean similarity of
-  relearned records, in words and in hidden states.
+  relearned records, in words and in hidden states. "relearned-area" is made of measurements (`relearned_area`).
 - "probability", "recall", "true-better": TOFU's numbers of each set; "model-utility", on the retain set, their harmonic
   mean over retain and further sets. "verbatim", "knowledge": MUSE's memorization, on each set.
 - "extraction-likelihood", "memorization-accuracy", "exposure" (bits), "perplexity", "entropy" (bits), "repetition",
