@@ -102,10 +102,12 @@ def test_series_over_audits():
         scores = tuple(RecordScore(f"{row:016x}", "0" * 16, 1.0, 1, 1) for row in range(size))
         figures = ((FORGET, "verbatim", 0.1), (FORGET, "knowledge", 0.2), (RETAIN, "knowledge", known))
         made = tuple(Measure(AUDITED, "muse", part, name, value, None, None, size) for part, name, value in figures)
+        made += (Measure("original", "muse", RETAIN, "knowledge", 0.7, None, None, size),)
         return Evidence((), (Measurement(AUDITED, "full", FORGET, scores),), measures=made)
 
     rows = series([audit(2, 0.6), audit(4, 0.5)])
     assert [row["forgotten"] for row in rows] == [2.0, 4.0]
+    assert [(row["utility"], row["utility-before"]) for row in rows] == [(0.6, 0.7), (0.5, 0.7)]
     assert rows[1]["utility-change"] == pytest.approx(-0.1)
     assert rows[0]["priv-leak"] is None
     assert series([]) == []

@@ -111,6 +111,25 @@ def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_
     assert any(line["name"] == "extraction-strength<=0.5" for line in told["lines"])
 
 
+def test_muses_sustainability_is_in_the_report_and_may_have_a_limit(folder, tmp_path):
+    """Utility after each audit's requests, as each audit measured it; the limit is a line of each."""
+    from remanent.jobs.report import report, view
+
+    limit = "knowledge@muse/retain>=0"
+    audits = {"audit_every": 1, "audit_at": "full,muse", "audit_require": [limit]}
+    done = run(settings(folder, "npo", curve_every=0, curve_generate=2, **audits), tmp_path / "run", stream(2))
+    (table,) = view(done.path).muse
+    assert [(name, row["forgotten"]) for name, row in table.rows] == [("1", 2.0), ("2", 4.0)]
+    for (_, row), name in zip(table.rows, ("000001", "000002"), strict=True):
+        measured = read_json(done.path / "audits" / name / "audit.json")["measures"]
+        known = {(item["subject"], item["records"]): item for item in measured if item["name"] == "knowledge"}
+        assert row["utility"] == known["audited", "retain"]["value"] is not None
+        assert row["utility-before"] == known["original", "retain"]["value"] is not None
+        told = read_json(done.path / "audits" / name / "judgement.json")["lines"]
+        assert any(line["name"] == "knowledge/retain>=0" for line in told)
+    assert "MUSE’s sustainability" in report([done.path], done.report).read_text(encoding="utf-8")
+
+
 def test_what_came_later_is_written_only_where_it_is_asked_for(folder):
     """So that a folder of a version without these settings is known again."""
     came_later = {"audit_epsilon", "audit_upsilon", "audit_require"}

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from remanent.auditing.evidence import Evidence, Measure, Measurement, RecordScore
 from remanent.core.files import write_json
 from remanent.errors import InputError
 from remanent.jobs.report import check, queue, report, view
@@ -75,6 +76,27 @@ def test_audits_on_the_way_are_counted_and_a_queue_at_its_beginning_has_a_page(f
     text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
     assert "4 of 4 requests obeyed. Nothing of this model" in text
     assert "remanent audit --model RUN/model" in text
+
+
+def test_muses_figures_of_the_audits_on_the_way(folder):
+    """By how many requests were obeyed, of audits that were finished; of evidence that is none a sentence."""
+    for name, size, utility in (("000002", 2, 0.625), ("000004", 4, 0.5), ("000006", 6, None)):
+        place = folder / "audits" / name
+        place.mkdir(parents=True)
+        scores = tuple(RecordScore(f"{row:016x}", "0" * 16, 1.0, 1, 1) for row in range(size))
+        measured = (Measurement("original", "full", "forget", ()), Measurement("audited", "full", "forget", scores))
+        made = (Measure("audited", "muse", "retain", "knowledge", utility, None, None, size),)
+        write_json(place / "audit.json", Evidence((), measured, measures=made).to_dict())
+        if utility is not None:
+            write_json(place / "judgement.json", {})
+    text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
+    assert "MUSE’s sustainability" in text
+    assert "2 2 – – – 0.62 – 0.00 4 4 – – – 0.50 – −0.12" in text
+    (table,) = queue(folder).muse
+    assert [name for name, _ in table.rows] == ["2", "4"]
+    write_json(folder / "audits" / "000002" / "audit.json", {"schema": "another"})
+    with pytest.raises(InputError, match=r"000002.audit\.json.*plain data of an audit"):
+        queue(folder)
 
 
 def test_what_no_report_can_be_made_of(folder, tmp_path):

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rouge_score.rouge_scorer import RougeScorer
-
-from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, RETAIN, Evidence
+from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETAIN, Evidence
 from remanent.auditing.measure_names import KNOWLEDGE, PRIV_LEAK, VERBATIM
 from remanent.auditing.prompts import FewShot
 from remanent.auditing.text_score import TextScore
@@ -20,6 +18,7 @@ from remanent.data.record import Record
 from remanent.errors import InputError
 
 if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
     from torch import nn
 
     from remanent.auditing.condition import Condition
@@ -73,7 +72,7 @@ class Muse:
 
     def _continued(self, measurer: Measurer, model: nn.Module, part: AuditSet, most: int) -> list[TextScore]:
         """VerbMem: a text is given but for its last 128 tokens, which are compared; of a short text the first half."""
-        scorer = RougeScorer(["rougeL"], use_stemmer=True)
+        scorer = _scorer()
         rows = [row for row, record in enumerate(part.records) if not record.prompt][:most]
         rows = [row for row in rows if len(part.encoded[row].input_ids) > 1]
         ids = [part.encoded[row].input_ids for row in rows]
@@ -89,7 +88,7 @@ class Muse:
 
     def _answered(self, measurer: Measurer, model: nn.Module, part: AuditSet, most: int) -> list[TextScore]:
         """KnowMem: questions after solved ones, answers of 32 tokens that end where another question would begin."""
-        scorer = RougeScorer(["rougeL"], use_stemmer=True)
+        scorer = _scorer()
         rows = [row for row, record in enumerate(part.records) if record.prompt][:most]
         records = [part.records[row] for row in rows]
         asked = records if self.examples is None else self.examples(records)
@@ -100,6 +99,12 @@ class Muse:
         ]
 
 
+def _scorer() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds, and a report that reads `series` needs none
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
 def cut(text: str) -> str:
     """An answer up to where another question would begin, without blanks at its ends."""
     for stop in STOPS:
@@ -108,7 +113,8 @@ def cut(text: str) -> str:
 
 
 def series(audits: Sequence[Evidence], condition: str = "muse", full: str = "full") -> list[dict[str, float | None]]:
-    """MUSE's figures of each audit in turn, with how much utility changed since the first.
+    """MUSE's figures of each audit in turn, with the original model's utility and how much utility changed since the
+    first audit.
 
     Scalability where the forget sets grow, sustainability where each model comes from the one before by a further
     request: utility should not fall. Figures that an audit did not make are None.
@@ -124,10 +130,11 @@ def series(audits: Sequence[Evidence], condition: str = "muse", full: str = "ful
         rows.append(
             {
                 "forgotten": float(len(asked[0].scores)) if asked else None,
-                "verbatim": _value(evidence, condition, FORGET, VERBATIM),
-                "knowledge": _value(evidence, condition, FORGET, KNOWLEDGE),
-                "priv-leak": _value(evidence, full, FORGET, PRIV_LEAK),
-                "utility": _value(evidence, condition, RETAIN, KNOWLEDGE),
+                "verbatim": _value(evidence, AUDITED, condition, FORGET, VERBATIM),
+                "knowledge": _value(evidence, AUDITED, condition, FORGET, KNOWLEDGE),
+                "priv-leak": _value(evidence, AUDITED, full, FORGET, PRIV_LEAK),
+                "utility": _value(evidence, AUDITED, condition, RETAIN, KNOWLEDGE),
+                "utility-before": _value(evidence, ORIGINAL, condition, RETAIN, KNOWLEDGE),
             }
         )
     first = rows[0]["utility"] if rows else None
@@ -137,6 +144,6 @@ def series(audits: Sequence[Evidence], condition: str = "muse", full: str = "ful
     return rows
 
 
-def _value(evidence: Evidence, condition: str, records: str, name: str) -> float | None:
-    found = evidence.measure(AUDITED, condition, records, name)
+def _value(evidence: Evidence, subject: str, condition: str, records: str, name: str) -> float | None:
+    found = evidence.measure(subject, condition, records, name)
     return None if found is None else found.value

@@ -21,9 +21,9 @@ from remanent.auditing.verify import Opened, open_certificate
 from remanent.core.files import read_json
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError, IntegrityError, UnsupportedError
+from remanent.jobs.folders import AUDITS
 from remanent.jobs.lineage import adapter_files, base_files, quantized_files
 
-AUDITS = "audits"  # of a run with requests: an audit's folder for each number of requests obeyed
 _HASHED_BEFORE = "The files of this model were hashed when it was audited; they were not at hand when this was signed."
 
 

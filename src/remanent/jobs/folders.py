@@ -12,6 +12,7 @@ from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError
 
 LOG, CURVE = "requests.jsonl", "curve.json"  # of a run with requests: a row for each, and the points between
+AUDITS = "audits"  # of a run with requests: an audit's folder for each number of requests obeyed
 _RUNS = Path("runs")
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import yaml
 
+from remanent.auditing.evidence import AUDITED, FORGET, Evidence
 from remanent.core.files import read_json, write_atomic
 from remanent.core.run_folder import RunFolder
 from remanent.errors import InputError
-from remanent.jobs.folders import CURVE, LOG
+from remanent.jobs.folders import AUDITS, CURVE, LOG
 from remanent.report import queue_page
 from remanent.report.html import render
+from remanent.report.muse import MuseTable, sustainability
 from remanent.report.queue_page import QueueView
 from remanent.report.view import RunView
 
@@ -35,6 +37,7 @@ def view(folder: Path, name: str | None = None) -> RunView:
         asked=read_json(asked) if asked.is_file() else (),
         curve=read_json(curve) if curve.is_file() else {},
         requests=_lines(folder / LOG),
+        muse=_muse(folder),
     )
 
 
@@ -49,7 +52,8 @@ def queue(folder: Path) -> QueueView | None:
         tuple(_lines(folder / LOG)),
         read_json(curve) if curve.is_file() else {},
         _information(run),
-        len(list(folder.glob("audits/*/judgement.json"))),
+        len(_audits(folder)),
+        _muse(folder),
     )
 
 
@@ -76,6 +80,33 @@ def report(folders: Sequence[Path], out: Path, title: str | None = None) -> Path
 
 def _audited(run: RunFolder) -> bool:
     return run.audit.is_file() and run.judgement.is_file()
+
+
+def _audits(folder: Path) -> list[Path]:
+    """The folders of a queue's audits that were finished, in order; () of another run."""
+    found = (folder / AUDITS).glob("*/judgement.json") if (folder / LOG).is_file() else ()
+    return sorted(file.parent for file in found)
+
+
+def _muse(folder: Path) -> tuple[MuseTable, ...]:
+    """MUSE's figures of a queue's audits, each called by how many requests were obeyed."""
+    found = []
+    for audit in _audits(folder):
+        file = RunFolder(audit).audit
+        if file.is_file():
+            found.append((audit.name.lstrip("0"), _lean(file)))
+    return sustainability(found)
+
+
+def _lean(file: Path) -> Evidence:
+    """Evidence without the scores of single records but those that were to be forgotten, of which it is counted how
+    many there are: a queue may have hundreds of audits."""
+    data = read_json(file)
+    try:
+        asked = [item for item in data["measurements"] if (item["subject"], item["records"]) == (AUDITED, FORGET)]
+        return Evidence.from_dict({**data, "measurements": asked[:1]})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError("run", str(file), "the plain data of an audit (audit.json)") from error
 
 
 def _information(run: RunFolder) -> dict[str, Any]:

@@ -44,11 +44,10 @@ from remanent.data.record import Record
 from remanent.data.requests import Request, by_group, check_distinct, read_requests
 from remanent.errors import InputError, IntegrityError, RunConflictError
 from remanent.jobs.audit import check_audits_between, run_audit, settings_between
-from remanent.jobs.certify import AUDITS
 from remanent.jobs.config import UnlearnSettings, with_threads
 from remanent.jobs.data import JobData, best_device, files_digest, input_hashes, load_data, overlap, records_hash
 from remanent.jobs.edit import edit_of, make_edit
-from remanent.jobs.folders import CURVE, LOG
+from remanent.jobs.folders import AUDITS, CURVE, LOG
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.unlearn import (
     brief,

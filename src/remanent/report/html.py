@@ -14,6 +14,7 @@ from remanent.errors import InputError
 from remanent.report import charts
 from remanent.report.attacker import AttackerRow, attacker_rows, layer_rows
 from remanent.report.benchmarks import BenchmarkRow, benchmark_rows
+from remanent.report.muse import scalability
 from remanent.report.summary import QUESTION_SETS, RunSummary, summarize
 from remanent.report.text import duration, interval, number, percent, visible
 from remanent.report.view import MARKS, Line, RunView
@@ -122,6 +123,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
         pages=pages,
         shared={name: Markup(plot) if plot else None for name, plot in shared.items()},
         asked=_asked(runs),
+        scalability=scalability([(run.name, run.evidence) for run in runs]) if len(runs) > 1 else (),
         conditions=list(dict.fromkeys(row.name for summary in summaries for row in summary.conditions)),
         marks=MARKS,
     )

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from remanent.report.charts import requests_chart
 from remanent.report.html import environment
+from remanent.report.muse import MuseTable
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class QueueView:
         curve: curve.json; {} where none is there yet.
         information: the run's settings, and its manifest where it ended.
         audits: how many audits of earlier models lie in audits/.
+        muse: MUSE's figures of these; () where they hold none.
     """
 
     name: str
@@ -29,6 +31,7 @@ class QueueView:
     curve: Mapping[str, Any] = field(default_factory=dict)
     information: Mapping[str, Any] = field(default_factory=dict)
     audits: int = 0
+    muse: tuple[MuseTable, ...] = ()
 
     @property
     def total(self) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from remanent.auditing.evidence import Evidence
 from remanent.errors import InputError
+from remanent.report.muse import MuseTable
 
 PASSED, WARNED, FAILED, NOT_ASSESSABLE = "PASSED", "WARNED", "FAILED", "NOT ASSESSABLE"
 MARKS = {PASSED: "✓", WARNED: "!", FAILED: "✕", NOT_ASSESSABLE: "?"}
@@ -57,6 +58,7 @@ class RunView:
         asked: {"question", "condition", "before", "after"}: only what the user asked to be shown.
         curve: what a run with requests writes as curve.json; {} of another run.
         requests: the lines of its requests.jsonl; () of another run.
+        muse: MUSE's figures of its audits in turn; () where they hold none, and of another run.
     """
 
     name: str
@@ -71,6 +73,7 @@ class RunView:
     asked: tuple[Mapping[str, Any], ...] = ()
     curve: Mapping[str, Any] = field(default_factory=dict)
     requests: tuple[Mapping[str, Any], ...] = ()
+    muse: tuple[MuseTable, ...] = ()
 
     @classmethod
     def from_data(
@@ -85,6 +88,7 @@ class RunView:
         asked: Sequence[Mapping[str, Any]] = (),
         curve: Mapping[str, Any] | None = None,
         requests: Iterable[Mapping[str, Any]] = (),
+        muse: Iterable[MuseTable] = (),
     ) -> RunView:
         """From the plain data of a run folder (see RunView).
 
@@ -114,6 +118,7 @@ class RunView:
             asked=tuple(asked),
             curve=dict(curve or {}),
             requests=tuple(requests),
+            muse=tuple(muse),
         )
 
 
