@@ -12,6 +12,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from remanent.auditing.continual import SetScore
 from remanent.core.checkpoint import load_checkpoint, steps_saved
 from remanent.core.digest import weights_digest
 from remanent.core.files import read_json
@@ -61,6 +62,27 @@ def test_what_a_run_leaves(folder, tmp_path):
     page = report([done.path], done.report).read_text(encoding="utf-8")  # nothing was audited, and it says so
     assert "5 of 5 requests obeyed. Nothing of this model was audited" in page
     assert f"forget degree {number(points['rows'][-1]['forget_degree'])}" in page
+
+
+def test_without_a_control_and_a_retrained_model_what_is_kept_still_has_its_line(folder, tmp_path, monkeypatch):
+    shares = iter((0.9, 0.8, 0.3, 0.6))  # of both sets before the first request and after the last
+    monkeypatch.setattr(job, "set_score", lambda *given, **more: SetScore(share := next(shares), share, None, 1.0))
+    said = StringIO()
+    given = {"retain": GIVEN["retain"]}
+    interface = Interface(Console(file=said, width=200))
+    done = obey(settings(folder), tmp_path / "run", records=given, requests=stream(2), interface=interface)
+    text = said.getvalue()
+    assert text.count("forget degree (F.D.) needs one of them") == 1
+    assert text.index("F.D.") < text.index("Loading")
+    points = read_json(done.path / "curve.json")
+    (row,) = points["rows"]
+    assert points["by"] == "nothing"
+    assert (row["retain"]["score"], row["retain_line"]) == pytest.approx((60.0, 80.0))
+    assert row["retain_utility"] == pytest.approx(0.75)
+    assert not {"forget_line", "forget_degree"} & set(row)
+    page = report([done.path], done.report).read_text(encoding="utf-8")
+    assert "What was asked for has no line and no forget degree" in page
+    assert "S of what was asked for 30.00, retain utility 0.75" in page
 
 
 @pytest.mark.slow

@@ -138,5 +138,11 @@ def test_a_curve_without_lines_or_points_is_drawn_as_far_as_it_goes() -> None:
     assert svg is not None
     assert "its line" not in svg
     assert "forget: 10.00 after 2" in svg
+    ends = {"forget": {"score": 90.0}, "retain": {"score": 80.0}}
+    point = {"requests": 2, "forget": {"score": 10.0}, "retain": {"score": 70.0}}
+    kept = charts.requests_chart({**bare, "before": ends, "after": ends, "rows": [point]}, "kept")
+    assert kept
+    assert "retain, its line" in kept
+    assert "forget, its line" not in kept
     assert charts.requests_chart({}, "none") is None
     assert charts.requests_chart({"by": "nothing", "rows": []}, "none") is None

@@ -119,6 +119,8 @@ def obey(
         return run
     for sentence in overlap(data)[2]:
         interface.warn(sentence)
+    if not data.control and settings.retrained is None:
+        interface.warn("no control set and no retrained model: the curve's forget degree (F.D.) needs one of them")
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
     if isinstance(method, Method):
@@ -328,14 +330,12 @@ class _Queue:
     def _write(self) -> None:
         """What a person reads: a row for each request, and the curve."""
         write_atomic(self.run.path / LOG, "".join(json.dumps(row) + "\n" for row in self.rows))
-        known = {**self.ends, "rows": self.points}
-        if self.ends["by"] != "nothing":
-            scores = {
-                role: (self.ends["before"][role]["score"], self.ends["after"][role]["score"])
-                for role in self.ends["before"]
-            }
-            known["rows"] = curve(self.points, scores, self.total)
-        write_json(self.run.path / CURVE, known)
+        scores = {
+            role: (self.ends["before"][role]["score"], self.ends["after"][role]["score"])
+            for role in self.ends["before"]
+            if role == "retain" or self.ends["by"] != "nothing"  # what is kept should stay as it was, whatever is known
+        }
+        write_json(self.run.path / CURVE, {**self.ends, "rows": curve(self.points, scores, self.total)})
 
     def _save(self, folder: Path) -> None:
         save(self.loaded.model, self.loaded.tokenizer, folder, merged=self.settings.adapter == "lora")

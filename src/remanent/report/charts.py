@@ -192,7 +192,7 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
 
 def requests_chart(curve: Mapping[str, Any], name: str) -> str | None:
     """Scores of what was asked for so far and of what is kept, by the number of requests, each against the line that it
-    should follow; None where there is no point.
+    should follow, where one is known; None where there is no point.
 
     Args:
         curve: what a run with requests writes as curve.json.
@@ -212,7 +212,7 @@ def requests_chart(curve: Mapping[str, Any], name: str) -> str | None:
         axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.6, **style)
         handles.append((role, style | {"marker": marker, "markersize": 3.6}))
         parts.append(f"{role}: " + ", ".join(f"{number(score)} after {done}" for done, score in drawn))
-        if curve.get("by", "nothing") != "nothing":
+        if role in curve.get("after", {}) and (role == "retain" or curve["by"] != "nothing"):
             ends = [curve[end][role]["score"] for end in ("before", "after")]
             dashed: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[1], "linewidth": 0.9}
             axes.plot((0, curve["requests"]), ends, **dashed)
