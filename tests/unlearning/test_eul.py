@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from remanent.core.edit import EditSettings
-from remanent.core.intervention import put_on
+from remanent.core.intervention import put_on, worn
 from remanent.core.scores import score_records
 from remanent.errors import InputError, UnsupportedError
 from remanent.unlearning.eul import SelectiveTeacher, UnlearningLayers, _Student, edit, feed_forward_networks, fused
@@ -89,6 +89,20 @@ def test_without_weights_the_student_stays_the_teacher(tiny_llama, make_records)
     still = edit(obey_weight=0.0, retain_weight=0.0, forget_weight=0.0, apart_weight=0.0, epochs=1.0)
     still.edit(model, data, EditSettings())
     assert torch.equal(model(input_ids=ids).logits, plain)
+
+
+def test_layers_of_a_second_request_lie_behind_the_firsts_which_are_their_teacher(tiny_llama, make_records):
+    """Without losses the second set changes nothing, so that the model with both answers as with the first alone."""
+    data = {"forget": make_records(6, seed=1), "retain": make_records(8, seed=2)}
+    model, ids = tiny_llama(), torch.tensor([[1, 7, 5, 3]])
+    plain = model(input_ids=ids).logits
+    edit(epochs=2.0, learning_rate=1e-2).edit(model, data, EditSettings())
+    first = model(input_ids=ids).logits
+    still = edit(obey_weight=0.0, retain_weight=0.0, forget_weight=0.0, apart_weight=0.0, epochs=1.0)
+    still.edit(model, data, EditSettings())
+    assert len(worn(model)) == 2
+    assert not torch.allclose(first, plain)
+    assert torch.equal(model(input_ids=ids).logits, first)
 
 
 def test_fused_layers_are_the_nearest_to_all_on_what_they_met(tiny_llama, make_records):

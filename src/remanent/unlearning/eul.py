@@ -1,7 +1,8 @@
 """EUL: small layers behind each feed-forward network, trained to part from the model on forget and obey it on retain.
 
 The model stays as it is. Its own predictions are the teacher: the layers are to keep to them on retain records and to
-leave them on forget records. Layers of several requests lie one over the other, or are fused into one by least squares.
+leave them on forget records. Layers of several requests lie one over the other; `fused` makes one of such as were each
+trained on the model as it was.
 """
 
 from __future__ import annotations
@@ -231,7 +232,8 @@ def fused(
 
     Args:
         model: that wears none of them.
-        layers: of each request, all of one width.
+        layers: of each request, all of one width, each trained on that model: not those of a queue, which lie one over
+            the other.
         records: of each request.
 
     Source: arXiv 2310.20150, section 3.3.
