@@ -109,6 +109,17 @@ def test_unseen_stands_beside_forgotten_and_the_cost_is_there(compared):
             assert item.peak_memory > 10**7
 
 
+def test_aggregates_of_a_real_comparison(compared):
+    out, view, _ = compared
+    original, retrained = view.references
+    assert read_json(out / "compare.json")["hypervolume"] == view.hypervolume
+    assert 0 < view.hypervolume <= 1
+    assert view.harmonic_mean(original) == 0  # of all that it knew nothing is forgotten
+    for item in view.settings:
+        assert 0 <= view.harmonic_mean(item) <= 1
+        assert view.speed_up(item) == pytest.approx(retrained.seconds / item.seconds)
+
+
 def test_the_best_model_alone_stays(compared):
     out, view, _ = compared
     assert view.chosen is not None, [row["forget_gap"] for row in rows(out)]

@@ -214,7 +214,7 @@ class Sweep:
             "trials": rows,
         }
         view = view_of(found)
-        return {**found, "chosen": view.chosen, "best": view.best}
+        return {**found, "chosen": view.chosen, "best": view.best, "hypervolume": view.hypervolume}
 
     def _write(self) -> None:
         write_json(self.results, self._data())

@@ -31,6 +31,7 @@ def render(view: SweepView, title: str | None = None) -> str:
             noun=_noun(view),
             asked=view.information[view.kind],
             view=view,
+            faster=any(view.speed_up(item) for item in view.settings),
             attacked=any(item.attacked_gap for item in view.settings),
             own=own,
             plot=Markup(plot) if plot else None,

@@ -15,11 +15,14 @@ from remanent.report.text import interval, number, visible
 from remanent.report.view import MARKS
 
 FIGURES = ("FA", "RA", "Q-INT4")
+WIDEST = 120  # columns of a terminal that hold the harmonic mean beside all others
 
 
 def show(view: SweepView, console: Console) -> None:
-    """Print the table and the sentence under it."""
+    """Print the table and the sentences under it."""
     console.print(settings_table(view, console.width))
+    if view.hypervolume is not None:
+        console.print(f"Hypervolume of the frontier: {number(view.hypervolume)}", markup=False, highlight=False)
     console.print(visible(headline(view)), markup=False, highlight=False)
 
 
@@ -27,7 +30,8 @@ def settings_table(view: SweepView, width: int = WIDE) -> Table:
     """A row for each reference and each setting.
 
     Args:
-        width: of the terminal, in columns: a narrow one loses the intervals and the published figures.
+        width: of the terminal, in columns: a narrow one loses the harmonic mean, then the intervals and the published
+            figures.
     """
     wide = width >= WIDE
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
@@ -37,7 +41,8 @@ def settings_table(view: SweepView, width: int = WIDE) -> Table:
     varied = view.varied if view.kind == "sweep" else ()
     costs = ("s", "MB") if view.kind == "compare" else ()
     attacked = ("attacked",) if any(item.attacked_gap for item in view.settings) else ()
-    labels = ("passes", "seeds", "forget", "unseen", "gap", *attacked, "retention", *costs, *figures, "")
+    both = ("both",) if width >= WIDEST else ()
+    labels = ("passes", "seeds", "forget", "unseen", "gap", *attacked, "retention", *both, *costs, *figures, "")
     for label in (*varied, *labels):
         table.add_column(visible(label, 16), justify="right", no_wrap=True)
     best = {item.name for item in view.frontier}
@@ -49,11 +54,13 @@ def settings_table(view: SweepView, width: int = WIDE) -> Table:
         cells += [number(item.forget_nll), number(item.control_nll), _estimate(item.gap, wide)]
         cells += [_estimate(item.attacked_gap, wide)] if attacked else []
         cells.append(_estimate(item.retention, wide))
+        cells += [number(view.harmonic_mean(item))] if both else []
         cells += [number(item.seconds, 1), _megabytes(item.peak_memory)] if costs else []
         cells += [number(item.mean("published", name), 3) for name in figures]
         verdict = Text(MARKS[item.verdict], STYLES[item.verdict]) if item.verdict else Text("✕" if item.rows else "")
         table.add_row(*(Text(visible(cell, 40)) for cell in cells), verdict)
     caption = "nats, at the worst precision; gap: forget below unseen; retention: there; * chosen, · on the frontier"
+    caption += "; both: harmonic mean of the share of the gap that is gone and retention" if both else ""
     table.caption, table.caption_justify = caption, "left"
     return table
 

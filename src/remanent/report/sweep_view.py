@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from remanent.core.estimate import Estimate
 from remanent.errors import InputError
+from remanent.report import aggregates
 from remanent.report.view import VERDICTS
 
 SCHEMA = "remanent/sweep/v1"
@@ -121,6 +122,43 @@ class SweepView:
     def frontier(self) -> list[SettingSummary]:
         """See `frontier`."""
         return frontier(self.settings)
+
+    def harmonic_mean(self, item: SettingSummary) -> float | None:
+        """`aggregates.harmonic_mean` of a setting's mean gap and mean retention; None where one is not known."""
+        place = self._place(item)
+        return None if place is None else aggregates.harmonic_mean(*place)
+
+    @property
+    def hypervolume(self) -> float | None:
+        """`aggregates.hypervolume` of the frontier; None where the model before unlearning has no gap to lose."""
+        places = [self._place(item) for item in self.frontier]
+        known = [place for place in places if place is not None]
+        return aggregates.hypervolume(known) if known else None
+
+    @property
+    def hypervolumes(self) -> dict[str, float]:
+        """The same of each method's own settings, by its name; {} in a comparison and of one method."""
+        methods = dict.fromkeys(item.method for item in self.settings)
+        if self.kind == "compare" or len(methods) < 2:
+            return {}
+        own = {name: replace(self, settings=tuple(i for i in self.settings if i.method == name)) for name in methods}
+        return {name: view.hypervolume for name, view in own.items() if view.hypervolume is not None}
+
+    def speed_up(self, item: SettingSummary) -> float | None:
+        """Seconds of retraining over those of a setting's unlearning, of the fastest retraining whose seeds all ended
+        well; None where there is none, or no seconds are known."""
+        retrained = [
+            other.seconds for other in self.references if other.rows and not other.failed and other.seconds is not None
+        ]
+        return min(retrained) / item.seconds if retrained and item.seconds else None
+
+    def _place(self, item: SettingSummary) -> tuple[float, float] | None:
+        """Forgetting and retention of a setting."""
+        before = next((other.gap for other in self.references if not other.rows), None)
+        if before is None or item.gap is None or item.retention is None:
+            return None
+        forgotten = aggregates.forgetting(item.gap.value, before.value)
+        return None if forgotten is None else (forgotten, item.retention.value)
 
 
 def view_of(data: Mapping[str, Any]) -> SweepView:
