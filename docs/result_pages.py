@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.append(str(Path(__file__).parents[1]))
-from tests.reproductions.smollm2_report import BUDGET, FIGURES, figures, grouped
+from tests.reproductions.smollm2_report import BUDGET, FIGURES, figures, grouped, shown
 from tests.reproductions.study_rows import EPSILON, RESULTS, mean_and_interval, mean_and_range
 
 _TABLE = RESULTS / "all_methods.md"
@@ -80,7 +80,7 @@ def _on_smollm2(name: str) -> str:
     for (world, way), rows in grouped(_rows("smollm2.jsonl")).items():
         if rows[0]["method"] == name:
             found = [figures(row) for row in rows]
-            cells = [mean_and_range([one[key] for one in found], form) for key, form in FIGURES.items()]
+            cells = [shown(found, key) for key in FIGURES]
             lines.append(" | ".join(["| " + world, way, str(len(rows)), *cells]) + " |")
     if len(lines) == 2:
         return ""

@@ -1,6 +1,7 @@
 """A deletion request to SmolLM2-135M: ways to forget at equal passes, audited alike, as a sweep.
 
     python -m tests.reproductions.smollm2_study [--world authors-311 | tofu] [--methods npo ...] [--seeds 0 1 2]
+        [--backends]
 
 Every part is a job that goes on where it was cut off. Settings were chosen on the authors of world 310: NPO at 2e-5 got
 half the way within the budget; as-stranger at 1e-4 forgot too little and at 3e-4 kept too little, and with a retain
@@ -9,6 +10,7 @@ stood still here ("one way" in the table); durable takes its forget gradient off
 development world of small models ("no directions", and eight of them by gu, in the optimizer's metric, were before it).
 Of all other methods nothing was chosen here: their rate is durable's times what the table of all methods chose for them
 over what it chose for durable, on its small model.
+With --backends the same are made anew and audited at real back ends, each beside the format that simulates it.
 The rows are copied to results/smollm2.jsonl, and the table is made of them.
 """
 
@@ -35,7 +37,7 @@ from remanent.jobs.sweep_config import SweepFile, SweepSettings
 from remanent.jobs.sweep_trial import AUDITS, DONE, judged
 from remanent.jobs.teach import teach
 
-from .smollm2_report import BUDGET, THRESHOLDS, report
+from .smollm2_report import BUDGET, REAL, RELEARNING, THRESHOLDS, report
 from .study_rows import RESULTS, Row, data_folder
 
 MODEL, UPPER_HALF = "smollm2-135m", "*.layers.1[5-9].*,*.layers.2?.*"
@@ -79,11 +81,12 @@ OWN: Mapping[str, dict[str, Any]] = {
         "hyperparameters": {"retain_weight": 2.0, "symmetric": False},
     },
 }
+BACKENDS = "full,int8,bnb-int8,gguf-q8_0,int4-g32,gguf-q4_0,nf4,bnb-nf4"
 RETRAINED = "retrained"  # the model that was never taught what the others forget, audited like them
 MAIN = ("npo", "durable", "as-stranger")
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
-    "at": "full,int8,int4-row,int4-g32,nf4,relearning-overlap-50",
+    "at": f"full,int8,int4-row,int4-g32,nf4,{RELEARNING}",
     "attack_seeds": 1,
     **THRESHOLDS,
     "generate": 0,
@@ -137,13 +140,14 @@ def taught(files: Mapping[str, Path], folder: Path, what: str = "taught") -> Pat
     ).model
 
 
-def study(world: str, names: Sequence[str], seeds: Sequence[int], out: Path) -> list[Row]:
+def study(world: str, names: Sequence[str], seeds: Sequence[int], out: Path, backends: bool = False) -> list[Row]:
     """Teach, unlearn and audit; returns the rows."""
     folder = out / world
     files = written(world, folder)
     model = taught(files, folder)
     data = DataSettings(**{name: str(file) for name, file in files.items() if name != "taught"}, system=SYSTEM)
-    audit = {**AUDIT, "precision": fast_precision(), "threads": 1}
+    audit = {**AUDIT, "precision": fast_precision(), "threads": 1} | ({"at": BACKENDS} if backends else {})
+    swept = folder / ("backends" if backends else "sweep")
     unlearn = UnlearnSettings(
         model=str(model),
         data=data,
@@ -160,19 +164,19 @@ def study(world: str, names: Sequence[str], seeds: Sequence[int], out: Path) -> 
     rows = []
     if RETRAINED in names:
         settings = AuditSettings(model=str(taught(files, folder, "retain")), reference=str(model), data=data, **audit)
-        run_audit(settings, folder / RETRAINED, cache=folder / "sweep" / AUDITS)
+        run_audit(settings, swept / RETRAINED, cache=swept / AUDITS)
         rows.append(
             {"name": RETRAINED, "method": RETRAINED, "status": DONE, "hyperparameters": {}, "best_step": 0}
-            | judged(folder / RETRAINED)
+            | judged(swept / RETRAINED)
         )
     alone = [name for name in names if "method" in OWN.get(name, {})]
     # A sweep has one setting of its own for each method.
-    for asked in ([name for name in names if name in OWN and name not in alone], *([name] for name in alone)):
-        own = {of.pop("method", name): of for name, of in ((name, dict(OWN[name])) for name in asked)}
+    for some in ([name for name in names if name in OWN and name not in alone], *([name] for name in alone)):
+        own = {of.pop("method", name): of for name, of in ((name, dict(OWN[name])) for name in some)}
         if own:
-            swept = SweepSettings(method=tuple(own), own=own, seeds=tuple(seeds), budget=BUDGET)
-            sweep(SweepFile(sweep=swept, unlearn=unlearn, audit=audit), folder / "sweep")
-            rows += read_json(folder / "sweep" / "sweep.json")["trials"]
+            asked = SweepSettings(method=tuple(own), own=own, seeds=tuple(seeds), budget=BUDGET)
+            sweep(SweepFile(sweep=asked, unlearn=unlearn, audit=audit), swept)
+            rows += read_json(swept / "sweep.json")["trials"]
     return rows
 
 
@@ -181,17 +185,19 @@ def main() -> None:
     parser.add_argument("--world", default="authors-311")
     parser.add_argument("--methods", nargs="+", choices=[*OWN, RETRAINED], default=MAIN, metavar="METHOD")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--backends", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     arguments = parser.parse_args()
     if arguments.world == "tofu" and not (folder := data_folder() / "tofu").is_dir():
         parser.error(f"--world tofu: no TOFU in {folder}; REMANENT_DATA names the folder that holds it")
-    found = study(arguments.world, arguments.methods, arguments.seeds, arguments.out)
+    found = study(arguments.world, arguments.methods, arguments.seeds, arguments.out, arguments.backends)
+    world = arguments.world + (REAL if arguments.backends else "")
     file = RESULTS / "smollm2.jsonl"
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     rows = {(row["world"], row["name"]): row for row in kept}
     for row in found:
         if row["status"] == "done":
-            rows[arguments.world, row["name"]] = {"world": arguments.world, **row}
+            rows[world, row["name"]] = {"world": world, **row}
     shutil.rmtree(arguments.out / arguments.world / "taught" / "checkpoints", ignore_errors=True)
     write_atomic(file, "".join(json.dumps(row) + "\n" for _, row in sorted(rows.items())))
     report([row for _, row in sorted(rows.items())])
