@@ -1,0 +1,105 @@
+"""What the pages say of the long studies, held against the rows that are committed: rows made anew may say otherwise.
+
+The studies themselves take hours on SmolLM2; their commands stand on the pages.
+"""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+
+import pytest
+
+from .smollm2_report import RELEARNING, THRESHOLDS, figures, grouped
+from .study_rows import RESULTS
+
+AT_CONTROL = "retain NLL at control's"
+
+
+def rows(name):
+    return [json.loads(line) for line in (RESULTS / name).read_text(encoding="utf-8").splitlines()]
+
+
+def claim(name):
+    """A row for each seed, at least three."""
+    found = [row for row in rows("smollm2_claims.jsonl") if row["name"].startswith(f"{name}/")]
+    assert len(found) >= 3
+    return found
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """Way -> seed -> its figures, of the authors on SmolLM2."""
+    found = {way: members for (world, way), members in grouped(rows("smollm2.jsonl")).items() if world == "authors-311"}
+    return {way: {row.get("seed"): figures(row) for row in members} for way, members in found.items()}
+
+
+def test_gu_keeps_a_little_more_than_random_directions_at_equal_forgetting_with_each_seed():
+    for row in claim("combined"):
+        assert 0 < row["gu, random directions"][AT_CONTROL] - row["gu"][AT_CONTROL] < 0.05
+
+
+def test_ofmu_forgets_no_more_and_keeps_no_more_than_a_weighted_sum():
+    found = claim("combined")
+    ofmu, summed = (
+        {key: fmean(row[way][f"{key} NLL"] for row in found) for key in ("forget", "retain")}
+        for way in ("ofmu", "weighted sum, forget 0.3")
+    )
+    assert not any(row["ofmu"]["reached"] for row in found)
+    assert abs(ofmu["forget"] - summed["forget"]) < 0.1
+    assert abs(ofmu["retain"] - summed["retain"]) < 0.05
+
+
+def test_remind_gains_on_loss_but_no_more_than_any_tokens_do():
+    near, far = ([row[model]["forget|control-audit"] for row in claim("remind")] for model in ("npo", "npo random"))
+    assert all(found["remind"] > found["loss"] for found in near)
+    assert fmean(found["remind"] for found in far) >= fmean(found["remind"] for found in near)
+
+
+def test_relearning_brings_back_more_of_what_is_alike_and_nothing_in_a_retrained_model():
+    for row in claim("blur"):
+        back, never = ({name: value for name, (value, _) in row[model].items()} for model in ("unlearned", "retrained"))
+        assert min(back["hi"], back["mid"]) > 0.1 > 0.02 > back["lo"]
+        assert max(never.values()) < 0.03
+
+
+def test_ssd_is_selective_and_no_alpha_forgets_and_keeps():
+    for row in claim("ssd"):
+        for name, found in row.items():
+            if not name.startswith("alpha") or name.endswith("random weights"):
+                continue
+            forgotten = found["forget"] >= found["control"] - THRESHOLDS["epsilon"]
+            # In nats: beside unseen records, of which everything was destroyed as well, a share kept says nothing.
+            kept = found["retain"] <= row["taught"]["retain"] + THRESHOLDS["epsilon"]
+            assert not (forgotten and kept), name
+        # What is damped at alpha 10 takes more from the forgotten than from the kept; random weights do not.
+        chosen, drawn = (row[f"alpha 10{end}"] for end in ("", ", random weights"))
+        assert chosen["forget"] - chosen["retain"] > drawn["forget"] - drawn["retain"]
+
+
+def test_no_way_passes_the_trilemma_and_a_retrained_model_does():
+    found = {row["name"]: row["failed"] for row in rows("trilemma.jsonl") if "failed" in row}
+    passed = {name for name, failed in found.items() if not failed}
+    assert len(found) > 30
+    assert {name.rsplit("/", 1)[0] for name in passed} == {"retrained"}
+
+
+def test_durable_keeps_more_than_npo_and_withstands_relearning_with_each_seed(authors):
+    assert set(authors["durable"]) == set(authors["npo"]) == {0, 1, 2}
+    for seed, found in authors["durable"].items():
+        assert found["gap"] >= -THRESHOLDS["epsilon"]
+        assert found["kept"] > authors["npo"][seed]["kept"]
+        assert found["relearnt"] > authors["npo"][seed]["relearnt"]
+
+
+def test_nothing_that_unlearns_smollm2_keeps_what_is_asked(authors):
+    for way, seeds in authors.items():
+        if way != "retrained":
+            assert all(found["kept"] < THRESHOLDS["upsilon"] for found in seeds.values()), way
+
+
+def test_every_row_was_asked_at_the_same_conditions():
+    for row in rows("smollm2.jsonl"):
+        names = [item["name"] for item in row["conditions"]]
+        if "real back ends" not in row["world"]:
+            assert names == ["full", "int8", "int4-row", "int4-g32", "nf4", RELEARNING], row["name"]
