@@ -102,7 +102,8 @@ def apart(model: nn.Module, batches: dict[str, Batch]) -> float:
     model.zero_grad()
     loss = their.loss(batches)
     loss.backward()  # type: ignore[no-untyped-call]
-    found = [abs(losses["forget@full"] + losses["retain@full"] - float(loss)) / abs(float(loss))]
+    theirs = loss.item()
+    found = [abs(losses["forget@full"] + losses["retain@full"] - theirs) / abs(theirs)]
     for name, weight in model.named_parameters():
         gradient = ours[name]
         assert gradient is not None
