@@ -24,11 +24,13 @@ import torch
 from remanent.auditing.relearning import RelearningAttack
 from remanent.core.batch import Encoded, collate
 from remanent.core.displacement import Dampening, Displacement, Here
+from remanent.core.edit import EditSettings
 from remanent.core.evaluation import known
 from remanent.core.files import write_atomic
 from remanent.core.importance import answer_nll
 from remanent.core.selection import Selection
-from remanent.unlearning import grad_diff, gu, npo, ofmu, ssd
+from remanent.data.record import Record
+from remanent.unlearning import grad_diff, gu, guardrail, npo, ofmu, ssd
 from remanent.unlearning.pga_projection import PGAProjection
 
 from .fit_table import COLUMNS as FIT_FIGURES
@@ -148,9 +150,7 @@ class Study:
     def ssd(self, seed: int) -> Row:
         """Way -> mean NLL of each set: half of the authors to forget, drawn by the seed, and the kept and unseen."""
         world = self.world
-        people = sorted({record.group for record in world.encoded["forget"]})
-        order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed)).tolist()
-        chosen = {people[place] for place in order[: len(people) // 2]}
+        chosen = self._half_of_the_forgotten(seed)
         forget = [record for record in world.encoded["forget"] if record.group in chosen]
         world.put(world.taught)
         size = len(forget)
@@ -173,6 +173,40 @@ class Study:
         return {"shares": shares} | {
             name: known(world.model, asked, [point], **world.how)[str(point)] for name, point in ways.items()
         }
+
+    def _half_of_the_forgotten(self, seed: int) -> set[str]:
+        people = sorted({record.group for record in self.world.encoded["forget"]})
+        order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed)).tolist()
+        return {people[place] for place in order[: len(people) // 2]}
+
+    def guardrail(self, seed: int) -> Row:
+        """Way -> mean NLL of the authors that the text names, of as many taught ones that it does not, kept and unseen;
+        "strangers" names as many unseen authors in their place."""
+        world = self.world
+        world.put(world.taught)
+        chosen = self._half_of_the_forgotten(seed)
+        sides = ("named", "not named")
+        asked = {
+            side: [record for record in world.encoded["forget"] if (record.group in chosen) == (side == "named")]
+            for side in sides
+        }
+        asked |= {name: spread(world.encoded[f"{name}-audit"], 80) for name in ("retain", "control")}
+        unseen = sorted({record.group for record in world.records["control-select"]})
+        drawn = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed)).tolist()
+        texts = {
+            "taught": None,
+            "guardrail": names_of(world.records["forget"], chosen),
+            "strangers": names_of(world.records["control-select"], {unseen[place] for place in drawn[: len(chosen)]}),
+        }
+        settings = EditSettings(world.pad_id, tokens=lambda text: world.tokenizer(text)["input_ids"])
+        found: Row = {}
+        for way, text in texts.items():
+            edit = None if text is None else guardrail.edit(guardrail.TEXT.replace("{groups}", text))
+            undo = None if edit is None else edit.edit(world.model, {"forget": asked["named"]}, settings).undo
+            found[way] = known(world.model, asked, [Here()], **world.how)["full"]
+            if undo is not None:
+                undo.undo()
+        return found
 
     def _batches(self, records: Sequence[Encoded], size: int, seed: int) -> list[Any]:
         order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -211,6 +245,20 @@ class Study:
             "hooks, spectral 3": PGAProjection(depths=6, directions="spectral", rank=3),
         }
         return of_codes(SmolLM2Codes(seed), forms, steps=40, rate=5e-5)
+
+
+def names_of(records: Sequence[Record], groups: set[str]) -> str:
+    """The authors' names, from the questions about where they were born."""
+    start, end = "Where was ", " born?"
+    asked = [record.question for record in records if record.group in groups]
+    return ", ".join(text[len(start) : -len(end)] for text in asked if text.startswith(start) and text.endswith(end))
+
+
+def guardrail_table(rows: Sequence[Row]) -> str:
+    """A line for each way."""
+    sets = list(rows[0]["taught"])
+    lines = [[way, *(mean_and_interval([row[way][name] for row in rows]) for name in sets)] for way in rows[0]]
+    return markdown(["text before the question", *sets], lines)
 
 
 def nameless(rows: Sequence[Row]) -> list[Row]:
@@ -277,6 +325,13 @@ CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]]
         "SSD: half of the authors to forget, drawn by the seed, by one edit. Falsified where the same factors on "
         "random weights forget as selectively, or no alpha forgets and keeps. Importances by batches of 40 records; "
         "mean NLL.",
+    ),
+    "guardrail": (
+        Study.guardrail,
+        guardrail_table,
+        "Guardrail: half of the authors to forget, drawn by the seed, are named in a text before each question that "
+        "asks to withhold them. Falsified where others that were taught too, and are not named, are withheld as much, or "
+        "where naming unseen people (strangers) does as much. Mean NLL of the true answers.",
     ),
     "pga": (
         Study.pga,
