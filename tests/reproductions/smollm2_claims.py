@@ -330,8 +330,8 @@ CLAIMS: Mapping[str, tuple[Callable[[Study, int], Row], Callable[[Sequence[Row]]
         Study.guardrail,
         guardrail_table,
         "Guardrail: half of the authors to forget, drawn by the seed, are named in a text before each question that "
-        "asks to withhold them. Falsified where others that were taught too, and are not named, are withheld as much, or "
-        "where naming unseen people (strangers) does as much. Mean NLL of the true answers.",
+        "asks to withhold them. Falsified where others that were taught too, and are not named, are withheld as much, "
+        "or where naming unseen people (strangers) does as much. Mean NLL of the true answers.",
     ),
     "pga": (
         Study.pga,
