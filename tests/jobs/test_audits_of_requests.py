@@ -8,9 +8,10 @@ import shutil
 import pytest
 
 from remanent.core.files import read_json
+from remanent.data.requests import Request
 from remanent.errors import InputError
 
-from .people import run, settings, stream
+from .people import records, run, settings, stream
 
 pytestmark = pytest.mark.usefixtures("own_places")
 
@@ -109,6 +110,15 @@ def test_their_limits_are_the_users_and_are_checked_before_any_work(folder, tmp_
     told = read_json(done.path / "judgement.json")
     assert (told["criteria"]["epsilon"], told["criteria"]["upsilon"]) == (0.7, 0.4)
     assert any(line["name"] == "extraction-strength<=0.5" for line in told["lines"])
+
+
+def test_what_the_first_audit_could_not_ask_is_said_before_any_work(folder, tmp_path):
+    """It has the fewest records: here one of its only person, of whom the attack relearns a half."""
+    asked = [Request("r0", tuple(records("forget", 1, 0)[:1])), Request("r1", tuple(records("forget", 1, 1)))]
+    chosen = settings(folder, audit_every=1, audit_at="full,blur-relearning-hi-1", curve_every=0)
+    with pytest.raises(InputError, match="at least 2 records"):
+        run(chosen, tmp_path / "run", asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_muses_sustainability_is_in_the_report_and_may_have_a_limit(folder, tmp_path):
