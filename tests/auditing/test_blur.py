@@ -92,6 +92,15 @@ def test_the_nearest_partner_is_the_one_most_alike_in_words():
     assert [asked.partner(item) for item in paraphrased] == [asked.partner(item) for item in SETS.forget]
 
 
+def test_records_of_two_sets_are_told_apart_by_key_and_group():
+    retain = [record("Where", "R"), record("Who", "S")]
+    both = {FORGET: [retain[0]], RETAIN: retain}
+    assert Nearest("forget").given(both).partner(retain[0]) == retain[1]  # as of the forget set, not as of the other
+    alike = Record(retain[0].key, retain[0].group, (Message("user", "Why?"),), "yes")
+    with pytest.raises(InputError, match="of one record alone"):
+        Nearest("forget").given({FORGET: [alike], RETAIN: retain})
+
+
 def test_equals_are_drawn_by_the_key():
     retain = [record("Where", f"R{number}") for number in range(6)]
     forget = [Record(f"f{number}", "F", retain[0].prompt, "yes") for number in range(12)]

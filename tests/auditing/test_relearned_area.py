@@ -14,8 +14,9 @@ from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRA
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import NOT_ASSESSABLE, Criteria
 from remanent.auditing.plan import AuditData, AuditPlan
-from remanent.auditing.relearned_area import relearned_areas
+from remanent.auditing.relearned_area import check_asked, relearned_areas
 from remanent.data.authors import author_sets
+from remanent.errors import InputError
 from remanent.models.load import load
 from remanent.models.save import save
 from remanent.models.tiny import tiny
@@ -71,6 +72,18 @@ def test_where_there_is_no_curve_there_is_no_area():
     assert (found.value, found.low, found.high) == (None, None, None)
     (alone,) = relearned_areas(AT, measured(FORGET, {"f1": (4, 3, 1)}) + measured(CONTROL, UNSEEN), CRITERIA)
     assert (alone.value, alone.low, alone.high) == (pytest.approx(1.7 - 0.65), None, None)  # one group bounds nothing
+
+
+def test_a_limit_on_an_area_that_no_two_numbers_of_steps_make_is_refused():
+    for at, limit in (
+        ("relearning-overlap-2", "relearned-area<=0.1"),
+        ("relearning-overlap-2,blur-relearning-hi-4", "relearned-area<=0.1"),
+        ("relearning-overlap-2,relearning-overlap-4", "relearned-area@relearning-overlap-2<=0.1"),
+    ):
+        with pytest.raises(InputError, match="two numbers of steps"):
+            check_asked([limit], parse_conditions(at))
+    check_asked(["relearned-area<=0.1", "recall>=0"], parse_conditions("relearning-overlap-2,relearning-overlap-4"))
+    check_asked(["recall>=0"], parse_conditions("full"))
 
 
 def test_an_audit_makes_it_of_the_audited_and_the_retrained_model_and_a_limit_judges_it(tmp_path):

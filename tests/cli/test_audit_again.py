@@ -80,6 +80,10 @@ def test_the_same_audit_again_leaves_its_certificate(call, world, run):
     audited(call, world, run)
     assert (run / "certificate.json").read_bytes() == before
     assert (run / "report.html").is_file()
+    # A setting that came later stands there where it says something: else no older audit were the same again.
+    assert "attack_learning_rate" not in json.loads((run / "audit.json").read_text())["settings"]
+    audited(call, world, run, "--attack-learning-rate", 1e-3)
+    assert json.loads((run / "audit.json").read_text())["settings"]["attack_learning_rate"] == 1e-3
 
 
 def test_another_audit_puts_aside_what_was_of_the_first(call, world, run):

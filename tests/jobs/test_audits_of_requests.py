@@ -125,7 +125,7 @@ def test_muses_sustainability_is_in_the_report_and_may_have_a_limit(folder, tmp_
     """Utility after each audit's requests, as each audit measured it; the limit is a line of each."""
     from remanent.jobs.report import report, view
 
-    limit = "knowledge@muse/retain>=0"
+    limit = "knowledge@muse/retain>=1.5"
     audits = {"audit_every": 1, "audit_at": "full,muse", "audit_require": [limit]}
     done = run(settings(folder, "npo", curve_every=0, curve_generate=2, **audits), tmp_path / "run", stream(2))
     (table,) = view(done.path).muse
@@ -136,7 +136,7 @@ def test_muses_sustainability_is_in_the_report_and_may_have_a_limit(folder, tmp_
         assert row["utility"] == known["audited", "retain"]["value"] is not None
         assert row["utility-before"] == known["original", "retain"]["value"] is not None
         told = read_json(done.path / "audits" / name / "judgement.json")["lines"]
-        assert any(line["name"] == "knowledge/retain>=0" for line in told)
+        assert [line["verdict"] for line in told if line["name"] == "knowledge/retain>=1.5"] == ["FAILED"]
     assert "MUSE’s sustainability" in report([done.path], done.report).read_text(encoding="utf-8")
 
 

@@ -214,6 +214,24 @@ def test_what_is_put_round_the_model_is_there_when_more_requests_come(method, ch
     assert len(worn(load(more.model).model)) == 5
 
 
+def test_checkpoints_of_a_version_that_kept_nothing_round_the_model_are_refused(folder, tmp_path, monkeypatch):
+    """Going on from them would take off what stands round the model, and let what it hides come back."""
+    own = {"hyperparameters": {"text": "No."}, "curve_every": 0} | dict.fromkeys(
+        ("steps", "batch_size", "learning_rate")
+    )
+    chosen, real = settings(folder, "guardrail", **own), job.save_checkpoint
+    monkeypatch.setattr(
+        job,
+        "save_checkpoint",
+        lambda path, kept: real(path, replace(kept, state={k: v for k, v in kept.state.items() if k != "worn"})),
+    )
+    done = run(chosen, tmp_path / "run", stream(2))
+    monkeypatch.undo()
+    with pytest.raises(RunConflictError, match="start a new run"):
+        run(chosen, done.path, stream(3))
+    assert len(worn(load(done.model).model)) == 2
+
+
 def test_requests_that_were_obeyed_may_not_change(folder, tmp_path):
     chosen = settings(folder, "npo")
     run(chosen, tmp_path / "run", stream(2))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from remanent.report.aggregates import forgetting, harmonic_mean, hypervolume
 from remanent.report.sweep_page import render
-from remanent.report.sweep_terminal import WIDEST, show
+from remanent.report.sweep_terminal import show
 from remanent.report.sweep_view import view_of
 
 from .sweep_rows import ROWS, broken, data, row
@@ -105,10 +105,22 @@ def test_page_and_terminal_show_them():
     assert "durable 160 3 of 5 3.5 4.0 200 MB" in text  # 14 seconds of retraining over 3.5
     assert "Speed-up" not in words(render(view_of(data(ROWS))))
     said = io.StringIO()
-    show(view, Console(file=said, width=WIDEST))
+    show(view, Console(file=said, width=140))
     assert "Hypervolume of the frontier: 0.92" in said.getvalue()
     (line,) = [line for line in said.getvalue().splitlines() if " 11 " in line]
     assert " 0.90 " in line  # 2 * 1 * 0.82 / 1.82
     narrow = io.StringIO()
-    show(view, Console(file=narrow, width=80))
+    show(view, Console(file=narrow, width=60))
     assert "both" not in narrow.getvalue()
+
+
+@pytest.mark.parametrize("width", range(80, 150, 3))
+def test_no_column_is_pushed_out_of_a_terminal(width):
+    """Beside a hyper-parameter that varies, the mean of both stands where all else does."""
+    rows = [{**item, "hyperparameters": {"beta": place}} for place, item in enumerate(ROWS)]
+    view = view_of(data([*rows, *RETRAINED]))
+    said = io.StringIO()
+    show(view, Console(file=said, width=width))
+    lines = said.getvalue().splitlines()
+    assert any("*" in line.split()[0] for line in lines if line.split()), said.getvalue()
+    assert all(len(line) <= width for line in lines)

@@ -21,6 +21,7 @@ PARTS: tuple[tuple[str, ...], ...] = (
     ("trilemma_study",),
     ("smollm2_study", "--methods", *MAIN, RETRAINED, *PARTS_OF_OURS),
     ("smollm2_study", "--methods", *OTHERS, "--seeds", "0"),
+    ("smollm2_study", "--methods", "npo", "durable", "--seeds", "0", "--backends"),
     ("smollm2_study", "--world", "tofu", "--methods", *MAIN, *PARTS_OF_OURS, "--seeds", "0"),
     ("flat_forgetting",),
 )

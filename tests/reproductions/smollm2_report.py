@@ -28,12 +28,11 @@ BETTER: Mapping[str, Callable[[Mapping[str, float], Mapping[str, float]], bool]]
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, float]:
-    """Of a row: gap at the worst precision, kept at the worst, and where that was asked the gap after relearning."""
+    """Of a row: gap at the worst precision, kept at the worst, gap after relearning; those that it has."""
     at = {item["name"]: item for item in row["conditions"]}
-    found = {"gap": -row["forget_gap"]["value"], "kept": row["retention"]["value"]}
-    if RELEARNING in at:
-        found["relearnt"] = -at[RELEARNING]["forget_gap"]["value"]
-    return found
+    gaps = {"gap": row["forget_gap"], "relearnt": at.get(RELEARNING, {}).get("forget_gap")}
+    found = {key: -gap["value"] for key, gap in gaps.items() if gap}
+    return found | ({"kept": row["retention"]["value"]} if row["retention"] else {})
 
 
 def summary(rows: Sequence[dict]) -> str:
@@ -46,7 +45,7 @@ def summary(rows: Sequence[dict]) -> str:
         cost = [mean_and_range([row[key] / unit for row in members if row.get(key)], form) for key, unit, form in COST]
         lines.append([world, way, str(len(members)), *cells, *cost])
         default = {row["seed"]: figures(row) for row in groups.get((world, "durable"), []) if way != "durable"}
-        shared = sorted(set(found) & set(default))
+        shared = [seed for seed, one in found.items() if set(one) == set(default.get(seed, ()))]
         on = [what for what, better in BETTER.items() if all(better(found[seed], default[seed]) for seed in shared)]
         if shared and on:
             beats.append(f"- {world}, {way} ({len(shared)} of {len(default)} seeds): {', '.join(on)}.")

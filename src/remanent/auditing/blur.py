@@ -121,7 +121,8 @@ class Nearest(Combined):
     ones drawn by the record's key. In the place of BLUR's pairs that touch by meaning.
 
     Args:
-        nearest: key and group of a record -> its partner; None where all partners are of its group.
+        nearest: key and group of a record -> its partner; None where all partners are of its group. A record that is in
+            two sets has the first one's, in the order forget, control, retain.
     """
 
     nearest: Mapping[tuple[str, str], Record | None] = field(default_factory=dict, repr=False)
@@ -130,6 +131,7 @@ class Nearest(Combined):
         """With partners for every record of the forget, retain and control sets."""
         found = super().given(named)
         nearest: dict[tuple[str, str], Record | None] = {}
+        questions: dict[tuple[str, str], str] = {}
         for name, partners in ((FORGET, found.retain), (CONTROL, found.retain), (RETAIN, found.forget)):
             records = [record for record in named.get(name, ()) if record.prompt]
             rows = similarities([record.question for record in records], [other.question for other in partners])
@@ -139,7 +141,10 @@ class Nearest(Combined):
                 most = max((likeness for likeness, _ in others), default=0.0)
                 ties = [other for likeness, other in others if likeness == most]
                 partner = ties[seed_of("blur", record.key) % len(ties)] if ties else None
-                nearest[record.key, record.group] = partner
+                if questions.setdefault((record.key, record.group), record.question) != record.question:
+                    expected = "keys and groups that are of one record alone, whichever set it is in"
+                    raise InputError("key, group", f"{record.key}, {record.group}", expected)
+                nearest.setdefault((record.key, record.group), partner)
         return replace(found, nearest=nearest)
 
     def partner(self, record: Record) -> Record | None:

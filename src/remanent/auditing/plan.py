@@ -21,7 +21,7 @@ from remanent.auditing.evidence import (
     TEXT,
 )
 from remanent.auditing.prompts import FewShot
-from remanent.auditing.remind import Remind
+from remanent.auditing.remind import Remind, embeddings
 from remanent.core.intervention import worn
 from remanent.core.weights import Weights, has_adapter
 from remanent.data.record import Record
@@ -146,9 +146,9 @@ def near_by_the_original(plan: AuditPlan, load: Loader) -> AuditPlan:
     asked = [(condition, condition.look) for condition in plan.conditions if isinstance(condition.look, Remind)]
     if not asked:
         return plan
-    original = load().model
+    table = embeddings(load().model).detach().to("cpu", torch.float32, copy=True)  # alone, without the model
     for condition, look in asked:
-        plan = _with(plan, condition, replace(condition, look=look.near_by(original)))
+        plan = _with(plan, condition, replace(condition, look=look.near_by(table)))
     return plan
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, RETRAINED, Meas
 from remanent.auditing.intervals import Sample, difference_interval
 from remanent.auditing.judgement import Criteria
 from remanent.auditing.measure_names import RELEARNED_AREA
+from remanent.auditing.requirement import Requirement
 from remanent.core.displacement import Here
+from remanent.errors import InputError
 
 _Key = tuple[str, str, str, int | None]
 
@@ -34,17 +36,11 @@ def relearned_areas(
         criteria: alpha and the bootstrap's resamples and seed.
     """
     full = [condition.info.name for condition in conditions if condition.info.kind == "full"]
-    curves: dict[str, dict[int, Condition]] = {}
-    for condition in conditions:
-        if condition.attack is not None and condition.displacement == Here() and condition.prompts is None:
-            curves.setdefault(condition.attack.source, {})[condition.attack.steps] = condition
     scored: dict[_Key, Sequence[RecordScore]] = {
         (item.subject, item.condition, item.records, item.seed): item.scores for item in measurements
     }
     made = []
-    for rungs in curves.values():
-        if len(rungs) < 2 or not full:
-            continue
+    for rungs in _curves(conditions) if full else ():
         last = rungs[max(rungs)]
         for subject in (AUDITED, RETRAINED):
             forget, control = (_areas(scored, subject, records, full[0], rungs) for records in (FORGET, CONTROL))
@@ -52,6 +48,26 @@ def relearned_areas(
                 continue
             made.append(_measure(subject, last.info.name, _sample(forget), _sample(control), len(forget), criteria))
     return tuple(made)
+
+
+def check_asked(required: Iterable[str], conditions: Sequence[Condition]) -> None:
+    """Raise InputError where a limit is on an area that these conditions do not make."""
+    made = [rungs[max(rungs)].info.name for rungs in _curves(conditions)]
+    for text in required:
+        asked = Requirement.parse(text)
+        if asked.measure == RELEARNED_AREA and not ({asked.condition} & set(made) if asked.condition else made):
+            at = f", and the limit at the one with the most, {', '.join(made)}" if made else ""
+            expected = "a set that is relearned for two numbers of steps, such as relearning-overlap-10 and -50"
+            raise InputError("require", text, expected + at)
+
+
+def _curves(conditions: Sequence[Condition]) -> list[dict[int, Condition]]:
+    """For each set that is relearned for at least two numbers of steps, the attacks by their steps."""
+    found: dict[str, dict[int, Condition]] = {}
+    for condition in conditions:
+        if condition.attack is not None and condition.displacement == Here() and condition.prompts is None:
+            found.setdefault(condition.attack.source, {})[condition.attack.steps] = condition
+    return [rungs for rungs in found.values() if len(rungs) > 1]
 
 
 def _areas(

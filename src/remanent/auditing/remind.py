@@ -76,10 +76,9 @@ class Remind:
     digest: str = ""
     alone = True
 
-    def near_by(self, model: nn.Module) -> Remind:
-        """The probe with a model's embeddings: models that are compared are asked the same texts."""
-        table = embeddings(model).detach().to("cpu", torch.float32, copy=True)
-        return replace(self, embeddings=table, digest=sha256(table.numpy().tobytes()).hexdigest())
+    def near_by(self, table: Tensor) -> Remind:
+        """The probe with a model's embeddings, float32 on the CPU, so that models are asked the same texts."""
+        return replace(self, embeddings=table, digest=sha256(table.numpy().data).hexdigest())
 
     def given(self, named: Mapping[str, Sequence[Record]]) -> Remind:
         """The probe; it needs a forget set and a control to compare with."""

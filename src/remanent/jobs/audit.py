@@ -16,6 +16,7 @@ from remanent.auditing.evidence import AUDITED, ORIGINAL, RETRAINED, Evidence
 from remanent.auditing.judge import judge
 from remanent.auditing.judgement import Criteria, Judgement
 from remanent.auditing.plan import AuditData, AuditPlan, Loader, askable
+from remanent.auditing.relearned_area import check_asked
 from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_json
 from remanent.core.run_folder import RunFolder, check_writable
@@ -77,7 +78,7 @@ def run_audit(
             "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
-            "attack_learning_rate": settings.attack_learning_rate,
+            **_where_not_the_default(settings, "attack_learning_rate"),
             **({"require": list(settings.require)} if settings.require else {}),
             **({} if others is None else {"other_records_than_the_run": others}),
         },
@@ -125,6 +126,7 @@ def settings_between(settings: UnlearnSettings, model: str) -> AuditSettings:
             "epsilon": settings.audit_epsilon,
             "upsilon": settings.audit_upsilon,
             "require": settings.audit_require,
+            "attack_learning_rate": settings.audit_attack_learning_rate,
             "generate": settings.curve_generate,
             "precision": settings.precision,
         }
@@ -140,6 +142,12 @@ def check_audits_between(settings: UnlearnSettings, data: JobData) -> None:
         raise InputError(name, error.value, error.expected) from None
 
 
+def _where_not_the_default(settings: AuditSettings, name: str) -> dict[str, Any]:
+    """What came later stands in the evidence where it says something, so that the same audit again is the same."""
+    value = getattr(settings, name)
+    return {} if value == AuditSettings.model_fields[name].default else {name: value}
+
+
 def conditions_asked(settings: AuditSettings) -> list[Condition]:
     """The conditions that an audit's settings name, with its attacks as they say."""
     return parse_conditions(settings.at, tuple(range(settings.attack_seeds)), settings.attack_learning_rate)
@@ -152,6 +160,7 @@ def _asked(settings: AuditSettings, data: JobData) -> tuple[list[Condition], Aud
     if _of_one_group(data):
         # A request about one person leaves nobody to ask after another was relearned; without a forget set nobody is.
         conditions = [item for item in conditions if item.attack is None or not item.attack.overlap]
+    check_asked(settings.require, conditions)
     return conditions, _audited(data)
 
 

@@ -85,7 +85,7 @@ OF_FORGETTING = ("method", "forget", "hyperparameters", "answer_tokens")
 class UnlearnSettings(_Settings):
     """Make a model forget."""
 
-    came_later = ("audit_epsilon", "audit_upsilon", "audit_require")
+    came_later = ("audit_epsilon", "audit_upsilon", "audit_require", "audit_attack_learning_rate")
 
     model: str = Field(description="The model that knows too much: a folder, a .gguf file, a hub name.")
     data: DataSettings
@@ -126,6 +126,7 @@ class UnlearnSettings(_Settings):
     audit_at: str = Field("full,int4-row", description="Conditions of those audits.")
     audit_epsilon: float = Field(0.25, gt=0, description="Their epsilon: nats by which forget may be better known.")
     audit_upsilon: float = Field(0.9, gt=0, le=1, description="Their upsilon: share of the knowledge that is kept.")
+    audit_attack_learning_rate: float = Field(2e-5, gt=0, description="AdamW's, in their attacks that relearn.")
     audit_require: list[str] = Field([], description="A limit on a measure of theirs; several may be given.")
     keep_models: bool = Field(False, description="Save the model after every request, not only after the last.")
 
@@ -140,6 +141,7 @@ OF_REQUESTS = (
     "audit_at",
     "audit_epsilon",
     "audit_upsilon",
+    "audit_attack_learning_rate",
     "audit_require",
     "keep_models",
 )

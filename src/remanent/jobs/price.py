@@ -11,6 +11,7 @@ from remanent.auditing.evidence import CONTROL_PARAPHRASED, FORGET, TEXT
 from remanent.auditing.measure import TEXT_MEASURED
 from remanent.auditing.prompts import FewShot
 from remanent.auditing.relearning import ATTACKED
+from remanent.auditing.remind import Remind, embeddings
 from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method, Objective
@@ -227,9 +228,11 @@ def price_audit(settings: AuditSettings, model: Any, sizes: Mapping[str, SetSize
     applicable = [item for item in conditions if has_adapter(model) or not item.needs_lora]
     moved = max(_count(condition.displacement.moving(weights)) for condition in applicable)
     attacked = any(condition.attack is not None for condition in conditions)
+    near_by_the_original = settings.reference is not None and any(isinstance(item.look, Remind) for item in conditions)
     memory = {
         "weights": everything * FLOAT,
         "copy of what the conditions move": (everything if attacked else moved) * FLOAT,
+        "the original's embeddings, for REMIND": embeddings(model).numel() * FLOAT if near_by_the_original else 0.0,
         "a real back end's own model": everything * FLOAT if any(item.backend for item in conditions) else 0.0,
         "gradients and moments of the attack": 3 * everything * FLOAT if attacked else 0.0,
         "activations": kept_for_backward(model, *_attack_batch(conditions)) if attacked else 0.0,

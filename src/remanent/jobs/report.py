@@ -92,8 +92,8 @@ def _muse(folder: Path) -> tuple[MuseTable, ...]:
     """MUSE's figures of a queue's audits, each called by how many requests were obeyed."""
     found = []
     for audit in _audits(folder):
-        file = RunFolder(audit).audit
-        if file.is_file():
+        file, asked = RunFolder(audit).audit, audit / "audit.yaml"
+        if file.is_file() and asked.is_file() and "muse" in asked.read_text(encoding="utf-8"):
             found.append((audit.name.lstrip("0"), _lean(file)))
     return sustainability(found)
 

@@ -313,7 +313,12 @@ class _Queue:
         if found is None:
             return
         copy_into(self._kept(), found.weights, self.checkpoints)
-        # Over those that the model had before the first request. A run begun before they were kept has none.
+        if "worn" not in found.state and any("intervention" in row.get("edit", {}) for row in self.rows):
+            raise RunConflictError(
+                f"{self.checkpoints} are of a version that did not keep what stands round a model; start a new run "
+                f"from {self.run.model}"
+            )
+        # Over those that the model had before the first request.
         put_on_state(self.loaded.model, found.state.get("worn", [])[len(worn(self.loaded.model)) :])
         if isinstance(self.method, Method):
             self.method.load_state_dict(found.state["method"])

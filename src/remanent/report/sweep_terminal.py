@@ -15,23 +15,27 @@ from remanent.report.text import interval, number, visible
 from remanent.report.view import MARKS
 
 FIGURES = ("FA", "RA", "Q-INT4")
-WIDEST = 120  # columns of a terminal that hold the harmonic mean beside all others
 
 
 def show(view: SweepView, console: Console) -> None:
     """Print the table and the sentences under it."""
-    console.print(settings_table(view, console.width))
+    unbounded = console.options.update(width=1000)
+    for width, both in ((console.width, True), (console.width, False), (0, False)):
+        table = settings_table(view, width, both)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break  # else columns would be pushed out, the one that names a line among them
+    console.print(table)
     if view.hypervolume is not None:
         console.print(f"Hypervolume of the frontier: {number(view.hypervolume)}", markup=False, highlight=False)
     console.print(visible(headline(view)), markup=False, highlight=False)
 
 
-def settings_table(view: SweepView, width: int = WIDE) -> Table:
+def settings_table(view: SweepView, width: int = WIDE, both: bool = True) -> Table:
     """A row for each reference and each setting.
 
     Args:
-        width: of the terminal, in columns: a narrow one loses the harmonic mean, then the intervals and the published
-            figures.
+        width: of the terminal, in columns: a narrow one loses the intervals and the published figures.
+        both: with the harmonic mean of what is forgotten and what is kept.
     """
     wide = width >= WIDE
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
@@ -41,8 +45,8 @@ def settings_table(view: SweepView, width: int = WIDE) -> Table:
     varied = view.varied if view.kind == "sweep" else ()
     costs = ("s", "MB") if view.kind == "compare" else ()
     attacked = ("attacked",) if any(item.attacked_gap for item in view.settings) else ()
-    both = ("both",) if width >= WIDEST else ()
-    labels = ("passes", "seeds", "forget", "unseen", "gap", *attacked, "retention", *both, *costs, *figures, "")
+    mean = ("both",) if both else ()
+    labels = ("passes", "seeds", "forget", "unseen", "gap", *attacked, "retention", *mean, *costs, *figures, "")
     for label in (*varied, *labels):
         table.add_column(visible(label, 16), justify="right", no_wrap=True)
     best = {item.name for item in view.frontier}
