@@ -77,6 +77,14 @@ def test_ssd_is_selective_and_no_alpha_forgets_and_keeps():
         assert chosen["forget"] - chosen["retain"] > drawn["forget"] - drawn["retain"]
 
 
+def test_one_direction_hides_codes_from_the_probe_and_nothing_from_recall():
+    for row in claim("pga"):
+        taught, hooks, drawn = row["taught"], row["hooks, half"], row["hooks, half, random"]
+        assert hooks["seen by the eraser"] < drawn["seen by the eraser"] - 0.2
+        assert hooks["nll"] < taught["nll"] + 0.1
+        assert row["trained, half, none"]["nll"] > taught["nll"] + 1  # the training itself forgets
+
+
 def test_no_way_passes_the_trilemma_and_a_retrained_model_does():
     found = {row["name"]: row["failed"] for row in rows("trilemma.jsonl") if "failed" in row}
     passed = {name for name, failed in found.items() if not failed}
