@@ -105,7 +105,7 @@ def test_hyperparameters_reach_the_method():
         ("durableun-saf", {"rounding": "int44"}, "did you mean"),
         ("durableun-saf", {"warmup": 1.0}, "after"),
         ("durable", {"roundings": "int4-row,int5"}, "int5"),
-        ("durable", {"roundings": ""}, "format"),
+        ("durable", {"roundings": ","}, "format"),
         ("npo", {"beta": 0.0}, "above 0"),
         ("npo", {"beta": float("nan")}, "above 0"),
         ("simnpo", {"beta": -1.0}, "above 0"),

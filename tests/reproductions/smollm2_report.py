@@ -112,6 +112,8 @@ def labelled(row: Mapping[str, Any]) -> str:
         return "durable, no directions"
     if own.get("roundings") == "":
         return "durable, no roundings"
+    if row["method"] == "flat-npo":
+        return "flat-npo, four directions"
     return "durable, eight directions, in gu" if row["method"] == "gu" else str(row["method"])
 
 

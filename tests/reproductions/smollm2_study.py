@@ -58,7 +58,7 @@ OWN: Mapping[str, dict[str, Any]] = {
     "sure": {"learning_rate": 5e-5},
     "grad-diff": {"learning_rate": 1.5e-5},
     "grad-ascent": {"learning_rate": 5e-6},
-    # What durable and as-stranger are without one of their parts, each a setting of a method.
+    # What durable and as-stranger are without one of their parts or with another, each a setting of a method.
     "durable, no directions": {
         "method": "durable",
         "learning_rate": 5e-5,
@@ -74,6 +74,11 @@ OWN: Mapping[str, dict[str, Any]] = {
         "learning_rate": 5e-5,
         "hyperparameters": {"objective": "durable", "forget_weight": 1.0, "retain_weight": 8.0, "layers": 15}
         | {"modules": "*", "host.directions": 0},
+    },
+    "flat-npo, four directions": {
+        "method": "flat-npo",
+        "learning_rate": 5e-5,
+        "hyperparameters": {"around": "ascent", "rho": 0.1, "retain_weight": 8.0, "directions": 4},
     },
     "as-stranger, one way": {
         "method": "as-stranger",

@@ -33,7 +33,6 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
-from remanent.core.off_gradients import OffGradients
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
 from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
@@ -76,11 +75,6 @@ def one_way(**given: Any) -> Method:
     return as_stranger.method(retain_weight=8.0, symmetric=False, **given)
 
 
-def off_retain(method: Method) -> Method:
-    """The method with its forget gradient off the last four retain gradients, as durable has it."""
-    return replace(method, combine=OffGradients(count=4, metric=False))
-
-
 WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
@@ -93,7 +87,7 @@ WAYS = {
     "durable, eight directions": Way(durable.method(directions=8), 3e-4, 4, rounded=True),
     "npo, retain x 8, four directions": Way(durable.method(roundings=""), 3e-4, 2),
     "npo at the worst point, four directions": Way(
-        off_retain(flat_npo.method("ascent", rho=0.1, retain_weight=8.0)), 3e-4, 3
+        flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4), 3e-4, 3
     ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),

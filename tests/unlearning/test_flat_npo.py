@@ -71,6 +71,25 @@ def test_the_worst_point_climbs_the_forget_loss_alone_and_retain_is_taken_at_the
     same(found, {name: 2.0 * there[name] + 3.0 * retained[name] for name in found})
 
 
+def test_with_directions_the_forget_gradient_of_the_worst_point_is_off_the_retain_gradient(tiny_llama, batches):
+    model = tiny_llama()
+    chosen = {"around": "ascent", "rho": 0.5, "beta": 0.3, "retain_weight": 3.0}
+    summed, off = (gradients_of(model, method(**chosen, directions=count), batches) for count in (0, 1))
+    retained = term_gradients(model, batches, "retain", Here())
+    left, forget, kept = (
+        torch.cat([part[name].flatten() for name in off])
+        for part in (
+            {name: off[name] - 3.0 * retained[name] for name in off},
+            {name: summed[name] - 3.0 * retained[name] for name in off},
+            retained,
+        )
+    )
+    assert abs(float(torch.cosine_similarity(left, kept, dim=0))) < 1e-3
+    assert abs(float(torch.cosine_similarity(forget, kept, dim=0))) > 1e-2
+    expected = forget - (forget @ kept) / (kept @ kept) * kept
+    assert float((left - expected).norm() / expected.norm()) < 1e-2  # the direction is held in bfloat16
+
+
 def test_roundings_average_the_forget_loss_here_and_there(tiny_llama, batches):
     model = tiny_llama()
     found = gradients_of(model, method(around="roundings", roundings="int4-row", beta=0.3), batches)
@@ -106,7 +125,13 @@ def test_noise_leaves_frozen_weights_where_they_are(tiny_llama, snapshot):
 
 
 @pytest.mark.parametrize(
-    ("given", "field"), [({"around": "ascend"}, "around"), ({"draws": 0}, "draws"), ({"rho": -1.0}, "rho")]
+    ("given", "field"),
+    [
+        ({"around": "ascend"}, "around"),
+        ({"draws": 0}, "draws"),
+        ({"rho": -1.0}, "rho"),
+        ({"directions": -1}, "directions"),
+    ],
 )
 def test_bad_settings(given, field):
     with pytest.raises(InputError, match=field):

@@ -278,3 +278,11 @@ def _independent(products: Tensor, order: Sequence[int]) -> tuple[list[int], Ten
         if 1 - float(part.square().sum()) > _NEW**2:
             kept.append(place)
     return kept, torch.linalg.cholesky(products[kept][:, kept])
+
+
+def off_newest(directions: int) -> OffGradients | None:
+    """Off so many of the newest retain gradients, in no optimizer's metric, so that any optimizer will do; None for 0,
+    which adds the terms up. Raises InputError for fewer."""
+    if directions < 0:
+        raise InputError("directions", directions, "a number of gradients, or 0 for none")
+    return OffGradients(count=directions, metric=False) if directions else None

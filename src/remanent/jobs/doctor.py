@@ -136,7 +136,7 @@ def _lighter(settings: UnlearnSettings) -> dict[str, UnlearnSettings]:
     found: dict[str, dict[str, Any]] = {"--micro-batch 1": {"micro_batch": 1}}
     if settings.adapter == "full":
         found["--adapter lora"] = {"adapter": "lora"}
-    if settings.method == "durable":
+    if settings.method in ("durable", "flat-npo"):
         found["--set directions=0"] = {"hyperparameters": {**settings.hyperparameters, "directions": 0}}
     return {name: settings.model_copy(update=changes) for name, changes in found.items()}
 

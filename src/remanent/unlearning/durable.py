@@ -12,8 +12,7 @@ from __future__ import annotations
 from remanent.core.catalogue import System
 from remanent.core.displacement import Displacement, Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
-from remanent.core.off_gradients import OffGradients
-from remanent.errors import InputError
+from remanent.core.off_gradients import off_newest
 from remanent.unlearning.npo import NPO
 
 SYSTEM = System(
@@ -51,8 +50,6 @@ def method(
         directions: how many of the newest retain gradients the forget gradient is taken off; each costs half a copy of
             the weights that train. 0 adds the two up.
     """
-    if directions < 0:
-        raise InputError("directions", directions, "a number of gradients, or 0 for none")
     points: list[At | Displacement] = [Here()]
     if roundings:
         points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
@@ -60,6 +57,6 @@ def method(
         NPO(beta),
         points=points,
         weights={"forget": forget_weight, "retain": retain_weight},
-        combine=OffGradients(count=directions, metric=False) if directions else None,
+        combine=off_newest(directions),
         recipe=Recipe(),
     )

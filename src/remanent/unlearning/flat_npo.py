@@ -13,6 +13,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Ascent, Displacement, Here, Noise, roundings_in_turn
 from remanent.core.displacement.scale import Scale
 from remanent.core.method import At, Method, Recipe
+from remanent.core.off_gradients import off_newest
 from remanent.errors import InputError, did_you_mean
 from remanent.unlearning.npo import NPO
 
@@ -27,7 +28,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_flat_forgetting.py",
     needs=("forget", "retain"),
     notes="The paper's NPO+SAM and NPO+RS; its gradient penalty, curvature regularization and weight averaging are not "
-    "here. Roundings are ours.",
+    "here. Roundings and directions are ours.",
 )
 
 Around = Literal["ascent", "noise", "roundings"]
@@ -43,6 +44,7 @@ def method(
     beta: float = 0.1,
     forget_weight: float = 1.0,
     retain_weight: float = 1.0,
+    directions: int = 0,
 ) -> Method:
     """NPO with a forget loss near the weights.
 
@@ -57,6 +59,8 @@ def method(
         beta: NPO's inverse temperature.
         forget_weight: weight of the forget loss, of its points together.
         retain_weight: weight of the retain loss.
+        directions: how many of the newest retain gradients the forget gradient is taken off, as in durable; ours, and
+            0, which adds the two up, is the paper's.
 
     Source: arXiv 2502.05374, NPO+SAM and NPO+RS; where losses are taken, as in OPTML-Group/Unlearn-Smooth, fc655ba.
     """
@@ -74,5 +78,6 @@ def method(
         NPO(beta),
         points=[At(Here(), ("retain",)), *(At(point, ("forget",), weight=1 / len(near)) for point in near)],
         weights={"forget": forget_weight, "retain": retain_weight},
+        combine=off_newest(directions),
         recipe=Recipe(),
     )
