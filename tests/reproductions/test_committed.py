@@ -92,6 +92,42 @@ def test_no_way_passes_the_trilemma_and_a_retrained_model_does():
     assert {name.rsplit("/", 1)[0] for name in passed} == {"retrained"}
 
 
+def test_which_lines_the_trilemma_fails():
+    """What is kept in every world but one; what was forgotten after relearning, but for two ways."""
+    found = {row["name"]: row["failed"] for row in rows("trilemma.jsonl") if "failed" in row}
+    ways = {name: failed for name, failed in found.items() if name.split("/")[0] not in ("original", "retrained")}
+    kept = {
+        name for name, failed in ways.items() if any(line.startswith("kept") and "FAILED" in line for line in failed)
+    }
+    assert set(ways) - kept == {"as-stranger, one way, small steps/200"}
+    back = {
+        name.split("/")[0]
+        for name, failed in ways.items()
+        if any(line.startswith("forgotten") and "relearning" in line and "FAILED" in line for line in failed)
+    }
+    assert {name.split("/")[0] for name in ways} - back == {
+        "as-stranger, one way, relearning too",
+        "npo at the worst point, four directions",
+    }
+
+
+def test_directions_keep_more_in_each_world_and_the_worst_point_gives_least_back():
+    found = {row["name"]: row for row in rows("trilemma.jsonl")}
+    for world in (200, 201, 202):
+        npo, off, flat, durable = (
+            found[f"{way}/{world}"]
+            for way in (
+                "npo, retain x 8",
+                "npo, retain x 8, four directions",
+                "npo at the worst point, four directions",
+                "durable",
+            )
+        )
+        assert off["kept"] > npo["kept"]
+        assert flat["gap_relearnt"] > durable["gap_relearnt"] + 0.1
+        assert flat["kept"] > durable["kept"] - 0.02
+
+
 def test_durable_keeps_more_than_npo_and_withstands_relearning_with_each_seed(authors):
     assert set(authors["durable"]) == set(authors["npo"]) == {0, 1, 2}
     for seed, found in authors["durable"].items():
