@@ -63,6 +63,14 @@ def test_relearning_brings_back_more_of_what_is_alike_and_nothing_in_a_retrained
         assert max(never.values()) < 0.03
 
 
+def test_a_guardrail_withholds_no_more_of_those_it_names():
+    for row in claim("guardrail"):
+        cost = {name: row["guardrail"][name] - row["taught"][name] for name in ("named", "not named", "retain")}
+        assert 0 < min(cost.values()) < max(cost.values()) < 0.25
+        assert cost["named"] - cost["not named"] < 0.1
+        assert abs(row["guardrail"]["named"] - row["strangers"]["named"]) < 0.1
+
+
 def test_ssd_is_selective_and_no_alpha_forgets_and_keeps():
     for row in claim("ssd"):
         for name, found in row.items():
