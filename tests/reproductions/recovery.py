@@ -15,7 +15,15 @@ from remanent.unlearning import durable, durableun_saf, grad_diff, npo
 from .world import State, World, token_accuracy
 
 INT4 = Rounding("int4-row")
-POINTS: Mapping[str, Displacement] = {"full": Here(), "int8": Rounding("int8"), "int4": INT4}
+POINTS: Mapping[str, Displacement] = {
+    "full": Here(),
+    "bf16": Rounding("bf16"),
+    "int8-tensor": Rounding("int8-tensor"),  # the paper's: one scale for a whole matrix
+    "int8": Rounding("int8"),
+    "int4-g32": Rounding("int4-g32"),
+    "nf4": Rounding("nf4"),
+    "int4": INT4,
+}
 STEPS = 200  # at most; DurableUn-SAF's alpha is all there after half of them
 SMALL = 3e-4
 

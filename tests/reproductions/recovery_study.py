@@ -52,6 +52,9 @@ def ways() -> dict[str, Method]:
         found[name] = replace(method, points=points)
     found["npo, LoRA"] = found["npo"]
     found["durable, no directions"] = build("durable", {**SETTINGS["durable"], "directions": 0})
+    flat = {"around": "ascent", "rho": 0.1}
+    found["flat-npo, radius 0.1"] = build("flat-npo", flat)
+    found["flat-npo, radius 0.1, four directions"] = build("flat-npo", {**flat, "directions": 4})
     found["npo, forget and retain rounded"] = replace(found["npo"], points=[*found["npo"].places, At(POINTS["int4"])])
     return found
 
@@ -102,7 +105,7 @@ def measured(world: World, snapped: State, state: State) -> Row:
         "retain_accuracy": dict(found.retain_accuracy),
         "moved": found.moved,
         "known": found.known,
-        "recovered": {point: found.recovered(point) for point in ("int8", "int4")}
+        "recovered": {point: found.recovered(point) for point in POINTS if point != "full"}
         if found.forget["full"] > found.known + LEAST
         else None,
     }
@@ -170,7 +173,7 @@ def table(rows: Rows) -> str:
                 name.replace("/", ", "),
                 "" if "steps" not in done[0] else f"{sum(row['steps'] for row in done) / len(done):.0f}",
                 "" if known else f"{sum(forgot)} of {len(done)}",
-                *(f"{sum(row['forget'][point] for row in done) / len(done):.2f}" for point in POINTS),
+                *(f"{sum(row['forget'][point] for row in done) / len(done):.2f}" for point in ("full", "int8", "int4")),
                 f"{sum(row['control']['full'] for row in done) / len(done):.2f}",
                 *(f"{sum(row['retain_accuracy'][p] for row in done) / len(done):.2f}" for p in ("full", "int4")),
                 mean_and_range([row["moved"] for row in done]),
@@ -181,6 +184,24 @@ def table(rows: Rows) -> str:
             ]
         )
     return markdown(header, lines)
+
+
+def at_every_format(rows: Rows) -> str:
+    """What came back at each format, of the runs that were asked there: means and ranges over seeds."""
+    groups: dict[str, list[Row]] = {}
+    for name, row in sorted(rows.found.items()):
+        if len(row.get("recovered") or ()) == len(POINTS) - 1:
+            groups.setdefault(name.rsplit("/", 1)[0], []).append(row["recovered"])
+    formats = [point for point in POINTS if point != "full"]
+    lines = [
+        [
+            name.replace("/", ", "),
+            str(len(found)),
+            *(mean_and_range([row[point] for row in found]) for point in formats),
+        ]
+        for name, found in groups.items()
+    ]
+    return markdown(["method", "runs", *(str(POINTS[point]) for point in formats)], lines)
 
 
 def related(rows: Rows) -> tuple[list[Row], str]:
@@ -247,6 +268,10 @@ forget's NLL came within 0.25 nats of the unseen control's. Came back: the share
 rounding. Small steps are AdamW at {RATES["small"]:g}, large ones at {RATES["large"]:g}.
 
 {table(rows)}
+
+What came back at each format:
+
+{at_every_format(rows)}
 
 {relation} What came back is told of runs whose forget NLL rose by {LEAST:g} nats or more.
 

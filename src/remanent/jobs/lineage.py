@@ -81,7 +81,7 @@ def quantized_files(
         sha256 = sha256_file(path)
         own = path.is_relative_to(run.path.resolve())
         name = path.relative_to(run.path.resolve()).as_posix() if own else path.name
-        # Both write the file's SHA-256 into the description of the condition that loads it.
+        # `gguf:PATH` writes the SHA-256 into its description; other quantized files cannot be loaded, nor audited.
         at = next((info.name for info in evidence.conditions if sha256 in info.description), None)
         rows.append({"name": name, "sha256": sha256, "audited_at": at})
     return rows
