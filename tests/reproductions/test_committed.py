@@ -144,6 +144,16 @@ def test_durable_keeps_more_than_npo_and_withstands_relearning_with_each_seed(au
         assert found["relearnt"] > authors["npo"][seed]["relearnt"]
 
 
+def test_on_real_weights_durable_is_ahead_of_flat_forgetting_and_a_retrained_model_of_both(authors):
+    for seed, found in authors["durable"].items():
+        flat = authors["flat-npo, four directions"][seed]
+        assert found["kept"] > flat["kept"]
+        assert found["relearnt"] > flat["relearnt"]
+    (retrained,) = authors["retrained"].values()
+    assert retrained["kept"] > THRESHOLDS["upsilon"]
+    assert max(abs(retrained["gap"]), abs(retrained["relearnt"])) < 0.05
+
+
 def test_nothing_that_unlearns_smollm2_keeps_what_is_asked(authors):
     for way, seeds in authors.items():
         if way != "retrained":
