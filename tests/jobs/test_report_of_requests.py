@@ -87,6 +87,7 @@ def test_muses_figures_of_the_audits_on_the_way(folder):
         measured = (Measurement("original", "full", "forget", ()), Measurement("audited", "full", "forget", scores))
         made = (Measure("audited", "muse", "retain", "knowledge", utility, None, None, size),)
         write_json(place / "audit.json", Evidence((), measured, measures=made).to_dict())
+        (place / "audit.yaml").write_text("at: full,muse\n")
         if utility is not None:
             write_json(place / "judgement.json", {})
     text = words(report([folder], folder / "report.html").read_text(encoding="utf-8"))
@@ -97,6 +98,9 @@ def test_muses_figures_of_the_audits_on_the_way(folder):
     write_json(folder / "audits" / "000002" / "audit.json", {"schema": "another"})
     with pytest.raises(InputError, match=r"000002.audit\.json.*plain data of an audit"):
         queue(folder)
+    (folder / "audits" / "000002" / "audit.yaml").write_text("at: full\n")  # which asked for no figure of MUSE's
+    (table,) = queue(folder).muse
+    assert [name for name, _ in table.rows] == ["4"]
 
 
 def test_what_no_report_can_be_made_of(folder, tmp_path):
