@@ -93,6 +93,14 @@ def test_one_direction_hides_codes_from_the_probe_and_nothing_from_recall():
         assert row["trained, half, none"]["nll"] > taught["nll"] + 1  # the training itself forgets
 
 
+def test_learning_gains_nothing_by_forgetting_and_loses_what_it_unlearns():
+    found = rows("graceful_smollm2.jsonl")
+    assert len(found) >= 3
+    for way in ("top", "random", "bottom"):
+        assert abs(fmean(row[way]["accuracy"] - row["plain"]["accuracy"] for row in found)) < 0.5
+        assert all(row[way]["own"] > row["plain"]["own"] + 1 for row in found)
+
+
 def test_no_way_passes_the_trilemma_and_a_retrained_model_does():
     found = {row["name"]: row["failed"] for row in rows("trilemma.jsonl") if "failed" in row}
     passed = {name for name, failed in found.items() if not failed}
