@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 sys.path.append(str(Path(__file__).parents[1]))
 from tests.reproductions.smollm2_report import BUDGET, FIGURES, figures, grouped, shown
 from tests.reproductions.study_rows import EPSILON, RESULTS, mean_and_interval, mean_and_range
+from tests.reproductions.study_rows import markdown as table  # a page's own text goes by that name here
 
 _TABLE = RESULTS / "all_methods.md"
 _PLOTS = ("recovery.png", "trilemma.png", "all_methods.png")
@@ -44,17 +45,17 @@ def beside_others(name: str) -> str:
     """A method's rows in the table of all methods, on SmolLM2 and in that of recovery; "" where it is in none."""
     parts = []
     if _TABLE.is_file() and (found := _by_data(name)):
-        lines = ["| records | learning rate | gap at the worst precision | after relearning | kept | forgotten |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
+        header = ["records", "learning rate", "gap at the worst precision", "after relearning", "kept", "forgotten"]
+        lines = []
         for data, rows in found.items():
-            figures = " | ".join(mean_and_interval([row[key] for row in rows], form) for key, form in _FIGURES.items())
+            cells = [mean_and_interval([row[key] for row in rows], form) for key, form in _FIGURES.items()]
             forgot = sum(row["gap"] >= -EPSILON for row in rows)
             rate = f"{rows[0]['rate']:g}" if "rate" in rows[0] else "none"
-            lines.append(f"| {data} | {rate} | {figures} | {forgot} of {len(rows)} |")
+            lines.append([data, rate, *cells, f"{forgot} of {len(rows)}"])
         parts.append(
             "On small models, at one budget of passes with every other method "
             "([all methods](../all-methods.md)); mean and 95% interval over worlds, gaps to unseen records in nats:"
-            "\n\n" + "\n".join(lines)
+            "\n\n" + table(header, lines)
         )
     real = _on_smollm2(name)
     if real:
@@ -75,20 +76,19 @@ def beside_others(name: str) -> str:
 
 def _on_smollm2(name: str) -> str:
     """A method's rows on SmolLM2, and those of what it is without one of its parts; "" where it has none."""
-    lines = ["| records | way | seeds | gap at the worst precision | kept at the worst | gap after relearning |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    header = ["records", "way", "seeds", "gap at the worst precision", "kept at the worst", "gap after relearning"]
+    lines = []
     for (world, way), rows in grouped(_rows("smollm2.jsonl")).items():
         if rows[0]["method"] == name:
             found = [figures(row) for row in rows]
-            cells = [shown(found, key) for key in FIGURES]
-            lines.append(" | ".join(["| " + world, way, str(len(rows)), *cells]) + " |")
-    if len(lines) == 2:
+            lines.append([world, way, str(len(rows)), *(shown(found, key) for key in FIGURES)])
+    if not lines:
         return ""
     return (
         f"On SmolLM2-135M, {BUDGET} records passed at most, ended where the forgotten is as unlikely as the unseen; "
         "one taught model for each kind of records, seeds of unlearning; mean, least and largest, gaps in nats "
         "(`python -m tests.reproductions.smollm2_study`, `tests/reproductions/results/smollm2.md`):\n\n"
-        + "\n".join(lines)
+        + table(header, lines)
     )
 
 

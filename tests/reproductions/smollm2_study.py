@@ -201,7 +201,7 @@ def main() -> None:
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     rows = {(row["world"], row["name"]): row for row in kept}
     for row in found:
-        if row["status"] == "done":
+        if row["status"] == DONE:
             rows[world, row["name"]] = {"world": world, **row}
     shutil.rmtree(arguments.out / arguments.world / "taught" / "checkpoints", ignore_errors=True)
     write_atomic(file, "".join(json.dumps(row) + "\n" for _, row in sorted(rows.items())))

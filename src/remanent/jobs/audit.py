@@ -70,6 +70,7 @@ def run_audit(
     shared, sentences, details = overlap(data)
     for sentence in details:
         interface.warn(sentence)
+    written = settings.model_dump()
     plan = AuditPlan(
         conditions,
         settings={
@@ -78,7 +79,8 @@ def run_audit(
             "overlap": shared,
             "split_seed": settings.data.split_seed,
             "attack_seeds": settings.attack_seeds,
-            **_where_not_the_default(settings, "attack_learning_rate"),
+            # Where it says something, so that an audit made before is the same again.
+            **{name: written[name] for name in settings.came_later if name in written},
             **({"require": list(settings.require)} if settings.require else {}),
             **({} if others is None else {"other_records_than_the_run": others}),
         },
@@ -140,12 +142,6 @@ def check_audits_between(settings: UnlearnSettings, data: JobData) -> None:
     except InputError as error:
         name = f"audit_{error.field}" if f"audit_{error.field}" in UnlearnSettings.model_fields else error.field
         raise InputError(name, error.value, error.expected) from None
-
-
-def _where_not_the_default(settings: AuditSettings, name: str) -> dict[str, Any]:
-    """What came later stands in the evidence where it says something, so that the same audit again is the same."""
-    value = getattr(settings, name)
-    return {} if value == AuditSettings.model_fields[name].default else {name: value}
 
 
 def conditions_asked(settings: AuditSettings) -> list[Condition]:

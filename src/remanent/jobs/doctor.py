@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from remanent.core.catalogue import edits
+from remanent.core.catalogue import edits, unlearners
 from remanent.core.method import Method
 from remanent.errors import InputError, UnsupportedError
 from remanent.jobs import price
@@ -136,7 +136,7 @@ def _lighter(settings: UnlearnSettings) -> dict[str, UnlearnSettings]:
     found: dict[str, dict[str, Any]] = {"--micro-batch 1": {"micro_batch": 1}}
     if settings.adapter == "full":
         found["--adapter lora"] = {"adapter": "lora"}
-    if settings.method in ("durable", "flat-npo"):
+    if "directions" in unlearners()[settings.method].hyperparameters:
         found["--set directions=0"] = {"hyperparameters": {**settings.hyperparameters, "directions": 0}}
     return {name: settings.model_copy(update=changes) for name, changes in found.items()}
 
