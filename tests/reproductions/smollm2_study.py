@@ -80,6 +80,12 @@ OWN: Mapping[str, dict[str, Any]] = {
         "learning_rate": 5e-5,
         "hyperparameters": {"around": "ascent", "rho": 0.1, "retain_weight": 8.0, "directions": 4},
     },
+    "flat-npo, four directions, retain rounded too": {
+        "method": "flat-npo",
+        "learning_rate": 5e-5,
+        "hyperparameters": {"around": "ascent", "rho": 0.1, "retain_weight": 8.0, "directions": 4}
+        | {"retain_roundings": "int4-row,int4-g32,nf4"},
+    },
     "as-stranger, one way": {
         "method": "as-stranger",
         "learning_rate": 2e-4,

@@ -48,6 +48,7 @@ RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
 MARKERS = "os^Dv<>P*Xhdp8H|_1234"
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
+ROUNDINGS = "int4-row,int4-g32,nf4"
 # Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
 # membership asks whether forgetting is overdone, which a line of its own does.
 LEFT_OUT = ("general-text", "power", "membership")
@@ -88,6 +89,12 @@ WAYS = {
     "npo, retain x 8, four directions": Way(durable.method(roundings=""), 3e-4, 2),
     "npo at the worst point, four directions": Way(
         flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4), 3e-4, 3
+    ),
+    "npo at the worst point, four directions, retain rounded too": Way(
+        flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4, retain_roundings=ROUNDINGS),
+        3e-4,
+        4,
+        rounded=True,
     ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
