@@ -163,7 +163,7 @@ def _spelled(value):
         return str(value).lower()
     if value is None:
         return "none"
-    return value if isinstance(value, str) else f"{value:.6g}"
+    return (value or '""') if isinstance(value, str) else f"{value:.6g}"
 
 
 def test_the_certificate_page_has_the_thresholds_and_lines_of_the_code():
