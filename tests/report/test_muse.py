@@ -18,6 +18,7 @@ from remanent.auditing.evidence import (
     Measurement,
     RecordScore,
 )
+from remanent.report.charts import muse_chart
 from remanent.report.html import render
 from remanent.report.muse import scalability, sustainability
 from remanent.report.view import RunView
@@ -76,6 +77,22 @@ def test_runs_side_by_side_show_what_the_size_of_the_forget_set_costs(runs: list
     assert "MUSE’s scalability" in text
     assert "durable 44 – 0.25 – 0.62 0.75 0.00 plain 48 – 0.25 – 0.25 0.75 −0.38" in text
     assert "scalability" not in words(render(runs[:1], "One"))
+
+
+def test_the_plot_says_each_figure_of_each_audit_and_needs_two() -> None:
+    (table,) = sustainability([(str(size), audit(size, 1 / size)) for size in (2, 4, 8)])
+    drawn = muse_chart(table, "run-1-muse-1")
+    assert drawn is not None
+    assert "knowledge to forget: 0.25 at 2, 0.25 at 4, 0.25 at 8; utility: 0.50 at 2, 0.25 at 4, 0.12 at 8" in drawn
+    assert "texts continued" not in drawn  # no audit continued one
+    assert muse_chart(replace(table, rows=table.rows[:1]), "one") is None
+
+
+def test_plots_of_several_conditions_share_no_ids(runs: list[RunView]) -> None:
+    page = render(runs, "Sizes")
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert any(name.startswith("all-muse-1") for name in ids)
+    assert len(ids) == len(set(ids))
 
 
 def test_a_queue_shows_what_its_requests_cost(plain: RunView) -> None:

@@ -25,6 +25,7 @@ from remanent.report.figures import (
     ends_of,
     new_figure,
 )
+from remanent.report.muse import MuseTable
 from remanent.report.summary import RunSummary
 from remanent.report.svg import ROLES, to_svg
 from remanent.report.text import number, visible
@@ -33,6 +34,11 @@ SETS = {  # records -> label, role, marker, how far below the row's middle
     FORGET: ("forget", "forget", "o", -0.24),
     PARAPHRASED: ("forget, paraphrased", "paraphrased", "D", -0.02),
     RETAIN: ("retain", "retain", "s", 0.2),
+}
+MUSE = {  # figure -> label, role, marker
+    "verbatim": ("texts continued", "paraphrased", "D"),
+    "knowledge": ("knowledge to forget", "forget", "o"),
+    "utility": ("utility", "retain", "s"),
 }
 
 
@@ -223,6 +229,42 @@ def requests_chart(curve: Mapping[str, Any], name: str) -> str | None:
     axes.set_ylabel("score S")
     add_legend(figure, handles)
     return to_svg(figure, name, "Scores by the number of requests", visible("; ".join(parts)))
+
+
+def muse_chart(table: MuseTable, name: str) -> str | None:
+    """MUSE's shares over the audits, with the original's utility dashed; None where fewer than two audits made one.
+
+    Args:
+        table: the figures, audit by audit.
+        name: prefix of the ids, unique in the page.
+    """
+
+    def points(key: str) -> list[tuple[int, float]]:
+        return [(place, value) for place, (_, row) in enumerate(table.rows) if (value := row[key]) is not None]
+
+    figure, axes = _curves(len(MUSE) + 1)
+    handles: Handles = []
+    parts = []
+    for key, (label, role, marker) in MUSE.items():
+        if len(drawn := points(key)) < 2:
+            continue
+        style: dict[str, Any] = {"color": ROLES[role], "linestyle": "-", "linewidth": 1.4}
+        axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.6, **style)
+        handles.append((label, style | {"marker": marker, "markersize": 3.6}))
+        parts.append(f"{label}: " + ", ".join(f"{number(value)} at {table.rows[place][0]}" for place, value in drawn))
+    if not handles:
+        return None
+    if before := points("utility-before"):
+        dashed: dict[str, Any] = {"color": ROLES["retain"], "linestyle": LINES[1], "linewidth": 0.9}
+        axes.plot(*zip(*before, strict=True), **dashed)
+        handles.append(("the original's utility", dashed))
+    places = range(0, len(table.rows), -(-len(table.rows) // 4))  # names of more would run into each other
+    axes.set_xticks(places, [visible(table.rows[place][0], 16) for place in places], parse_math=False)
+    axes.set_xlim(-0.4, len(table.rows) - 0.6)
+    axes.set_ylim(0, 1.03)
+    axes.set_ylabel("share of 1")
+    add_legend(figure, handles)
+    return to_svg(figure, name, "MUSE's figures, audit by audit", visible("; ".join(parts)))
 
 
 def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None, upsilon: float | None) -> str | None:

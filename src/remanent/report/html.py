@@ -186,6 +186,7 @@ def environment() -> Environment:
         "figure": figure,
         "headline": headline,
         "listed": listed,
+        "muse_plot": lambda table, name: Markup(charts.muse_chart(table, name) or ""),
         "problems": problems,
         "untested": untested,
         "words": words_of,
