@@ -8,9 +8,11 @@ Settings were chosen on world 100; the worlds reported here, 200 and up, have ot
 had shown when the others had been judged on world 200; NPO at the worst point, SURE and DurableUn's own, later still,
 without a look at any world; as-stranger as it is now by what it did on world 100; durable with directions last, four by
 what 1, 2, 4 and 8 did on world 100, and eight; directions without roundings, to see which of the two does it, after
-that, without a look at any world. The baselines have one rate, NPO's own of the smaller two. Budget: each
-way passes at most as many records forward and backward as 300 updates at two points do, the updates of relearning and
-passes without a gradient not counted, and a rule ends it before that where forget is within 0.1 nats of the control.
+that, without a look at any world; NPO at the worst point with its retain loss at roundings too by what it kept on world
+100, when all others had been judged, and with a forget weight of 2, since durable has two losses of each kind. The
+baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
+backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
+rule ends it before that where forget is within 0.1 nats of the control.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
 MARKERS = "os^Dv<>P*Xhdp8H|_1234"
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
-ROUNDINGS = "int4-row,int4-g32,nf4"
 # Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
 # membership asks whether forgetting is overdone, which a line of its own does.
 LEFT_OUT = ("general-text", "power", "membership")
@@ -76,6 +77,18 @@ def one_way(**given: Any) -> Method:
     return as_stranger.method(retain_weight=8.0, symmetric=False, **given)
 
 
+def flat_and_rounded(forget_weight: float) -> Method:
+    """NPO at the worst point with four directions, whose retain loss is taken at roundings as well."""
+    return flat_npo.method(
+        "ascent",
+        rho=0.1,
+        forget_weight=forget_weight,
+        retain_weight=8.0,
+        directions=4,
+        retain_roundings="int4-row,int4-g32,nf4",
+    )
+
+
 WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
@@ -90,11 +103,9 @@ WAYS = {
     "npo at the worst point, four directions": Way(
         flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4), 3e-4, 3
     ),
-    "npo at the worst point, four directions, retain rounded too": Way(
-        flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4, retain_roundings=ROUNDINGS),
-        3e-4,
-        4,
-        rounded=True,
+    "npo at the worst point, four directions, retain rounded too": Way(flat_and_rounded(1.0), 3e-4, 4, rounded=True),
+    "npo at the worst point, four directions, retain rounded too, forget x 2": Way(
+        flat_and_rounded(2.0), 3e-4, 4, rounded=True
     ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
