@@ -113,8 +113,7 @@ def labelled(row: Mapping[str, Any]) -> str:
     if own.get("roundings") == "":
         return "durable, no roundings"
     if row["method"] == "flat-npo":
-        rounded = f", retain rounded too, forget weight {own.get('forget_weight', 1):g}"
-        return "flat-npo, four directions" + (rounded if own.get("retain_roundings") else "")
+        return "flat-npo, four directions"
     return "durable, eight directions, in gu" if row["method"] == "gu" else str(row["method"])
 
 

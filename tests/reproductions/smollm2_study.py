@@ -80,16 +80,6 @@ OWN: Mapping[str, dict[str, Any]] = {
         "learning_rate": 5e-5,
         "hyperparameters": {"around": "ascent", "rho": 0.1, "retain_weight": 8.0, "directions": 4},
     },
-    # Beside two retain losses one forget loss is not done within the budget; durable has two of each.
-    **{
-        f"flat-npo, four directions, retain rounded too, forget weight {weight:g}": {
-            "method": "flat-npo",
-            "learning_rate": 5e-5,
-            "hyperparameters": {"around": "ascent", "rho": 0.1, "retain_weight": 8.0, "directions": 4}
-            | {"retain_roundings": "int4-row,int4-g32,nf4", "forget_weight": weight},
-        }
-        for weight in (1.0, 2.0)
-    },
     "as-stranger, one way": {
         "method": "as-stranger",
         "learning_rate": 2e-4,

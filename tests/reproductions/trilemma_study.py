@@ -77,18 +77,6 @@ def one_way(**given: Any) -> Method:
     return as_stranger.method(retain_weight=8.0, symmetric=False, **given)
 
 
-def flat_and_rounded(forget_weight: float) -> Method:
-    """NPO at the worst point with four directions, whose retain loss is taken at roundings as well."""
-    return flat_npo.method(
-        "ascent",
-        rho=0.1,
-        forget_weight=forget_weight,
-        retain_weight=8.0,
-        directions=4,
-        retain_roundings="int4-row,int4-g32,nf4",
-    )
-
-
 WAYS = {
     "npo": Way(npo.method(), 3e-4, 2),
     "npo, retain x 8": Way(npo.method(retain_weight=8.0), 3e-4, 2),
@@ -103,9 +91,9 @@ WAYS = {
     "npo at the worst point, four directions": Way(
         flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4), 3e-4, 3
     ),
-    "npo at the worst point, four directions, retain rounded too": Way(flat_and_rounded(1.0), 3e-4, 4, rounded=True),
+    "npo at the worst point, four directions, retain rounded too": Way(durable.method(rho=0.1), 3e-4, 4, rounded=True),
     "npo at the worst point, four directions, retain rounded too, forget x 2": Way(
-        flat_and_rounded(2.0), 3e-4, 4, rounded=True
+        durable.method(rho=0.1, forget_weight=2.0), 3e-4, 4, rounded=True
     ),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),

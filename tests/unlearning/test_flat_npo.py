@@ -98,16 +98,6 @@ def test_roundings_average_the_forget_loss_here_and_there(tiny_llama, batches):
     same(found, {name: (here[name] + there[name]) / 2 + retained[name] for name in found})
 
 
-def test_retain_may_be_kept_at_a_rounded_point_too_where_nothing_is_forgotten(tiny_llama, batches):
-    model = tiny_llama()
-    chosen = {"around": "ascent", "rho": 0.5, "beta": 0.3, "retain_weight": 3.0}
-    found, without = (
-        gradients_of(model, method(**chosen, retain_roundings=formats), batches) for formats in ("int4-row", "")
-    )
-    there = term_gradients(model, batches, "retain", Rounding("int4-row"))
-    same(found, {name: without[name] + 3.0 * there[name] for name in found})
-
-
 def test_noise_is_other_noise_at_each_update_and_in_a_resumed_run_the_same(tiny_llama, batches):
     model = tiny_llama()
     made = method(around="noise", sigma=0.05, scale="tensor", draws=2)
@@ -141,7 +131,6 @@ def test_noise_leaves_frozen_weights_where_they_are(tiny_llama, snapshot):
         ({"draws": 0}, "draws"),
         ({"rho": -1.0}, "rho"),
         ({"directions": -1}, "directions"),
-        ({"retain_roundings": "int5"}, "int5"),
     ],
 )
 def test_bad_settings(given, field):

@@ -2,7 +2,7 @@
 
 Whoever relearns or rounds a model moves its weights a little. What was forgotten in a sharp minimum of the forget loss
 comes back by that; the forget loss at the worst point nearby, or at random points nearby, asks for a flat one. The
-retain loss stays at the weights themselves, or is taken at rounded ones as well.
+retain loss stays at the weights themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SYSTEM = System(
     reproduction="tests/reproductions/test_flat_forgetting.py",
     needs=("forget", "retain"),
     notes="The paper's NPO+SAM and NPO+RS; its gradient penalty, curvature regularization and weight averaging are not "
-    "here. Roundings, also of the retain loss, and directions are ours.",
+    "here. Roundings and directions are ours.",
 )
 
 Around = Literal["ascent", "noise", "roundings"]
@@ -45,7 +45,6 @@ def method(
     forget_weight: float = 1.0,
     retain_weight: float = 1.0,
     directions: int = 0,
-    retain_roundings: str = "",
 ) -> Method:
     """NPO with a forget loss near the weights.
 
@@ -62,8 +61,6 @@ def method(
         retain_weight: weight of the retain loss.
         directions: how many of the newest retain gradients the forget gradient is taken off, as in durable; ours, and
             0, which adds the two up, is the paper's.
-        retain_roundings: formats, separated by commas, at which the retain loss is taken as well, one in turn, so that
-            rounding costs no more of what is kept; ours, and "", which takes it at the weights alone, is the paper's.
 
     Source: arXiv 2502.05374, NPO+SAM and NPO+RS; where losses are taken, as in OPTML-Group/Unlearn-Smooth, fc655ba.
     """
@@ -77,12 +74,9 @@ def method(
         "roundings": [Here(), roundings_in_turn(roundings)],
     }
     near = places[around]
-    points = [At(Here(), ("retain",)), *(At(point, ("forget",), weight=1 / len(near)) for point in near)]
-    if retain_roundings:
-        points.append(At(roundings_in_turn(retain_roundings), ("retain",)))
     return Method(
         NPO(beta),
-        points=points,
+        points=[At(Here(), ("retain",)), *(At(point, ("forget",), weight=1 / len(near)) for point in near)],
         weights={"forget": forget_weight, "retain": retain_weight},
         combine=off_newest(directions),
         recipe=Recipe(),
