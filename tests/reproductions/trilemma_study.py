@@ -9,10 +9,11 @@ had shown when the others had been judged on world 200; NPO at the worst point, 
 without a look at any world; as-stranger as it is now by what it did on world 100; durable with directions last, four by
 what 1, 2, 4 and 8 did on world 100, and eight; directions without roundings, to see which of the two does it, after
 that, without a look at any world; NPO at the worst point with its retain loss at roundings too by what it kept on world
-100, when all others had been judged, and with a forget weight of 2, since durable has two losses of each kind. The
-baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as many records forward and
-backward as 300 updates at two points do, the updates of relearning and passes without a gradient not counted, and a
-rule ends it before that where forget is within 0.1 nats of the control.
+100, when all others had been judged, and with a forget weight of 2, since durable has two losses of each kind; the
+divergence on retain last of all, by what weights of 8, 32 and 128 and radii of 0.1, 0.2 and 0.3 did on world 100, and
+two of its parts alone. The baselines have one rate, NPO's own of the smaller two. Budget: each way passes at most as
+many records forward and backward as 300 updates at two points do, the updates of relearning and passes without a
+gradient not counted, and a rule ends it before that where forget is within 0.1 nats of the control.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FIRST_WORLD = 200
 CRITERIA = {"epsilon": 0.5, "epsilon_over": 1.0, "upsilon": 0.95, "alpha": 0.05}
 RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
-MARKERS = "os^Dv<>P*Xhdp8H|_1234"
+MARKERS = ("o", "s", "^", "D", "v", "<", ">", "P", "*", "X", "h", "d", "p", "8", "H", "|", "_", *"1234", (4, 1), (5, 1), (7, 1))
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
 # Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
 # membership asks whether forgetting is overdone, which a line of its own does.
@@ -70,6 +71,9 @@ class Way:
     learning_rate: float
     passes: int
     rounded: bool = False
+
+
+FLAT: dict[str, Any] = {"rho": 0.1, "retain_loss": "kl", "retain_weight": 32.0, "directions": 0}
 
 
 def one_way(**given: Any) -> Method:
@@ -95,6 +99,9 @@ WAYS = {
     "npo at the worst point, four directions, retain rounded too, forget x 2": Way(
         durable.method(rho=0.1, forget_weight=2.0), 3e-4, 4, rounded=True
     ),
+    "npo, divergence on retain x 32": Way(npo.method(retain_loss="kl", retain_weight=32.0), 3e-4, 2),
+    "npo at the worst point, divergence x 32": Way(durable.method(**FLAT, roundings=""), 3e-4, 3),
+    "npo at the worst point, divergence x 32, rounded too": Way(durable.method(**FLAT), 3e-4, 4, rounded=True),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),
