@@ -30,15 +30,15 @@ import torch
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, ORIGINAL
 from remanent.auditing.judgement import PASSED, Judgement
-from remanent.core.displacement import Here, Rounding
+from remanent.core.displacement import Here, Rounding, roundings_in_turn
 from remanent.core.episode import Episode
 from remanent.core.evaluation import ForgetAtControl
 from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
-from remanent.core.method import Method
+from remanent.core.method import At, Method
 from remanent.data.encode import encode_all
 from remanent.data.entity_swap import strangers, unseen
-from remanent.unlearning import as_stranger, durable, durableun_saf, flat_npo, npo, simnpo, sure
+from remanent.unlearning import as_stranger, durable, durableun_saf, flat_durable, flat_npo, npo, simnpo, sure
 
 from .auditor import PRECISIONS, Auditor
 from .study_rows import RESULTS, Row, Rows, markdown, mean_and_range
@@ -49,7 +49,7 @@ FIRST_WORLD = 200
 CRITERIA = {"epsilon": 0.5, "epsilon_over": 1.0, "upsilon": 0.95, "alpha": 0.05}
 RELEARNING = "relearning-unrelated-10,relearning-overlap-10"
 RELEARNING_RATE = 1e-3  # at which a model of this size does relearn
-MARKERS = ("o", "s", "^", "D", "v", "<", ">", "P", "*", "X", "h", "d", "p", "8", "H", "|", "_", *"1234", (4, 1), (5, 1), (7, 1))
+MARKERS = (*"os^Dv<>P*Xhdp8H|_1234", (4, 1), (5, 1), (7, 1))
 BATCH, STEPS, EVERY, MARGIN = 16, 300, 10, 0.1
 # Not judged here: a model that was taught authors alone has no general text, the declared epsilon stands for power, and
 # membership asks whether forgetting is overdone, which a line of its own does.
@@ -73,7 +73,10 @@ class Way:
     rounded: bool = False
 
 
-FLAT: dict[str, Any] = {"rho": 0.1, "retain_loss": "kl", "retain_weight": 32.0, "directions": 0}
+def flat_with_roundings(forget_weight: float) -> Method:
+    """NPO at the worst point with four directions, whose retain loss is taken at roundings as well."""
+    made = flat_npo.method("ascent", rho=0.1, forget_weight=forget_weight, retain_weight=8.0, directions=4)
+    return replace(made, points=[*made.points, At(roundings_in_turn("int4-row,int4-g32,nf4"), ("retain",))])
 
 
 def one_way(**given: Any) -> Method:
@@ -95,13 +98,13 @@ WAYS = {
     "npo at the worst point, four directions": Way(
         flat_npo.method("ascent", rho=0.1, retain_weight=8.0, directions=4), 3e-4, 3
     ),
-    "npo at the worst point, four directions, retain rounded too": Way(durable.method(rho=0.1), 3e-4, 4, rounded=True),
+    "npo at the worst point, four directions, retain rounded too": Way(flat_with_roundings(1.0), 3e-4, 4, rounded=True),
     "npo at the worst point, four directions, retain rounded too, forget x 2": Way(
-        durable.method(rho=0.1, forget_weight=2.0), 3e-4, 4, rounded=True
+        flat_with_roundings(2.0), 3e-4, 4, rounded=True
     ),
     "npo, divergence on retain x 32": Way(npo.method(retain_loss="kl", retain_weight=32.0), 3e-4, 2),
-    "npo at the worst point, divergence x 32": Way(durable.method(**FLAT, roundings=""), 3e-4, 3),
-    "npo at the worst point, divergence x 32, rounded too": Way(durable.method(**FLAT), 3e-4, 4, rounded=True),
+    "npo at the worst point, divergence x 32": Way(flat_durable.method(roundings=""), 3e-4, 3),
+    "flat-durable": Way(flat_durable.method(), 3e-4, 4, rounded=True),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),

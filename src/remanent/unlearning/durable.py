@@ -10,11 +10,10 @@ without the optimizer's metric, so that any optimizer will do.
 from __future__ import annotations
 
 from remanent.core.catalogue import System
-from remanent.core.displacement import Ascent, Displacement, Here, roundings_in_turn
+from remanent.core.displacement import Displacement, Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
 from remanent.core.off_gradients import off_newest
-from remanent.errors import InputError
-from remanent.unlearning.npo import objective
+from remanent.unlearning.npo import NPO
 
 SYSTEM = System(
     name="durable",
@@ -33,11 +32,9 @@ SYSTEM = System(
 
 def method(
     beta: float = 0.1,
-    rho: float = 0.0,
     roundings: str = "int4-row,int4-g32,nf4",
     rounded_weight: float = 1.0,
     forget_weight: float = 1.0,
-    retain_loss: str = "nll",
     retain_weight: float = 8.0,
     directions: int = 4,
 ) -> Method:
@@ -45,25 +42,19 @@ def method(
 
     Args:
         beta: NPO's inverse temperature.
-        rho: radius of the worst point nearby, w + rho g / ||g|| with g the forget loss's gradient, at which the forget
-            loss is taken in place of the weights and the rounded point; 0 takes it at these two.
-        roundings: formats to take in turn, separated by commas; "" takes no loss at a rounded point.
-        rounded_weight: weight of the losses at the rounded point.
-        forget_weight: weight of the forget loss at each of its points.
-        retain_loss: "nll", or "kl": the divergence from the reference, as in npo.
-        retain_weight: weight of the retain loss at each of its points, above 1 since the forget loss sums over an
-            answer's tokens and this one is a mean over tokens.
+        roundings: formats to take in turn, separated by commas; "" takes the losses at full precision only.
+        rounded_weight: weight of both losses at the rounded point.
+        forget_weight: weight of the forget loss at both points.
+        retain_weight: weight of the retain loss at both points, above 1 since the forget loss sums over an answer's
+            tokens and this one is a mean over tokens.
         directions: how many of the newest retain gradients the forget gradient is taken off; each costs half a copy of
             the weights that train. 0 adds the two up.
     """
-    if not rho >= 0:
-        raise InputError("rho", rho, "a radius of at least 0")
-    roles = ("retain",) if rho else None
-    points: list[At | Displacement] = [At(Here(), roles), At(Ascent(rho), ("forget",))] if rho else [Here()]
+    points: list[At | Displacement] = [Here()]
     if roundings:
-        points.append(At(roundings_in_turn(roundings), roles, weight=rounded_weight))
+        points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
     return Method(
-        objective(beta, retain_loss),
+        NPO(beta),
         points=points,
         weights={"forget": forget_weight, "retain": retain_weight},
         combine=off_newest(directions),
