@@ -27,6 +27,7 @@ from remanent.core.checkpoint import (
 from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
+from remanent.core.memory import give_back_freed
 from remanent.core.method import Method, Recipe, check_judged, check_paired
 from remanent.core.packed import keep_as_packed
 from remanent.core.processes import agreed
@@ -161,13 +162,16 @@ def run_episode(
     )
     requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        run = _Run(model, method, episode, settings, rule, folder, on_warning, reference_cache, accelerator)
-        outcome = run.to_end(on_step)
+        # Not held by a name: what it trained with is freed when it has ended.
+        outcome = _Run(model, method, episode, settings, rule, folder, on_warning, reference_cache, accelerator).to_end(
+            on_step
+        )
     finally:
         for parameter, flag in requires_grad:
             parameter.requires_grad_(flag)
             parameter.grad = None
     method.end(model, episode)
+    give_back_freed()
     return outcome
 
 
