@@ -14,6 +14,7 @@ from .smollm2_report import RELEARNING, THRESHOLDS, figures, grouped
 from .study_rows import RESULTS
 
 AT_CONTROL = "retain NLL at control's"
+FIT_DEGREES = ("forget_degree", "retain_utility")
 
 
 def rows(name):
@@ -173,3 +174,12 @@ def test_every_row_was_asked_at_the_same_conditions():
         names = [item["name"] for item in row["conditions"]]
         if "real back ends" not in row["world"]:
             assert names == ["full", "int8", "int4-row", "int4-g32", "nf4", RELEARNING], row["name"]
+
+
+def test_fit_forgets_nearer_to_what_is_asked_than_others_and_keeps_less_than_npo_with_each_seed():
+    for row in claim("fit"):
+        degree, kept = ({way: row[way][name] for way in row if way != "name"} for name in FIT_DEGREES)
+        assert degree["fit"] > max(degree["npo"], degree["grad-diff"], degree["fit in all layers"])
+        assert degree["fit"] > degree["fit in drawn layers"]
+        assert kept["grad-diff"] < kept["fit"] < kept["npo"]
+        assert kept["fit in all layers"] < kept["fit"] - 0.1
