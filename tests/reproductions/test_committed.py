@@ -110,7 +110,8 @@ def test_no_way_passes_the_trilemma_and_a_retrained_model_does():
 
 
 def test_which_lines_the_trilemma_fails():
-    """What is kept in every world but one; what was forgotten after relearning, but for two ways."""
+    """What is kept in every world but one; what was forgotten after relearning, but for the ways with a worst point and
+    directions or a divergence, and one that relearns in training."""
     found = {row["name"]: row["failed"] for row in rows("trilemma.jsonl") if "failed" in row}
     ways = {name: failed for name, failed in found.items() if name.split("/")[0] not in ("original", "retrained")}
     kept = {
@@ -124,8 +125,23 @@ def test_which_lines_the_trilemma_fails():
     }
     assert {name.split("/")[0] for name in ways} - back == {
         "as-stranger, one way, relearning too",
+        "flat-durable",
+        "npo at the worst point, divergence x 32",
         "npo at the worst point, four directions",
+        "npo at the worst point, four directions, retain rounded too",
+        "npo at the worst point, four directions, retain rounded too, forget x 2",
     }
+
+
+def test_flat_durable_keeps_more_than_durable_in_each_fresh_world_and_half_as_much_comes_back():
+    found = {row["name"]: row for row in rows("trilemma.jsonl")}
+    worlds = [name.removeprefix("flat-durable/") for name in found if name.startswith("flat-durable/")]
+    assert len(worlds) >= 3
+    for world in worlds:
+        ours, durable = (found[f"{name}/{world}"] for name in ("flat-durable", "durable"))
+        assert ours["kept"] > durable["kept"] + 0.05
+        assert ours["gap_relearnt"] > 0.6 * durable["gap_relearnt"]  # both below 0
+        assert not any(line.startswith("forgotten") and "FAILED" in line for line in ours["failed"])
 
 
 def test_directions_keep_more_in_each_world_and_the_worst_point_gives_least_back():
