@@ -15,7 +15,7 @@ from .all_methods import (
     UPSILON,
     names,
 )
-from .study_rows import EPSILON, RESULTS, Row, Rows, markdown, mean_and_interval
+from .study_rows import DEFAULT, EPSILON, RESULTS, Row, Rows, markdown, mean_and_interval
 
 COLUMNS = {
     "forget": "forget NLL",
@@ -69,7 +69,7 @@ def spelled(values: Sequence[float], key: str) -> str:
 
 
 def against_the_default(rows: Rows, data: str, worlds: Sequence[int]) -> list[str]:
-    """On what each method beats `durable`, the default, in every world: a list for Markdown."""
+    """On what each method beats the default in every world: a list for Markdown."""
     better = {
         "what it keeps, and it forgets": lambda one, two: one["gap"] >= -EPSILON and one["kept"] > two["kept"],
         "the gap at the worst precision, keeping no less": lambda one, two: (
@@ -79,11 +79,11 @@ def against_the_default(rows: Rows, data: str, worlds: Sequence[int]) -> list[st
             min(one["relearnt"], 0) > min(two["relearnt"], 0) and one["kept"] >= two["kept"]
         ),
     }
-    default = found_of(rows, data, "durable", worlds)
+    default = found_of(rows, data, DEFAULT, worlds)
     lines = []
     for name in names():
         found = found_of(rows, data, name, worlds)
-        if name == "durable" or not found or len(found) != len(default):
+        if name == DEFAULT or not found or len(found) != len(default):
             continue
         if any("refused" in row for row in (*found, *default)):
             continue
@@ -128,7 +128,7 @@ def plot(rows: Rows, kinds: Sequence[str], worlds: Sequence[int]) -> None:
                 colour = "black" if name in REFERENCES else colours(place % 20)
                 axes.scatter(left, up, s=12, color=colour, alpha=0.5, marker="s" if name in REFERENCES else "o")
                 middle = (sum(left) / len(left), sum(up) / len(up))
-                bold = "bold" if name in ("durable", *REFERENCES) else "normal"
+                bold = "bold" if name in (DEFAULT, *REFERENCES) else "normal"
                 axes.annotate(str(place), middle, (3, 3), textcoords="offset points", fontsize=8, fontweight=bold)
             axes.axvline(-EPSILON, color="grey", linestyle=":", linewidth=1)
             axes.axhline(UPSILON, color="grey", linestyle=":", linewidth=1)
@@ -163,7 +163,7 @@ def report(rows: Rows, kinds: Sequence[str], worlds: Sequence[int]) -> str:
 
 {table(rows, data, done)}
 
-Beats the default, `durable`, in every world on:
+Beats the default, `{DEFAULT}`, in every world on:
 
 {chr(10).join(beaten) or "- nothing does, CPU time apart."}
 

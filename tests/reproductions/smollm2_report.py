@@ -8,7 +8,7 @@ from typing import Any
 
 from remanent.core.files import write_atomic
 
-from .study_rows import RESULTS, markdown, mean_and_range
+from .study_rows import DEFAULT, RESULTS, markdown, mean_and_range
 
 BUDGET = 2560
 RELEARNING = "relearning-overlap-50"
@@ -44,7 +44,7 @@ def summary(rows: Sequence[dict]) -> str:
         cells = [shown(list(found.values()), key) for key in FIGURES]
         cost = [mean_and_range([row[key] / unit for row in members if row.get(key)], form) for key, unit, form in COST]
         lines.append([world, way, str(len(members)), *cells, *cost])
-        default = {row["seed"]: figures(row) for row in groups.get((world, "durable"), []) if way != "durable"}
+        default = {row["seed"]: figures(row) for row in groups.get((world, DEFAULT), []) if way != DEFAULT}
         shared = [seed for seed, one in found.items() if set(one) == set(default.get(seed, ()))]
         on = [what for what, better in BETTER.items() if all(better(found[seed], default[seed]) for seed in shared)]
         if shared and on:
@@ -52,7 +52,7 @@ def summary(rows: Sequence[dict]) -> str:
     header = ["world", "way", "seeds", "gap at the worst precision", "kept at the worst", "gap after relearning"]
     return f"""{markdown([*header, "seconds", "peak GB"], lines)}
 
-Beats the default, `durable`, on (with every seed that both have):
+Beats the default, `{DEFAULT}`, on (with every seed that both have):
 
 {chr(10).join(beats) or "- nothing does."}"""
 

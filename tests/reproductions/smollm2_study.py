@@ -46,8 +46,8 @@ BATCH = 8
 OWN: Mapping[str, dict[str, Any]] = {
     "npo": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0}},
     "durable": {"learning_rate": 5e-5, "hyperparameters": {"retain_weight": 8.0, "directions": 4}},
-    # The divergence holds the forget loss back: at durable's rate, or with its own weight of 32, it was not done within
-    # the budget on world 310, where 8 and 32, and rates of 5e-5, 1e-4 and 3e-4 were looked at.
+    # The divergence holds the forget loss back: at durable's rate, or with the weight of 32 that small models like, it
+    # was not done within the budget on world 310, where rates of 5e-5, 1e-4 and 3e-4 were looked at.
     "flat-durable": {"learning_rate": 1e-4, "hyperparameters": {"retain_weight": 8.0}},
     # Its forget loss is a mean over tokens, theirs a sum over an answer's.
     "as-stranger": {"learning_rate": 2e-4, "hyperparameters": {"retain_weight": 2.0, "symmetric": True}},

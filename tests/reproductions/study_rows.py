@@ -14,9 +14,11 @@ from typing import Any
 from scipy.stats import t
 
 from remanent.core.files import write_atomic
+from remanent.jobs.config import UnlearnSettings
 
 RESULTS = Path(__file__).with_name("results")
 Row = dict[str, Any]
+DEFAULT: str = UnlearnSettings.model_fields["method"].default  # of `remanent unlearn`
 EPSILON = 0.25  # nats that what is forgotten may be better known than the unseen, at every precision
 
 

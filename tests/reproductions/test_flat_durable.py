@@ -19,7 +19,7 @@ from remanent.unlearning.npo import NPO
 
 from .world import State, World
 
-WHOLE = flat_durable.method()
+WHOLE = flat_durable.method(retain_weight=32.0)
 PARTS = {
     "likelihood": replace(WHOLE, objective=NPO(), weights={"forget": 1.0, "retain": 8.0}),
     "divergence alone": npo.method(retain_loss="kl", retain_weight=32.0),

@@ -37,7 +37,7 @@ def method(
     roundings: str = "int4-row,int4-g32,nf4",
     rounded_weight: float = 1.0,
     forget_weight: float = 1.0,
-    retain_weight: float = 32.0,
+    retain_weight: float = 8.0,
 ) -> Method:
     """Flat and durable unlearning.
 
@@ -49,8 +49,8 @@ def method(
             weights alone.
         rounded_weight: weight of the divergence at the rounded point.
         forget_weight: weight of the forget loss.
-        retain_weight: weight of the divergence at both points, far above 1 since the forget loss sums over an answer's
-            tokens and a divergence is a small number.
+        retain_weight: weight of the divergence at both points, above 1 since the forget loss sums over an answer's
+            tokens and this is a mean over tokens.
     """
     points = [At(Here(), ("retain",)), At(Ascent(rho), ("forget",))]
     if roundings:
