@@ -23,7 +23,7 @@ def unlearn(
     retain: Records = None,
     control: Records = None,
     out: str | Path,
-    method: str = "durable",
+    method: str = "flat-durable",
     progress: bool = True,
     **settings: Any,
 ) -> Path:

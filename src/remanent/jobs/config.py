@@ -89,7 +89,7 @@ class UnlearnSettings(_Settings):
 
     model: str = Field(description="The model that knows too much: a folder, a .gguf file, a hub name.")
     data: DataSettings
-    method: str = Field("durable", description="Name of the method; `remanent methods` lists them.")
+    method: str = Field("flat-durable", description="Name of the method; `remanent methods` lists them.")
     hyperparameters: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="The method's own settings; the paper's where nothing is said."
     )
