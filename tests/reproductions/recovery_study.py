@@ -33,7 +33,7 @@ RATES = {"small": 3e-4, "large": 3e-3}
 STEPS = 120
 BOTH = ("full", "int4")
 # What takes a rounded point is stopped there as well.
-ROUNDED = {"durableun-saf", "durable", "as-stranger"}
+ROUNDED = {"durableun-saf", "durable", "flat-durable", "as-stranger"}
 # Methods of other runs (retrain), of sequences (fit), or that only make their model at the end.
 LEFT_OUT = {"retrain", "fit"}
 # durable with NPO's weights, beside which it stands.
