@@ -88,7 +88,7 @@ def test_the_plot_says_each_figure_of_each_audit_and_needs_two() -> None:
     assert muse_chart(replace(table, rows=table.rows[:1]), "one") is None
 
 
-def test_plots_of_several_conditions_share_no_ids(runs: list[RunView]) -> None:
+def test_a_page_of_several_runs_holds_the_plot_and_no_id_twice(runs: list[RunView]) -> None:
     page = render(runs, "Sizes")
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert any(name.startswith("all-muse-1") for name in ids)

@@ -80,6 +80,8 @@ def against_the_default(rows: Rows, data: str, worlds: Sequence[int]) -> list[st
         ),
     }
     default = found_of(rows, data, DEFAULT, worlds)
+    if len(default) < len(worlds):
+        return [f"- not known: it has the rows of {len(default)} of {len(worlds)} worlds."]
     lines = []
     for name in names():
         found = found_of(rows, data, name, worlds)

@@ -49,12 +49,13 @@ def summary(rows: Sequence[dict]) -> str:
         on = [what for what, better in BETTER.items() if all(better(found[seed], default[seed]) for seed in shared)]
         if shared and on:
             beats.append(f"- {world}, {way} ({len(shared)} of {len(default)} seeds): {', '.join(on)}.")
+    nothing = "- nothing does." if any(way == DEFAULT for _, way in groups) else "- not known: it has no row."
     header = ["world", "way", "seeds", "gap at the worst precision", "kept at the worst", "gap after relearning"]
     return f"""{markdown([*header, "seconds", "peak GB"], lines)}
 
 Beats the default, `{DEFAULT}`, on (with every seed that both have):
 
-{chr(10).join(beats) or "- nothing does."}"""
+{chr(10).join(beats) or nothing}"""
 
 
 def shown(found: Sequence[Mapping[str, float]], key: str) -> str:

@@ -91,7 +91,7 @@ OWN: Mapping[str, dict[str, Any]] = {
 }
 BACKENDS = "full,int8,bnb-int8,gguf-q8_0,int4-g32,gguf-q4_0,nf4,bnb-nf4"
 RETRAINED = "retrained"  # the model that was never taught what the others forget, audited like them
-MAIN = ("npo", "durable", "as-stranger")
+MAIN = ("npo", "durable", "flat-durable", "as-stranger")
 # Relearning of one seed each, at which the certificate is WARNED at best: the audit would take three times as long.
 AUDIT: Mapping[str, Any] = {
     "at": f"full,int8,int4-row,int4-g32,nf4,{RELEARNING}",

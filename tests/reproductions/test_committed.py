@@ -126,6 +126,7 @@ def test_which_lines_the_trilemma_fails():
     assert {name.split("/")[0] for name in ways} - back == {
         "as-stranger, one way, relearning too",
         "flat-durable",
+        "flat-durable, divergence x 32",
         "npo at the worst point, divergence x 32",
         "npo at the worst point, four directions",
         "npo at the worst point, four directions, retain rounded too",
@@ -133,15 +134,18 @@ def test_which_lines_the_trilemma_fails():
     }
 
 
-def test_flat_durable_keeps_more_than_durable_in_each_fresh_world_and_half_as_much_comes_back():
+def test_flat_durable_keeps_more_than_durable_and_gives_less_back_in_each_fresh_world():
     found = {row["name"]: row for row in rows("trilemma.jsonl")}
     worlds = [name.removeprefix("flat-durable/") for name in found if name.startswith("flat-durable/")]
     assert len(worlds) >= 3
     for world in worlds:
-        ours, durable = (found[f"{name}/{world}"] for name in ("flat-durable", "durable"))
-        assert ours["kept"] > durable["kept"] + 0.05
-        assert ours["gap_relearnt"] > 0.6 * durable["gap_relearnt"]  # both below 0
-        assert not any(line.startswith("forgotten") and "FAILED" in line for line in ours["failed"])
+        ways = ("flat-durable", "flat-durable, divergence x 32", "durable")
+        ours, heavier, durable = (found[f"{name}/{world}"] for name in ways)
+        assert ours["kept"] > durable["kept"] + 0.01
+        assert heavier["kept"] > durable["kept"] + 0.05
+        for one in (ours, heavier):
+            assert one["gap_relearnt"] > durable["gap_relearnt"] + 0.2  # both below 0
+            assert not any(line.startswith("forgotten") and "FAILED" in line for line in one["failed"])
 
 
 def test_directions_keep_more_in_each_world_and_the_worst_point_gives_least_back():

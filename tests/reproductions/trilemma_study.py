@@ -105,8 +105,8 @@ WAYS = {
     ),
     "npo, divergence on retain x 32": Way(npo.method(retain_loss="kl", retain_weight=32.0), 3e-4, 2),
     "npo at the worst point, divergence x 32": Way(flat_durable.method(retain_weight=32.0, roundings=""), 3e-4, 3),
-    "flat-durable": Way(flat_durable.method(retain_weight=32.0), 3e-4, 4, rounded=True),
-    "flat-durable, divergence x 8": Way(flat_durable.method(retain_weight=8.0), 3e-4, 4, rounded=True),
+    "flat-durable, divergence x 32": Way(flat_durable.method(retain_weight=32.0), 3e-4, 4, rounded=True),
+    "flat-durable": Way(flat_durable.method(), 3e-4, 4, rounded=True),
     "as-stranger": Way(as_stranger.method(retain_weight=8.0), 1e-3, 4, rounded=True),
     "as-stranger, one way": Way(one_way(), 1e-3, 4, rounded=True),
     "as-stranger, one way, full precision only": Way(one_way(roundings=""), 1e-3, 2),
@@ -266,8 +266,11 @@ def main() -> None:
     plot(rows, seeds)
     least = [
         f"- {row['name'].replace('/', ', world ')}: {'; '.join(row['failed']) or 'none'}."
-        for row in rows.found.values()
-        if not row["name"].startswith("original/")
+        for row in (
+            rows.found[f"{name}/{number}"]
+            for name in ("retrained", *WAYS)
+            for number in range(FIRST_WORLD, FIRST_WORLD + seeds)
+        )
     ]
     text = f"""# The trilemma on fresh worlds
 

@@ -81,13 +81,20 @@ def test_every_rounding_has_its_turn(tiny_llama, batches, before):
 
 
 @pytest.mark.parametrize(
-    ("given", "field"), [({"rho": -1.0}, "rho"), ({"beta": 0.0}, "beta"), ({"roundings": "int5"}, "int5")]
+    ("given", "field"),
+    [
+        ({"rho": -1.0}, "rho"),
+        ({"rho": float("inf")}, "rho"),
+        ({"rounded_weight": float("nan")}, "rounded_weight"),
+        ({"beta": 0.0}, "beta"),
+        ({"roundings": "int5"}, "int5"),
+    ],
 )
 def test_bad_settings(given, field):
     with pytest.raises(InputError, match=field):
         method(**given)
 
 
-def test_what_was_asked_of_the_reference_before_the_run_is_enough_for_the_forget_loss(batches):
+def test_the_forget_loss_asks_for_the_reference(batches):
     with pytest.raises(InputError, match="reference"):
         method().objective.losses({"forget": replace(batches["forget"], reference=None)}, lambda batch: None)

@@ -56,6 +56,10 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+# oneDNN and PyTorch keep what they made for a shape, up to 1024 of them: gigabytes in bfloat16 on a CPU, since records
+# differ in length. A language model's step costs far more than to make them anew.
+SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+
 
 class _Lazy(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
@@ -102,6 +106,8 @@ def _remanent(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """What holds for every command."""
+    for name, value in SHAPES.items():
+        os.environ.setdefault(name, value)
     if not debug:
         warnings.simplefilter("ignore")
         for package in ("torchao", "torch.utils._pytree"):  # say at import which kernels this machine lacks

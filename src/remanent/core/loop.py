@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from weakref import proxy
 
 import torch
 from accelerate import Accelerator
@@ -215,6 +216,7 @@ class _Run:
             role: Sampler(len(records), self.recipe.batch_size, settings.seed, method.objective.paired.get(role, role))
             for role, records in self.data.items()
         }
+        here = proxy(self)  # a cycle would hold what the run trained with after its end
         self.update = Update(
             model,
             method,
@@ -224,7 +226,7 @@ class _Run:
             max_grad_norm=self.recipe.max_grad_norm,
             autocast=settings.autocast,
             accelerator=self.accelerator,
-            on_warning=lambda text: self.warn(f"step {self.update.step}: {text}"),
+            on_warning=lambda text: here.warn(f"step {here.update.step}: {text}"),
         )
         self.rows: list[dict[str, Any]] = []
         self.evaluations: list[Evaluation] = []

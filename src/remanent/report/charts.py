@@ -254,7 +254,7 @@ def muse_chart(table: MuseTable, name: str) -> str | None:
         parts.append(f"{label}: " + ", ".join(f"{number(value)} at {table.rows[place][0]}" for place, value in drawn))
     if not handles:
         return None
-    if before := points("utility-before"):
+    if len(before := points("utility-before")) > 1:
         dashed: dict[str, Any] = {"color": ROLES["retain"], "linestyle": LINES[1], "linewidth": 0.9}
         axes.plot(*zip(*before, strict=True), **dashed)
         handles.append(("the original's utility", dashed))
@@ -264,7 +264,7 @@ def muse_chart(table: MuseTable, name: str) -> str | None:
     axes.set_ylim(0, 1.03)
     axes.set_ylabel("share of 1")
     add_legend(figure, handles)
-    return to_svg(figure, name, "MUSE's figures, audit by audit", visible("; ".join(parts)))
+    return to_svg(figure, name, "MUSE's figures, in order", visible("; ".join(parts)))
 
 
 def frontier_chart(runs: Sequence[RunSummary], name: str, epsilon: float | None, upsilon: float | None) -> str | None:

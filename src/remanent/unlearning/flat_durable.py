@@ -4,16 +4,20 @@ and at a rounded point.
 Three ways of getting forgotten records back move the weights a little: rounding, further training, and both. NPO's
 bounded forget loss is taken where a step of length rho does most to bring them back, so that it is low all around
 (flat-npo). What is kept is held by the divergence from the model before, not by its records' own likelihood: a
-likelihood is improved on the records that are trained and says nothing of others of the same kind, while a divergence
+likelihood is improved on the records that are trained and says nothing of others of the same kind, while the divergence
 is 0 at the start and pulls against every change. It is taken at a rounded point as well, another rounding at each
-update, so that no precision is bought with the model (durable).
+update, so that no precision is bought with the model (durable); there it is above 0 from the start, and pulls the
+weights to where rounding changes little.
 """
 
 from __future__ import annotations
 
+import math
+
 from remanent.core.catalogue import System
 from remanent.core.displacement import Ascent, Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
+from remanent.errors import InputError
 from remanent.unlearning.npo import NPOAndKL
 
 SYSTEM = System(
@@ -52,6 +56,9 @@ def method(
         retain_weight: weight of the divergence at both points, above 1 since the forget loss sums over an answer's
             tokens and this is a mean over tokens.
     """
+    for name, value in (("rho", rho), ("rounded_weight", rounded_weight)):
+        if not 0 <= value < math.inf:  # NaN is not
+            raise InputError(name, value, "a finite number of at least 0")
     points = [At(Here(), ("retain",)), At(Ascent(rho), ("forget",))]
     if roundings:
         points.append(At(roundings_in_turn(roundings), ("retain",), weight=rounded_weight))

@@ -96,12 +96,7 @@ def method(
         forget_weight: gamma.
         retain_weight: alpha.
     """
-    weights = {"forget": forget_weight, "retain": retain_weight}
-    return Method(objective(beta, retain_loss), weights=weights, recipe=Recipe())
-
-
-def objective(beta: float, retain_loss: str) -> NPO:
-    """NPO with the retain loss of that name, one of RETAIN_LOSSES."""
     if retain_loss not in RETAIN_LOSSES:
         raise InputError("retain_loss", retain_loss, did_you_mean(retain_loss, RETAIN_LOSSES))
-    return NPO(beta) if retain_loss == "nll" else NPOAndKL(beta)
+    objective = NPO(beta) if retain_loss == "nll" else NPOAndKL(beta)
+    return Method(objective, weights={"forget": forget_weight, "retain": retain_weight}, recipe=Recipe())
