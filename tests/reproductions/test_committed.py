@@ -203,3 +203,12 @@ def test_fit_forgets_nearer_to_what_is_asked_than_others_and_keeps_less_than_npo
         assert degree["fit"] > degree["fit in drawn layers"]
         assert kept["grad-diff"] < kept["fit"] < kept["npo"]
         assert kept["fit in all layers"] < kept["fit"] - 0.1
+
+
+def test_flat_durable_on_smollm2_keeps_more_than_three_others_and_gives_more_back_than_durable_with_each_seed(authors):
+    assert len(authors["flat-durable"]) >= 3
+    for seed, found in authors["flat-durable"].items():
+        durable, stranger, npo = (authors[way][seed] for way in ("durable", "as-stranger", "npo"))
+        assert found["kept"] > max(durable["kept"], stranger["kept"], npo["kept"]) + 0.03
+        assert abs(found["gap"]) < 0.05
+        assert npo["relearnt"] < found["relearnt"] < durable["relearnt"]
