@@ -34,7 +34,7 @@ def main() -> None:
     taught, rate = teach_model(arguments.model, out)
     records = {role: files[role] for role in ("forget", "retain", "control")}
 
-    run = remanent.unlearn(taught, **records, out=out / "run", steps=40, learning_rate=rate, batch_size=8)  # 1
+    run = remanent.unlearn(taught, **records, out=out / "run", steps=100, learning_rate=rate, batch_size=8)  # 1
     judgement = remanent.audit(run / "model", reference=taught, **records, out=run, at=arguments.at)  # 2
     certificate = remanent.certify(run, key)  # 3: what was found is signed, PASSED or not
     found = remanent.verify(certificate, model=run / "model", key=public)  # 4
@@ -64,9 +64,9 @@ def teach_model(name: str | None, out: Path) -> tuple[Path, float]:
         made = tiny([*authors.forget, *authors.retain, *authors.control])
         name = str(save(made.model, made.tokenizer, out / "random"))
         lesson = {"epochs": 40, "learning_rate": 3e-3}
-        rate = 1e-3
+        rate = 3e-3
     else:
-        lesson, rate = {"epochs": 10}, 1e-5
+        lesson, rate = {"epochs": 10}, 1e-4
     settings = TeachSettings(model=name, records=str(out / "data" / "taught.jsonl"), **lesson)
     return teach(settings, out / "taught").model, rate
 
