@@ -213,11 +213,16 @@ FIGURES = {
 }
 
 
+def of_worlds(rows: Rows, name: str, seeds: int) -> list[Row]:
+    """A way's rows, world by world."""
+    return [rows.found[f"{name}/{number}"] for number in range(FIRST_WORLD, FIRST_WORLD + seeds)]
+
+
 def table(rows: Rows, seeds: int) -> str:
     """Means and ranges over worlds."""
     lines = []
     for name in ("original", "retrained", *WAYS):
-        found = [rows.found[f"{name}/{number}"] for number in range(FIRST_WORLD, FIRST_WORLD + seeds)]
+        found = of_worlds(rows, name, seeds)
         steps = f"{sum(row['steps'] for row in found) / seeds:.0f}" if "steps" in found[0] else ""
         passed = sum(not row["failed"] for row in found)
         lines.append(
@@ -239,7 +244,7 @@ def plot(rows: Rows, seeds: int) -> None:
         sides, ("gap", "gap_relearnt"), ("worst of five precisions", "after relearning one half"), strict=True
     ):
         for place, name in enumerate(("retrained", *WAYS)):
-            found = [rows.found[f"{name}/{number}"] for number in range(FIRST_WORLD, FIRST_WORLD + seeds)]
+            found = of_worlds(rows, name, seeds)
             axes.scatter(
                 [row[key] for row in found],
                 [max(row["kept"], lowest) for row in found],
@@ -266,11 +271,8 @@ def main() -> None:
     plot(rows, seeds)
     least = [
         f"- {row['name'].replace('/', ', world ')}: {'; '.join(row['failed']) or 'none'}."
-        for row in (
-            rows.found[f"{name}/{number}"]
-            for name in ("retrained", *WAYS)
-            for number in range(FIRST_WORLD, FIRST_WORLD + seeds)
-        )
+        for name in ("retrained", *WAYS)
+        for row in of_worlds(rows, name, seeds)
     ]
     text = f"""# The trilemma on fresh worlds
 

@@ -214,15 +214,11 @@ def requests_chart(curve: Mapping[str, Any], name: str) -> str | None:
         drawn = [(row["requests"], row[role]["score"]) for row in rows if row.get(role)]
         if not drawn:
             continue
-        style: dict[str, Any] = {"color": ROLES[role], "linestyle": "-", "linewidth": 1.4}
-        axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.6, **style)
-        handles.append((role, style | {"marker": marker, "markersize": 3.6}))
+        handles.append((role, _series(axes, drawn, role, marker)))
         parts.append(f"{role}: " + ", ".join(f"{number(score)} after {done}" for done, score in drawn))
         if role in curve.get("after", {}) and (role == "retain" or curve["by"] != "nothing"):
-            ends = [curve[end][role]["score"] for end in ("before", "after")]
-            dashed: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[1], "linewidth": 0.9}
-            axes.plot((0, curve["requests"]), ends, **dashed)
-            handles.append((f"{role}, its line", dashed))
+            before, after = (curve[end][role]["score"] for end in ("before", "after"))
+            handles.append((f"{role}, its line", _aim(axes, [(0, before), (curve["requests"], after)], role)))
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
     axes.set_xlabel("requests obeyed")
@@ -248,16 +244,12 @@ def muse_chart(table: MuseTable, name: str) -> str | None:
     for key, (label, role, marker) in MUSE.items():
         if len(drawn := points(key)) < 2:
             continue
-        style: dict[str, Any] = {"color": ROLES[role], "linestyle": "-", "linewidth": 1.4}
-        axes.plot(*zip(*drawn, strict=True), marker=marker, markersize=3.6, **style)
-        handles.append((label, style | {"marker": marker, "markersize": 3.6}))
+        handles.append((label, _series(axes, drawn, role, marker)))
         parts.append(f"{label}: " + ", ".join(f"{number(value)} at {table.rows[place][0]}" for place, value in drawn))
     if not handles:
         return None
     if len(before := points("utility-before")) > 1:
-        dashed: dict[str, Any] = {"color": ROLES["retain"], "linestyle": LINES[1], "linewidth": 0.9}
-        axes.plot(*zip(*before, strict=True), **dashed)
-        handles.append(("the original's utility", dashed))
+        handles.append(("the original's utility", _aim(axes, before, "retain")))
     places = range(0, len(table.rows), -(-len(table.rows) // 4))  # names of more would run into each other
     axes.set_xticks(places, [visible(table.rows[place][0], 16) for place in places], parse_math=False)
     axes.set_xlim(-0.4, len(table.rows) - 0.6)
@@ -310,6 +302,21 @@ def _curves(entries: int) -> tuple[Figure, Axes]:
     figure, axes = new_figure(2.15 + top, left=0.115, bottom=0.46, top=top)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     return figure, axes
+
+
+def _series(axes: Axes, drawn: Sequence[tuple[int, float]], role: str, marker: str) -> dict[str, Any]:
+    """Draw a role's figures as a line with markers; returns its style, for the legend."""
+    style: dict[str, Any] = {"color": ROLES[role], "linestyle": "-", "linewidth": 1.4}
+    style |= {"marker": marker, "markersize": 3.6}
+    axes.plot(*zip(*drawn, strict=True), **style)
+    return style
+
+
+def _aim(axes: Axes, drawn: Sequence[tuple[int, float]], role: str) -> dict[str, Any]:
+    """Draw what a role's figures should follow, dashed; returns its style, for the legend."""
+    style: dict[str, Any] = {"color": ROLES[role], "linestyle": LINES[1], "linewidth": 0.9}
+    axes.plot(*zip(*drawn, strict=True), **style)
+    return style
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
