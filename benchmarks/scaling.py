@@ -26,14 +26,14 @@ from remanent.core.method import At, Method
 from remanent.core.reference import reference_nll
 from remanent.core.scores import score_records
 from remanent.core.update import Update
-from remanent.unlearning import durable, npo
+from remanent.unlearning import flat_durable, npo
 from remanent.unlearning.npo import NPO
 
 # Width and layers; about 1, 4, 15, 50 and 135 million parameters. One vocabulary, so that only the model grows.
 SIZES = ((96, 5), (192, 7), (384, 8), (640, 10), (896, 14))
 VOCABULARY, TOKENS = 4096, 32
 ROUNDINGS = ("int8", "int4-row", "int4-g32", "nf4")
-JOBS = ("NPO update", "durable update", "audit")
+JOBS = ("NPO update", "flat-durable update", "audit")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _cells() -> Iterator[tuple[str, str, int, Shape]]:
         for job in JOBS:
             yield "tokens", job, records * TOKENS, Shape(records=records, points=3 if job == "audit" else 0)
     for points in (1, 2, 4, 8, 16):
-        for job in ("durable update", "audit"):
+        for job in ("NPO update", "audit"):
             yield "displacements", job, points, Shape(points=points)
 
 
@@ -112,7 +112,7 @@ def _introduction(runs: int) -> str:
         "AdamW together, its reference scores at hand; an audit is the scores of one batch at each displacement, "
         f"without generation. Where nothing else is said: {Shape().parameters / 1e6:.1f} M parameters, "
         f"{Shape().records} records of {TOKENS} tokens, an update at its method's own points, an audit at 3. Against "
-        "displacements a durable update is taken here and at that many roundings, so that it starts at two points. "
+        "displacements an NPO update is taken here and at that many roundings, so that it starts at two points. "
         f"Memory is the peak beyond that of the same job on a model of {NEXT_TO_NOTHING.parameters:,} parameters and "
         f"one record, each from a process of its own. {load()}"
     )
@@ -143,7 +143,7 @@ def _prepared(job: str, shape: Shape) -> Callable[[], object]:
 
         return looks
     model.train()
-    method = npo.method() if job == "NPO update" else durable.method()
+    method = npo.method() if job == "NPO update" else flat_durable.method()
     if points:
         method = Method(NPO(), points=[Here(), *map(At, points)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)

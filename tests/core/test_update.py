@@ -438,4 +438,7 @@ def test_bad_settings(tiny_llama, batches):
         Method(NPO(), points=[At(Here(), terms=("forgot",))])
     with pytest.raises(InputError, match="points"):
         Method(NPO(), points=[])
+    for weight in (float("nan"), -1.0, float("inf")):
+        with pytest.raises(InputError, match=r"weight.*at least 0"):
+            At(Here(), weight=weight)
     assert len(Weights.of(model)) == len(list(model.parameters()))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from remanent.core.displacement import Ascent, Here
+from remanent.core.displacement import Ascent, Here, OneOf, Relearning, Rounding, Then
 from remanent.core.episode import Episode
 from remanent.core.loop import Settings, run_episode
 from remanent.core.method import At, Method, Objective, Recipe
@@ -127,6 +127,17 @@ def test_gradients_that_are_held_are_priced(folder, meta):
     assert found["gradients kept apart"] == (2 + 2) * found["gradients"]
     plain = settings(folder, method="durable", hyperparameters={"directions": 0})
     assert price(plain, meta)[0].memory["gradients kept apart"] == 0
+
+
+def test_what_is_held_while_a_point_is_sought_is_priced(folder, meta):
+    """The gradient that is climbed, beside the update's own; the gradient and moments of a fine-tuning."""
+    held = "what a point holds while it is sought"
+    found = price(settings(folder, method="flat-durable"), meta)[0].memory
+    assert found[held] == found["gradients"]
+    alone = price(settings(folder, method="flat-durable", hyperparameters={"rho": 0.0}), meta)[0].memory
+    assert alone[held] == 0
+    once = Relearning([object()], steps=1)
+    assert Then(Rounding("int8"), once).held == OneOf(Rounding("int8"), once).held == once.held == 3
 
 
 def test_an_audit_counts_subjects_conditions_and_seeds(folder, meta):

@@ -82,12 +82,18 @@ class At:
     Args:
         displacement: the point.
         terms: names of the terms taken there; None takes all.
-        weight: what they are multiplied with.
+        weight: what they are multiplied with, at least 0.
+
+    Raises InputError for a weight out of range.
     """
 
     displacement: Displacement
     terms: tuple[str, ...] | None = None
     weight: float | Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, Schedule) and not 0 <= self.weight < math.inf:  # NaN is not
+            raise InputError("weight", self.weight, "a finite number of at least 0")
 
     def weight_at(self, step: int, steps: int) -> float:
         """The weight at an update, counted from 1. Where it is 0 nothing is passed through the model."""

@@ -131,7 +131,8 @@ def price_unlearning(
         operations += (1 + steps // max(1, settings.evaluate_every)) * points * seen * 2 * matrices
     batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
     longest = max(size.tokens for size in roles.values())
-    moved = max(_count(place.displacement.moving(weights)) for place in method.places)
+    movers = [(place.displacement, _count(place.displacement.moving(weights))) for place in method.places]
+    moved = max(count for _, count in movers)
     asked = type(method.objective).at_reference is not Objective.at_reference
     kept_apart = 0
     if method.combine is not None:
@@ -144,6 +145,7 @@ def price_unlearning(
         "gradients": trained * FLOAT,
         "AdamW's moments": 2 * trained * FLOAT,
         "copy of what the displaced points move": moved * FLOAT,
+        "what a point holds while it is sought": max(point.held * count for point, count in movers) * FLOAT,
         "copy of the weights as they were": trained * FLOAT if asked else 0.0,
         "gradients kept apart": kept_apart * trained * FLOAT,
         "the best step's weights": trained * FLOAT if watched else 0.0,

@@ -47,6 +47,10 @@ class Ascent(Displacement):
         if not self.eta >= 0:
             raise InputError("eta", self.eta, "a number of at least 0")
 
+    @property
+    def held(self) -> int:
+        return int(self.rho > 0)  # the gradient that it climbs, beside the update's own
+
     def moving(self, weights: Weights) -> Weights:
         return weights.trainable()
 

@@ -71,6 +71,10 @@ class AutoPGD(Displacement):
             if value not in known:
                 raise InputError(field, value, did_you_mean(value, known))
 
+    @property
+    def held(self) -> int:
+        return 7 if self.rho > 0 else 0  # start, unit, gradient, and the step's four points
+
     def moving(self, weights: Weights) -> Weights:
         return weights.trainable()
 

@@ -85,6 +85,12 @@ class Displacement:
         """Whether `pullback` reads the weight."""
         return False
 
+    @property
+    def held(self) -> int:
+        """How much it holds while it moves, in float32 numbers for each weight that it moves, besides the copy that
+        they are given back from: what is told of memory before a run."""
+        return 0
+
     def move(self, weights: Weights, context: Context) -> None:
         """Write the new point in place. `weights` are those that `moving` chose."""
         raise TypeError(f"{type(self).__name__} does not say how it moves weights")

@@ -35,6 +35,10 @@ class Then(Displacement):
     def pulls_back_by_weight(self) -> bool:
         return self.first.pulls_back_by_weight or self.second.pulls_back_by_weight
 
+    @property
+    def held(self) -> int:
+        return max(self.first.held, self.second.held)
+
     def resolve(self, step: int) -> Displacement:
         return Then(self.first.resolve(step), self.second.resolve(step))
 
@@ -100,6 +104,10 @@ class OneOf(Displacement):
         self.needs = frozenset().union(*(item.needs for item in displacements))  # type: ignore[misc]
 
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def held(self) -> int:
+        return max(item.held for item in self.displacements)
 
     def resolve(self, step: int) -> Displacement:
         return self.displacements[step % len(self.displacements)].resolve(step)

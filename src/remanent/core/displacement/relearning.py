@@ -45,6 +45,10 @@ class Relearning(Displacement):
         if not self.batches:
             raise InputError("batches", "none", "at least one batch to relearn from")
 
+    @property
+    def held(self) -> int:
+        return 3  # a gradient and AdamW's two moments
+
     def moving(self, weights: Weights) -> Weights:
         chosen = weights.trainable()
         if not chosen:
