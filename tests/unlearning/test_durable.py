@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -100,9 +101,10 @@ def test_what_is_stepped_besides_the_retain_gradient_stands_off_the_newest_retai
     assert 0 < float(left.norm()) < float(forget.norm())
 
 
-def test_a_negative_number_of_directions_is_refused():
-    with pytest.raises(InputError, match="directions"):
-        method(directions=-1)
+@pytest.mark.parametrize(("name", "value"), [("directions", -1), ("rounded_weight", -1.0), ("rounded_weight", math.nan)])
+def test_bad_values(name, value):
+    with pytest.raises(InputError, match=f"^{name}"):
+        method(**{name: value})
 
 
 def test_an_episode_starts_with_no_direction_of_another(tiny_llama, make_batch):

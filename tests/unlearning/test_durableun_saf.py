@@ -11,6 +11,7 @@ from remanent.core.quantization import QuantizationFormat, round_to
 from remanent.core.selection import LINEARS
 from remanent.core.update import Update
 from remanent.core.weights import Weights
+from remanent.errors import InputError
 from remanent.unlearning.durableun_saf import method
 
 
@@ -71,3 +72,9 @@ def test_alpha_0_is_gradient_difference(tiny_llama, make_batch):
         Update(model, chosen, torch.optim.SGD(model.parameters(), lr=0.0), steps=2)(batches)
         found.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", -1.0), ("warmup", 1.0)])
+def test_bad_values(name, value):
+    with pytest.raises(InputError, match=f"^{name}"):
+        method(**{name: value})

@@ -195,9 +195,6 @@ def method(
         relearning_rate: their learning rate (AdamW), above 0.
         symmetric: add the divergence the other way round to L_f, which asks on where the one way asks little.
     """
-    points: list[At | Displacement] = [Here()]
-    if roundings:
-        points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
     for name, value, right, expected in (
         ("rounded_weight", rounded_weight, 0 <= rounded_weight < math.inf, "a finite number of at least 0"),
         ("relearning_steps", relearning_steps, relearning_steps >= 0, "at least 0"),
@@ -205,6 +202,9 @@ def method(
     ):
         if not right:
             raise InputError(name, value, expected)
+    points: list[At | Displacement] = [Here()]
+    if roundings:
+        points.append(At(roundings_in_turn(roundings), weight=rounded_weight))
     weights = {"forget": forget_weight, "retain": retain_weight}
     return AsStrangerMethod(
         AsStranger(symmetric),

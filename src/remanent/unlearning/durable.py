@@ -9,10 +9,13 @@ without the optimizer's metric, so that any optimizer will do.
 
 from __future__ import annotations
 
+import math
+
 from remanent.core.catalogue import System
 from remanent.core.displacement import Displacement, Here, roundings_in_turn
 from remanent.core.method import At, Method, Recipe
 from remanent.core.off_gradients import off_newest
+from remanent.errors import InputError
 from remanent.unlearning.npo import NPO
 
 SYSTEM = System(
@@ -50,6 +53,8 @@ def method(
         directions: how many of the newest retain gradients the forget gradient is taken off; each costs half a copy of
             the weights that train. 0 adds the two up.
     """
+    if not 0 <= rounded_weight < math.inf:  # NaN is not
+        raise InputError("rounded_weight", rounded_weight, "a finite number of at least 0")
     points: list[At | Displacement] = [Here()]
     if roundings:
         points.append(At(roundings_in_turn(roundings), weight=rounded_weight))

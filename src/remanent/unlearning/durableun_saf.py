@@ -7,10 +7,13 @@ model that lost both; `quantize_retain` takes the retain loss at the rounded wei
 
 from __future__ import annotations
 
+import math
+
 from remanent.core.catalogue import System
 from remanent.core.displacement import Here, Rounding
 from remanent.core.method import At, Method
 from remanent.core.schedule import Ramp
+from remanent.errors import InputError
 from remanent.unlearning.grad_diff import DURABLEUN, GradDiff
 
 SYSTEM = System(
@@ -39,6 +42,12 @@ def method(
         warmup: share of the run before alpha rises from 0.
         quantize_retain: take the retain loss at the rounded weights too; not in the paper.
     """
+    for name, value, right, expected in (
+        ("alpha", alpha, 0 <= alpha < math.inf, "a finite number of at least 0"),
+        ("warmup", warmup, 0 <= warmup < 1, "a share of the run, at least 0 and below 1"),
+    ):
+        if not right:
+            raise InputError(name, value, expected)
     terms = ("forget", "retain") if quantize_retain else ("forget",)
     return Method(
         GradDiff(),

@@ -73,7 +73,8 @@ class AutoPGD(Displacement):
 
     @property
     def held(self) -> int:
-        return 7 if self.rho > 0 else 0  # start, unit, gradient, and the step's four points
+        # The gradient, where it started, and four points: now, before, ahead and the best; and |w| where that scales.
+        return 6 + (self.scale == "element") if self.rho > 0 else 0
 
     def moving(self, weights: Weights) -> Weights:
         return weights.trainable()
