@@ -61,7 +61,7 @@ OWN: Mapping[str, dict[str, Any]] = {
     "sure": {"learning_rate": 5e-5},
     "grad-diff": {"learning_rate": 1.5e-5},
     "grad-ascent": {"learning_rate": 5e-6},
-    # What durable and as-stranger are without one of their parts or with another, each a setting of a method.
+    # What durable, flat-durable and as-stranger are without one of their parts or with another, each a setting of a method.
     "durable, no directions": {
         "method": "durable",
         "learning_rate": 5e-5,
@@ -71,6 +71,11 @@ OWN: Mapping[str, dict[str, Any]] = {
         "method": "durable",
         "learning_rate": 5e-5,
         "hyperparameters": {"retain_weight": 8.0, "directions": 4, "roundings": ""},
+    },
+    "flat-durable, no roundings": {
+        "method": "flat-durable",
+        "learning_rate": 1e-4,
+        "hyperparameters": {"retain_weight": 8.0, "roundings": ""},
     },
     "durable, eight directions, in gu": {
         "method": "gu",
