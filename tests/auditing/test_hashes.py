@@ -72,9 +72,11 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="not a file"):
         hash_folder(tmp_path)
     (tmp_path / "pipe").unlink()
-    (tmp_path / "a\nb").write_text("")
-    with pytest.raises(IntegrityError, match="characters"):
-        hash_folder(tmp_path)
+    for name in ("a\nb", "a:b"):  # `verify` takes neither
+        (tmp_path / name).write_text("")
+        with pytest.raises(IntegrityError, match="characters"):
+            hash_folder(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:

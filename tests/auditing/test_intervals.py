@@ -18,6 +18,7 @@ from remanent.auditing.intervals import (
     retention_interval,
     share_interval,
     smallest_detectable_gap,
+    true_positive_interval,
     wilson_interval,
 )
 from remanent.errors import InputError
@@ -254,6 +255,28 @@ def test_bad_counts_are_refused() -> None:
         wilson_interval(3, 2)
 
 
+def test_what_was_seen_in_no_group_may_be_in_some() -> None:
+    # Groups without it are drawn with a chance of (1 - p)^n, which is alpha at the bound.
+    for groups, bound in ((2, 1 - 0.05**0.5), (10, 1 - 0.05**0.1)):
+        names = [str(place // 3) for place in range(3 * groups)]
+        none, every = (share_interval(Sample([value] * len(names), names), rng()) for value in (0.0, 1.0))
+        assert none == Interval(0.0, 0.0, pytest.approx(bound))
+        assert every == Interval(1.0, pytest.approx(1 - bound), 1.0)
+        above = Sample([9.0] * len(names), names)
+        found = true_positive_interval(Sample([0.0] * len(names), names), above, rng())
+        assert found == Interval(0.0, 0.0, pytest.approx(bound))
+
+
+def test_a_bound_on_a_rare_share_misses_as_often_as_it_says() -> None:
+    draws, alpha, share = np.random.default_rng(5), 0.05, 0.08
+    missed = 0
+    for _ in range(400):
+        values = (draws.random(10) < share).astype(float)
+        found = share_interval(Sample(values, [str(place) for place in range(10)]), rng(), alpha, resamples=200)
+        missed += found.high < share
+    assert missed / 400 <= 2 * alpha
+
+
 def test_a_share_stays_a_share() -> None:
     # All groups but one alike: percentile-t would divide by a variance of next to nothing.
     values = [0.5] * 22 + [1.0, 0.9]
@@ -261,5 +284,4 @@ def test_a_share_stays_a_share() -> None:
     found = share_interval(sample, rng())
     assert found.value == pytest.approx(sum(values) / 24)
     assert 0.5 <= found.low <= found.value <= found.high < 0.7
-    assert share_interval(Sample([0.0, 0.0], ["a", "b"]), rng()) == Interval(0.0, 0.0, 0.0)
     assert share_interval(Sample([0.5, 0.7], ["a", "a"]), rng()) == Interval(pytest.approx(0.6), 0.0, 1.0)

@@ -137,6 +137,10 @@ def test_each_condition_has_its_line_and_each_measure_its_set() -> None:
 def test_without_bounds_only_the_outcome_of_a_test_decides() -> None:
     (open_end,) = required_lines([made("model-utility", 0.9, None)], ["model-utility>=0.5"])
     assert open_end.verdict == WARNED
+    few = replace(made("forget-quality", -1.0, None, records=FORGET, condition="full"), n=3)
+    (line,) = required_lines([few], ["forget-quality>=-1.3"])  # of 3 and 3 records no p is below 0.1
+    assert (line.verdict, "3 cannot give less than -1.3" in line.reason) == (WARNED, True)
+    assert required_lines([replace(few, n=4)], ["forget-quality>=-1.3"])[0].verdict == PASSED
     quality = made("forget-quality", -4.2, None, records=FORGET, condition="full")
     assert [line.verdict for line in required_lines([quality], ["forget-quality>=-1.3", "forget-quality>=-5"])] == [
         FAILED,

@@ -120,7 +120,7 @@ def test_no_canary_reaches_the_statement() -> None:
             for index, score in enumerate(item.scores)
         )
         sets.append(replace(item, scores=scores))
-    raw = canonical_json(statement(evidence(sets))).decode()
+    raw = canonical_json(statement(evidence(sets, subjects={AUDITED: FILES}))).decode()
     assert keyed_hash(secret, canaries[0] + "0") in raw
     assert "canary" not in raw
     assert "Ysolde" not in raw
@@ -143,6 +143,8 @@ def test_files_that_were_not_audited_are_refused() -> None:
             build_statement(found, judge(found), files)
     with pytest.raises(InputError, match="files"):
         build_statement(found, judge(found), {})
+    with pytest.raises(IntegrityError, match="names no file of the audited model"):
+        build_statement(replace(found, subjects={}), judge(found), FILES)
     hidden = replace(found, subjects={AUDITED: {**FILES, ".gitattributes": "00" * 32}})
     assert len(build_statement(hidden, judge(hidden), FILES)["subject"]) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shlex
@@ -120,6 +121,27 @@ def test_a_limit_on_a_measure_is_a_line_that_can_fail_from_the_audit_to_the_cert
         assert result.exit_code == 2
         assert f"did you mean {meant}" in " ".join(result.stderr.split())
     assert (run / "judgement.json").read_bytes() == before
+
+
+def test_what_is_signed_follows_from_the_evidence_whatever_the_judgement_says(call, done, run):
+    certificate = run / "certificate.json"
+    before = predicate(certificate)
+    said = json.loads((run / "judgement.json").read_text())
+    for line in said["lines"]:
+        line["value"] = 0.999
+    (run / "judgement.json").write_text(json.dumps({**said, "notes": []}))
+    assert call("certify", run, "--key", done.parent / "signer.key").exit_code == 0
+    after = predicate(certificate)
+    assert (after["lines"], after["notes"]) == (before["lines"], before["notes"])
+    said["criteria"]["epsilon"] = 0.01
+    (run / "judgement.json").write_text(json.dumps(said))
+    refused = call("certify", run, "--key", done.parent / "signer.key")
+    assert refused.exit_code == 3
+    assert "does not follow" in refused.stderr
+
+
+def predicate(certificate: Path) -> dict:
+    return json.loads(base64.b64decode(json.loads(certificate.read_text())["payload"]))["predicate"]
 
 
 def test_what_the_page_asks_for_becomes_lines(call, world, run, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from remanent.auditing.hashes import hash_folder
 from remanent.core.digest import weights_digest
 from remanent.core.files import sha256_file
 from remanent.errors import InputError, IntegrityError, UnsupportedError
@@ -103,6 +104,33 @@ def test_a_missing_shard_is_named(small, tmp_path):
     gone.unlink()
     with pytest.raises(IntegrityError, match=gone.name):
         load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "name", [".hidden.safetensors", "../other.safetensors", ".parts/a.safetensors", "shard.bin", 1]
+)
+def test_weights_that_no_hash_of_the_folder_holds_are_refused(small, tmp_path, name):
+    for folder in (tmp_path / "shards", tmp_path / "named"):
+        small.model.save_pretrained(folder, max_shard_size="20KB" if folder.name == "shards" else "1GB")
+        small.tokenizer.save_pretrained(folder)
+        if folder.name == "shards":
+            index = folder / "model.safetensors.index.json"
+            said = json.loads(index.read_text())
+            said["weight_map"][next(iter(said["weight_map"]))] = name
+            index.write_text(json.dumps(said))
+        else:
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
+        with pytest.raises(IntegrityError, match=r"names the weights file|which file holds"):
+            load(folder)
+
+
+def test_files_are_those_below_the_folder_too_and_none_that_is_hidden(folder):
+    for name in (".gitattributes", ".cache/seen.json", "additional_chat_templates/tool.jinja"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    assert load(folder).source.files() == hash_folder(folder)
+    assert "additional_chat_templates/tool.jinja" in hash_folder(folder)
 
 
 def test_a_folder_without_tokenizer_model_or_config(folder, tmp_path):

@@ -61,7 +61,7 @@ OWN: Mapping[str, dict[str, Any]] = {
     "sure": {"learning_rate": 5e-5},
     "grad-diff": {"learning_rate": 1.5e-5},
     "grad-ascent": {"learning_rate": 5e-6},
-    # What durable, flat-durable and as-stranger are without one of their parts or with another, each a setting of a method.
+    # What durable, flat-durable and as-stranger are without one of their parts or with another: settings of a method.
     "durable, no directions": {
         "method": "durable",
         "learning_rate": 5e-5,

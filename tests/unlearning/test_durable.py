@@ -101,7 +101,9 @@ def test_what_is_stepped_besides_the_retain_gradient_stands_off_the_newest_retai
     assert 0 < float(left.norm()) < float(forget.norm())
 
 
-@pytest.mark.parametrize(("name", "value"), [("directions", -1), ("rounded_weight", -1.0), ("rounded_weight", math.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("directions", -1), ("rounded_weight", -1.0), ("rounded_weight", math.nan)]
+)
 def test_bad_values(name, value):
     with pytest.raises(InputError, match=f"^{name}"):
         method(**{name: value})

@@ -12,6 +12,7 @@ from remanent.core.files import sha256_file
 from remanent.errors import InputError, IntegrityError
 
 SECRET_BYTES = 16
+UNSAFE = '\\:*?"<>|'  # in names of files: some system could not hold the file, or would take it for another
 HARMLESS_NAMES = ("license", "licence", "notice", "copying")
 
 
@@ -71,7 +72,7 @@ def _walk(root: Path) -> Iterator[str]:
             if not path.is_file():
                 raise IntegrityError(f"{path}: is not a file")
             relative = path.relative_to(root).as_posix()
-            if not relative.isprintable() or "\\" in relative:
+            if not relative.isprintable() or any(character in relative for character in UNSAFE):
                 raise IntegrityError(f"{relative!a}: the name of a file has characters that no model file needs")
             yield relative
 

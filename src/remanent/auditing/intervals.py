@@ -100,11 +100,13 @@ def share_interval(
     """The mean of values in [0, 1], by the percentiles of a cluster bootstrap: it stays in [0, 1].
 
     Shares are often 0 or alike in most groups. The variance of a resample is then next to nothing, and percentile-t
-    divides by it. The ends are 0 and 1 for a single group.
+    divides by it. The ends are 0 and 1 for a single group. Where every value is 0, or every one 1, all resamples are
+    the same too, and the other end is the exact binomial bound of that many groups.
     """
     columns = _by_group(sample.groups, sample.weights, sample.weights * sample.values)
     drawn = [_mean_of(columns, counts[0])[0] for counts in _draws([len(columns)], generator, resamples)]
-    return _percentile(sample.mean, np.concatenate(drawn), alpha, 0.0, 1.0, [len(columns)])
+    found = _percentile(sample.mean, np.concatenate(drawn), alpha, 0.0, 1.0, [len(columns)])
+    return _beside_none(found, alpha, len(columns))
 
 
 def difference_interval(
@@ -214,8 +216,9 @@ def true_positive_interval(
 ) -> Interval:
     """The share of the first above the lowest bound that at most `rate` of the second exceeds: TPR at a given FPR.
 
-    Percentile cluster bootstrap, in which the bound is found anew for each draw. With fewer than 1 / rate records in
-    the second none may exceed it, and the figure is the share of the first above the second's maximum.
+    Percentile cluster bootstrap, in which the bound is found anew for each draw; where none of the first lies above, or
+    all do, the exact binomial bound of its groups. With fewer than 1 / rate records in the second none may exceed it,
+    and the figure is the share of the first above the second's maximum.
     """
     ones, first_of = np.unique(first.groups, return_inverse=True)
     twos, second_of = np.unique(second.groups, return_inverse=True)
@@ -233,7 +236,7 @@ def true_positive_interval(
     sizes = [len(ones), len(twos)]
     value = share([np.ones((1, size)) for size in sizes])[0]
     drawn = np.concatenate([share(counts) for counts in _draws(sizes, generator, resamples)])
-    return _percentile(float(value), drawn, alpha, 0.0, 1.0, sizes)
+    return _beside_none(_percentile(float(value), drawn, alpha, 0.0, 1.0, sizes), alpha, len(ones))
 
 
 def wilson_interval(successes: int, total: int, alpha: float = 0.05) -> Interval:
@@ -303,6 +306,19 @@ def _percentile(value: float, drawn: Array, alpha: float, least: float, most: fl
         return Interval(value, least, most)
     low, high = np.quantile(drawn, [alpha, 1 - alpha])
     return Interval(value, float(low), float(high))
+
+
+def _beside_none(found: Interval, alpha: float, groups: int) -> Interval:
+    """A share's interval, with the bound of Clopper and Pearson (1934) where its resamples are all 0 or all 1.
+
+    What was seen in none of n groups is in fewer than 1 - alpha^(1/n) of such groups; a width of 0 would say that it is
+    in none at all.
+    """
+    if found.low == found.high == 0:
+        return Interval(found.value, 0.0, 1 - alpha ** (1 / groups))
+    if found.low == found.high == 1:
+        return Interval(found.value, alpha ** (1 / groups), 1.0)
+    return found
 
 
 def _by_group(groups: Sequence[str], weights: Array, *columns: Array) -> Array:

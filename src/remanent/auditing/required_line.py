@@ -11,6 +11,7 @@ from remanent.auditing.judgement import FAILED, NOT_ASSESSABLE, PASSED, WARNED, 
 from remanent.auditing.measure_names import DISTANCE, QUALITY, WEIGHT_DISTANCE
 from remanent.auditing.place import UNDECIDED, at_least, shown
 from remanent.auditing.requirement import Requirement
+from remanent.auditing.truth_ratio import least_quality
 
 # The outcome of a test, and of weights, which are no sample: without an interval, the value decides.
 POINTS = (QUALITY, DISTANCE, WEIGHT_DISTANCE)
@@ -19,8 +20,9 @@ POINTS = (QUALITY, DISTANCE, WEIGHT_DISTANCE)
 def required_lines(measures: Sequence[Measure], required: Sequence[str]) -> list[Line]:
     """Of each declared limit a line at each condition at which its measure was made on the audited model.
 
-    PASSED where the measure's whole interval keeps within the limit, FAILED where it lies beyond it, else WARNED; NOT
-    ASSESSABLE where the measure was not made, or has no value.
+    PASSED where the measure's whole interval keeps within the limit, FAILED where it lies beyond it, else WARNED, as
+    where so few records were asked that no forget quality could lie beyond; NOT ASSESSABLE where the measure was not
+    made, or has no value.
     """
     lines: dict[tuple[str, str], Line] = {}
     for asked in map(Requirement.parse, required):
@@ -63,4 +65,7 @@ def _judged(asked: Requirement, item: Measure) -> Line:
     must = f"{'must reach' if asked.at_least else 'may reach'} {asked.limit_text}"
     which = "which" if item.name in POINTS else f"whose {'lower' if asked.at_least else 'upper'} bound"
     reason = f"{what}, {item.n} in all: {figure}, {which} {must}: {end}."
+    if item.name == QUALITY and asked.at_least and least_quality(item.n) >= asked.limit:
+        verdict = WARNED
+        reason = f"{what}: {figure}; {item.n} cannot give less than {asked.limit_text}, whatever they are: undecided."
     return Line(asked.line, item.condition, verdict, item.value, item.low, item.high, asked.limit, None, reason)

@@ -55,8 +55,10 @@ def build_statement(
     if not files:
         raise InputError("files", dict(files), "the model folder's files with their sha256")
     audited = evidence.subjects.get(AUDITED, {})
+    if not audited:
+        raise IntegrityError("the audit names no file of the audited model: nothing ties it to these; audit a folder")
     added = sorted(name for name in set(files) - set(audited) if not is_harmless(name))
-    if audited and added:
+    if added:
         raise IntegrityError(f"{added[0]}: was not there when the folder was audited: audit it again")
     for name, digest in audited.items():
         if not name.startswith(".") and files.get(name) != digest:  # hidden files are no part of the folder's hashes
@@ -78,7 +80,7 @@ def build_statement(
         "conditions": [asdict(condition) for condition in evidence.conditions],
         "intervals": f"Each bound has a one-sided error of {judgement.criteria.alpha:g}; mean NLL by a cluster "
         "bootstrap over groups, whole answers by Wilson, their differences by Newcombe; measures by "
-        "the percentiles of a cluster bootstrap.",
+        "the percentiles of a cluster bootstrap, shares that are 0 or 1 throughout by Clopper and Pearson over groups.",
         "record_sets": record_sets(evidence),
         "evidence": evidence_table(evidence, judgement.criteria),
         "comparisons": comparisons(evidence, judgement.criteria),

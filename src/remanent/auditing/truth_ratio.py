@@ -64,3 +64,8 @@ def forget_quality(audited: ArrayLike, retrained: ArrayLike) -> ForgetQuality:
     found = ks_2samp(ours, theirs)
     # The smallest double stands for a p-value below it.
     return ForgetQuality(float(found.statistic), math.log10(max(float(found.pvalue), 5e-324)))
+
+
+def least_quality(records: int) -> float:
+    """The smallest log10 of a p-value that so many records on each model can give: where none of the two overlap."""
+    return forget_quality(np.arange(records), np.arange(records) + records).log10_p

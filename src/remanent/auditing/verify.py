@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from remanent.auditing.evidence import Measure
-from remanent.auditing.hashes import is_harmless, is_inside, list_files
+from remanent.auditing.hashes import UNSAFE, is_harmless, is_inside, list_files
 from remanent.auditing.judgement import Criteria, overall
 from remanent.auditing.required_line import required_lines
 from remanent.auditing.signing import envelope_bytes, load_public_key, open_envelope
@@ -32,7 +32,7 @@ Verdict = Literal["PASSED", "WARNED", "NOT ASSESSABLE", "FAILED"]
 
 def _safe(name: str) -> str:
     path = PurePosixPath(name)
-    plain = name.isprintable() and not any(character in name for character in '\\:*?"<>|')
+    plain = name.isprintable() and not any(character in name for character in UNSAFE)
     if not plain or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
         raise ValueError("must be a relative path without '..'")
     return name

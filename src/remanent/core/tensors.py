@@ -24,11 +24,11 @@ class TensorFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        if (folder / _INDEX).is_file():
+        if (folder / _SINGLE).is_file():  # transformers reads it where both are there
+            files = {folder / _SINGLE}
+        elif (folder / _INDEX).is_file():
             names = json.loads((folder / _INDEX).read_text())["weight_map"].values()
             files = {folder / Path(name).name for name in names}
-        elif (folder / _SINGLE).is_file():
-            files = {folder / _SINGLE}
         else:
             raise InputError("model folder", str(folder), f"a folder with {_SINGLE}")
         self._readers: dict[str, Callable[[str], Tensor]] = {}

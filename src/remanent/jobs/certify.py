@@ -89,7 +89,7 @@ def certify(
 
 
 def _found(run: RunFolder) -> tuple[Evidence, Judgement]:
-    """A folder's audit, whose judgement follows from its evidence."""
+    """A folder's evidence, and what follows from it: the verdicts and thresholds that were written down beside it."""
     for file in (run.audit, run.judgement):
         if not file.is_file():
             raise InputError("run", str(run.path), f"a run folder with {file.name}; `remanent audit` writes it")
@@ -100,9 +100,10 @@ def _found(run: RunFolder) -> tuple[Evidence, Judgement]:
         raise IntegrityError(
             f"{run.path}: audit.json or judgement.json is not what `remanent audit` writes: {error}"
         ) from None
-    if _verdicts(judge(evidence)) != _verdicts(judgement):
+    judged = judge(evidence)
+    if (_verdicts(judged), judged.criteria) != (_verdicts(judgement), judgement.criteria):
         raise IntegrityError(f"{run.judgement} does not follow from {run.audit.name}; run `remanent audit` again")
-    return evidence, judgement
+    return evidence, judged  # figures and notes as they follow, whatever stands in the file
 
 
 def _before(run: RunFolder, signer: Ed25519PrivateKey) -> Opened | None:

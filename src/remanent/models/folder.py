@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +75,8 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError("model", str(folder), "a folder with a config.json")
     config = read_object(folder / "config.json")
+    if config.get("transformers_weights") is not None:
+        _check_name(folder / "config.json", config["transformers_weights"])
     quantization = config.get("quantization_config") or config.get("compression_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -102,7 +104,16 @@ def missing_shard(folder: Path) -> str | None:
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise IntegrityError(f"{index}: does not say which file holds which weight")
     names = sorted(set(shards.values()))
+    for name in names:
+        _check_name(index, name)
     return next((name for name in names if not (folder / name).is_file()), None)
+
+
+def _check_name(file: Path, name: Any) -> None:
+    """Refuse weights that a file of a folder names and that do not lie open in it: no hash of the folder holds them."""
+    parts = PurePosixPath(name).parts if isinstance(name, str) and "\\" not in name else ()
+    if not parts or not all(part[0] not in "./" for part in parts) or PurePosixPath(name).suffix != ".safetensors":
+        raise IntegrityError(f"{file}: names the weights file {name!a}, which is no .safetensors file in this folder")
 
 
 def load_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedTokenizerBase:

@@ -43,12 +43,20 @@ class Source:
         return self.path is not None and self.path.suffix == ".gguf"
 
     def files(self) -> dict[str, str]:
-        """SHA-256 of every file by its name, computed anew by each call; an adapter's files without its base's."""
+        """SHA-256 of every file by its name in the folder ("a/b"), computed anew by each call.
+
+        An adapter's files without its base's; hidden files and folders are left out, which nothing is loaded from.
+        """
         if self.path is None:
             return {}
         if self.path.is_file():
             return {self.path.name: sha256_file(self.path)}
-        return {file.name: sha256_file(file) for file in sorted(self.path.iterdir()) if file.is_file()}
+        files = {file.relative_to(self.path): file for file in sorted(self.path.rglob("*")) if file.is_file()}
+        return {name.as_posix(): sha256_file(file) for name, file in files.items() if not _is_hidden(name)}
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Source:
