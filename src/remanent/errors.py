@@ -56,6 +56,10 @@ class DivergedError(RemanentError):
     """Training produced a loss or a gradient that is not finite."""
 
 
+class NotFiniteError(RemanentError):
+    """A model's logits are not finite numbers, so that what it would write means nothing."""
+
+
 class MissingExtraError(RemanentError):
     """A package that an optional part needs is not installed.
 

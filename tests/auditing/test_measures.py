@@ -253,3 +253,26 @@ def test_a_certificate_holds_every_measure(evidence):
     found = build_statement(evidence, judge(evidence), files)["predicate"]["measures"]
     assert len(found) == len(evidence.measures)
     assert {"subject", "condition", "records", "name", "value", "low", "high", "n"} == set(found[0])
+
+
+def test_a_model_whose_logits_are_no_numbers_has_no_measure(tmp_path):
+    sets = author_sets(3, forget=4, retain=3, control=4, questions=2)
+    wrong = [replace(record, wrong_answers=("Nobody knows.", "In the north.")) for record in sets.forget]
+    made = tiny([*sets.forget, *sets.retain, *sets.control], hidden=32, seed=0)
+    with torch.no_grad():
+        made.model.model.norm.weight.fill_(float("nan"))
+    asked = "full,sampled-1,extraction,exposure,muse,fluency,blur,utility"
+    limits = ("exact-memorization<=0.9", "extraction-likelihood<=0.9", "knowledge<=0.9", "leaked<=0.9", "exposure<=9")
+    plan = AuditPlan(
+        parse_conditions(asked), generate=2, settings={"require": list(limits), "bootstrap_resamples": 200}
+    )
+    for _ in range(2):  # the second goes on from what the first kept
+        data = AuditData(wrong, sets.retain, sets.control, [])
+        found = audit(
+            {AUDITED: lambda: made}, data, plan, lambda text: hashlib.sha256(text.encode()).hexdigest(), folder=tmp_path
+        )
+        assert {item.name for item in found.measures if item.value is not None} == set()
+        lines = [line for line in judge(found).lines if line.name in limits]
+        assert {line.verdict for line in lines} == {NOT_ASSESSABLE}
+        assert {line.name for line in lines} == set(limits)
+        assert any("At muse the audited model's logits are not finite" in note for note in found.notes)

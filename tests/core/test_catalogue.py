@@ -103,7 +103,7 @@ def test_hyperparameters_reach_the_method():
         ("durableun-saf", {"quantize_retain": 1}, "quantize_retain"),
         ("durableun-saf", {"rounding": 4}, "rounding"),
         ("durableun-saf", {"rounding": "int44"}, "did you mean"),
-        ("durableun-saf", {"warmup": 1.0}, "after"),
+        ("durableun-saf", {"warmup": 1.0}, "warmup"),
         ("durable", {"roundings": "int4-row,int5"}, "int5"),
         ("durable", {"roundings": ","}, "format"),
         ("npo", {"beta": 0.0}, "above 0"),

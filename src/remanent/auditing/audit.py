@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from remanent.core.selection import LINEARS
 from remanent.core.tensors import TensorFolder
 from remanent.core.weights import Weights
 from remanent.data.record import Record
-from remanent.errors import InputError, UnsupportedError
+from remanent.errors import InputError, NotFiniteError, UnsupportedError
 
 # description, done, total: in records
 OnProgress = Callable[[str, int, int], None]
@@ -102,9 +104,13 @@ def audit(
         for condition in _of_subject(plan.conditions, subject, named):
             try:
                 if condition.answers_only or condition.look is not None:
-                    looked = store.kept_texts(condition) or store.keep_texts(
-                        condition, _looked(measurer, condition, plan.generate)
-                    )
+                    try:
+                        looked = store.kept_texts(condition) or store.keep_texts(
+                            condition, _looked(measurer, condition, plan.generate)
+                        )
+                    except NotFiniteError:
+                        plan = replace(plan, notes=(*plan.notes, _unsaid(subject, condition)))
+                        looked = {}
                     texts |= {(subject, condition.info.name, name): scores for name, scores in looked.items()}
                 if condition.texts_only:
                     continue
@@ -121,7 +127,8 @@ def audit(
             worst, audited_path = _worst(plan.conditions, found), loaded.source.path
         if subject == ORIGINAL:
             moved = _movement(plan.conditions, loaded.model, audited_path)
-        found = _with_answers(found, measurer, plan, sorted({"full", worst} - {""}), store)
+        found, unsaid = _with_answers(found, measurer, plan, sorted({"full", worst} - {""}), store)
+        plan = replace(plan, notes=(*plan.notes, *unsaid))
         measurements += found
         if FORGET in named:
             texts |= _texts(measurer, plan, {"full", worst}, store)
@@ -147,23 +154,37 @@ def _worst(conditions: Sequence[Condition], found: Sequence[Measurement]) -> str
     kinds = {condition.info.name: condition.info.kind for condition in conditions}
     forgot = any(item.records == FORGET for item in found)
     for item in found:
-        if kinds[item.condition] == "precision" and item.records == (FORGET if forgot else RETAIN):
+        decides = item.records == (FORGET if forgot else RETAIN) and math.isfinite(item.mean_nll)
+        if kinds[item.condition] == "precision" and decides:
             means[item.condition] = item.mean_nll if forgot else -item.mean_nll
     return min(means, key=lambda name: means[name]) if means else ""
 
 
 def _with_answers(
     found: list[Measurement], measurer: Measurer, plan: AuditPlan, names: Sequence[str], store: Store
-) -> list[Measurement]:
+) -> tuple[list[Measurement], list[str]]:
+    """The measurements with generated answers' scores, and notes on conditions where nothing could be generated."""
+    unsaid: list[str] = []
     if not plan.generate or not hasattr(measurer.model, "generate"):
-        return found
+        return found, unsaid
     for condition in plan.conditions:
         if condition.info.name in names:
-            rouge = store.kept_answers(condition) or store.keep_answers(
-                condition, measurer.generate(condition, (FORGET, PARAPHRASED, RETAIN, CONTROL), plan.generate)
-            )
+            try:
+                rouge = store.kept_answers(condition) or store.keep_answers(
+                    condition, measurer.generate(condition, (FORGET, PARAPHRASED, RETAIN, CONTROL), plan.generate)
+                )
+            except NotFiniteError:
+                unsaid.append(_unsaid(measurer.subject, condition))
+                continue
             found = [with_rouge(item, rouge) if item.condition == condition.info.name else item for item in found]
-    return found
+    return found, unsaid
+
+
+def _unsaid(subject: str, condition: Condition) -> str:
+    return (
+        f"At {condition.info.name} the {subject} model's logits are not finite: nothing that it would write there was "
+        "measured."
+    )
 
 
 def _looked(measurer: Measurer, condition: Condition, most: int) -> dict[str, list[TextScore]]:

@@ -32,9 +32,13 @@ def exposure(own: float, others: Sequence[float]) -> float:
     Args:
         own: summed NLL of the answer.
         others: of the wrong ones, at least one. One that is as likely counts half before it.
+
+    NaN where one of them is.
     """
     if not others:
         raise InputError("others", "none", "the NLL of at least one other answer")
+    if math.isnan(own + math.fsum(others)):
+        return math.nan
     rank = 1 + sum(other < own for other in others) + sum(other == own for other in others) / 2
     return math.log2((len(others) + 1) / rank)
 

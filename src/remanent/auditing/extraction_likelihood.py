@@ -118,10 +118,13 @@ class ExtractionLikelihood:
 
 
 def memorized(model: nn.Module, texts: Sequence[Encoded], measurer: Measurer) -> list[float]:
-    """MA: the share of a text's tokens, its question's too, that are the likeliest given all before them."""
+    """MA: the share of a text's tokens, its question's too, that are the likeliest given all before them.
+
+    NaN where their likelihoods are not finite.
+    """
     whole = [replace(text, labels=(IGNORED, *text.input_ids[1:])) for text in texts]
     found = score_records(model, whole, **measurer.how)
-    shares: list[float] = (found.hits / found.tokens).tolist()
+    shares: list[float] = torch.where(found.nll.isfinite(), found.hits / found.tokens, torch.nan).tolist()
     return shares
 
 

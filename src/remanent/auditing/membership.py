@@ -12,6 +12,7 @@ a reference model (Watson et al., arXiv 2111.08440). PrivLeak: MUSE (arXiv 2407.
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -50,7 +51,12 @@ def calibrated(nll: float, reference: float) -> float:
 
 
 def lowest_mean(values: Tensor, share: float = SHARE) -> float:
-    """The mean of the lowest max(1, floor(share n)) of n values: how surprising the most surprising tokens are."""
+    """The mean of the lowest max(1, floor(share n)) of n values: how surprising the most surprising tokens are.
+
+    NaN where one of them all is, which sorting would put last.
+    """
+    if bool(values.isnan().any()):
+        return math.nan
     count = max(1, int(share * len(values)))
     return float(values.double().sort().values[:count].mean())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -73,10 +74,11 @@ def _of_set(
     scores = []
     for place, (record, tokens, (key, group)) in enumerate(zip(part.records, found, part.hashes, strict=True)):
         hits = _content(tokens.hits.numpy(), part.encoded[place].labels[-1], special)
+        sound = bool(tokens.log_probs.isfinite().all())  # else the likeliest token is any
         values = {
             **member_likeness(tokens, record.answer),
-            EXACT: exact_memorization(hits),
-            STRENGTH: extraction_strength(hits),
+            EXACT: exact_memorization(hits) if sound else math.nan,
+            STRENGTH: extraction_strength(hits) if sound else math.nan,
         }
         if place in ratios:
             values[TRUTH] = ratios[place]

@@ -114,12 +114,14 @@ def chosen_probability(own: float, wrong: Sequence[float]) -> float:
 
 def true_better(right: float, wrong: Sequence[float]) -> float:
     """max(0, 1 - r), r the wrong answers' probability over the right one's: 1 where the true answer is far likelier."""
-    ratio = math.exp(-sum(wrong) / len(wrong)) / (math.exp(-right) + _LEAST)
-    return max(0.0, 1 - ratio)
+    better = 1 - math.exp(-sum(wrong) / len(wrong)) / (math.exp(-right) + _LEAST)
+    return better if math.isnan(better) else max(0.0, better)
 
 
 def harmonic_mean(numbers: Sequence[float]) -> float:
-    """n over the sum of reciprocals; 0 where one of them is."""
+    """n over the sum of reciprocals; 0 where one of them is, NaN where one is none."""
+    if any(math.isnan(number) for number in numbers):
+        return math.nan
     return 0.0 if min(numbers) <= 0 else len(numbers) / math.fsum(1 / number for number in numbers)
 
 
@@ -151,7 +153,7 @@ def utility_interval(
             groups.append(int(np.count_nonzero(sizes)))
             held = np.maximum(counts @ sizes, 1)  # a draw without the number: it was asked of few
             drawn.append((counts @ sums) / held)
-    if min(groups) < 2:
+    if min(groups) < 2 or math.isnan(math.fsum(means)):
         return Interval(harmonic_mean(means), 0.0, 1.0)
     rows = np.array(drawn)
     with np.errstate(divide="ignore"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from remanent.core.decoding import Decoding, Greedy
+from remanent.errors import NotFiniteError
 
 
 @torch.no_grad()
@@ -26,6 +27,8 @@ def generated(
         fill: token that fills short prompts on the left, and short answers on the right.
         decoding: as many answers to each prompt as its `samples`, one after the other; greedy where none is given.
         seed: of what is drawn; torch's own generators are given back as they were.
+
+    Raises NotFiniteError where the model's logits are NaN or plus infinity, whose likeliest token is any.
     """
     device = next(model.parameters()).device
     length = max(map(len, prompts))
@@ -42,6 +45,13 @@ def generated(
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             pad_token_id=fill,
+            logits_processor=[_finite],
             **(decoding or Greedy()).options(),
         )
     return out[:, length:]
+
+
+def _finite(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    if not bool((scores < torch.inf).all()):  # what a model forbids itself is minus infinity
+        raise NotFiniteError("the model's logits are not finite: what it writes would mean nothing")
+    return scores
