@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
 
@@ -80,7 +81,7 @@ def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> 
     if max(depths) < len(layers):
         handles.append(layers[max(depths)].register_forward_pre_hook(stop))
     try:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        one_pass(model, batch.input_ids, batch.attention_mask)
     except _Reached:
         pass
     finally:

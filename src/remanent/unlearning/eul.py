@@ -25,6 +25,7 @@ from remanent.core.catalogue import System
 from remanent.core.edit import Edited, EditSettings
 from remanent.core.intervention import inner, put_on
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.errors import InputError, UnsupportedError
@@ -165,7 +166,7 @@ class _Student(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
         remove = UnlearningLayers(dict(self.layers.named_parameters())).install(self.base)
         try:
-            return self.base(input_ids=input_ids, attention_mask=attention_mask)
+            return one_pass(self.base, input_ids, attention_mask)
         finally:
             remove()
 
@@ -268,7 +269,7 @@ def _met(model: nn.Module, layers: UnlearningLayers, records: Sequence[Encoded])
         batch = collate(records, range(start, min(start + _PER_PASS, len(records))), 0).to(device)
         real = batch.attention_mask.bool()
         with _entering(model, layers) as seen:
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            one_pass(model, batch.input_ids, batch.attention_mask)
         for place, states in enumerate(seen):
             rows = states[real].float()
             down, shift = (layers.tensors[f"{place}.down.{name}"].to(rows) for name in ("weight", "bias"))
