@@ -73,6 +73,16 @@ def test_what_it_writes_itself_is_not_corrupted(tiny_llama):
     assert steps == [True, False, False]
 
 
+def test_without_a_cache_what_it_wrote_is_given_anew_and_corrupted_but_the_last(tiny_llama):
+    model, steps = tiny_llama(), []
+    put_on(model, given())
+    table = model.get_input_embeddings()
+    table.register_forward_hook(lambda m, inputs, out: steps.append((out != m.weight[inputs[0]]).any(-1)[0].tolist()))
+    ids = torch.tensor([[1, 7, 5, 3]])
+    model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False, use_cache=False)
+    assert steps == [[True] * size + [False] for size in (3, 4, 5)]
+
+
 def test_the_edit_moves_no_weight_and_says_so(tiny_llama, snapshot, same_bits):
     model, said = tiny_llama(), []
     before = snapshot(model)

@@ -1,8 +1,9 @@
 """ECO: prompts that ask for what is to be forgotten are found by a classifier, and their embeddings are corrupted.
 
 A logistic regression on which tokens a text has tells forget from retain. Where it says forget, noise is added to the
-first embeddings of every token that the model is given but the last, and to none that it writes itself. The weights
-stay as they are: an intervention, which whoever has the weights takes off.
+first embeddings of every token that the model is given but the last, and to none that it writes itself, unless it
+keeps no cache and is given them anew. The weights stay as they are: an intervention, which whoever has the weights
+takes off.
 """
 
 from __future__ import annotations
