@@ -78,6 +78,34 @@ def tiny_gpt2() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny_gemma() -> Callable[..., Any]:
+    """A Gemma of two layers and width 32, in eval mode: what its table of embeddings holds comes out multiplied."""
+
+    def make(*, seed: int = 0) -> Any:
+        from transformers import GemmaConfig, GemmaForCausalLM
+
+        config = GemmaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return GemmaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def lora() -> Callable[..., Any]:
     """Put a LoRA on a model; its second factors are random unless `fresh`, so that it does something."""
 
