@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.intervention import inserted
 from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
@@ -56,7 +57,7 @@ def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> 
         depths: 0 is what enters the first layer, d what the d-th layer gives, before the model's last norm.
 
     The pass ends at the entry of the layer above the deepest, so that a checkpointed layer's own forward is left whole.
-    Gradients flow.
+    Gradients flow. Tokens that the model itself puts before a text are left out.
     """
     layers = decoder_layers(model)
     check_depths(depths, len(layers))
@@ -87,7 +88,8 @@ def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> 
     finally:
         for handle in handles:
             handle.remove()
-    return {depth: found[depth] for depth in depths}
+    start = inserted(model)
+    return {depth: found[depth][:, start:] for depth in depths}
 
 
 def check_depths(depths: Collection[int], layers: int) -> None:
