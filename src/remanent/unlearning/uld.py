@@ -121,7 +121,9 @@ class LogitDifference:
             if past is not None:
                 given[name] = _cache_beside(past, given["input_ids"])
             found = assisted(model, self.tensors, self.layers, self.scale, given)
-            result.logits = difference(result.logits, found.logits, self.strength, self.threshold)
+            # Logits of tokens that an intervention under this one put before the text are cut off already.
+            beside = found.logits[:, -result.logits.shape[1] :]
+            result.logits = difference(result.logits, beside, self.strength, self.threshold)
             return result
 
         handle = model.register_forward_hook(after, with_kwargs=True)
