@@ -106,6 +106,38 @@ def tiny_gemma() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny_mixture() -> Callable[..., Any]:
+    """A mixture of three experts, of two layers and width 32, in eval mode: Mixtral, or gpt-oss, whose experts keep
+    their inputs first."""
+
+    def make(architecture: str = "mixtral", *, seed: int = 0) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(
+            architecture,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def lora() -> Callable[..., Any]:
     """Put a LoRA on a model; its second factors are random unless `fresh`, so that it does something."""
 
