@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
-from remanent.core.intervention import inserted
+from remanent.core.intervention import inner, inserted
 from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
@@ -20,15 +20,27 @@ class _Reached(Exception):
 
 
 def decoder_layers(model: nn.Module) -> Sequence[nn.Module]:
-    """The decoder's layers, in order: the longest list of modules that holds as many as the configuration says.
+    """The decoder's layers, in order: the first list of its modules that holds as many as the configuration says.
+
+    Of a model of several modalities those of its language model.
 
     Raises UnsupportedError where there is no such list.
     """
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    for module in model.modules():
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    # What sees images may have as many layers, and comes first.
+    get_decoder = getattr(inner(model), "get_decoder", None)
+    decoder: nn.Module = model if get_decoder is None else get_decoder()
+    for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise UnsupportedError(f"{type(model).__name__} has no list of {count or 'num_hidden_layers'} decoder layers")
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the part of a model that reads text, which for most is the model's own; None without one."""
+    config = getattr(model, "config", None)
+    find = getattr(config, "get_text_config", None)
+    return config if find is None else find()
 
 
 def hidden_states(model: nn.Module, batch: Batch, layer: int) -> Tensor:

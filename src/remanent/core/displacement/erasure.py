@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from remanent.core.activations import check_depths, decoder_layers, stream_of
+from remanent.core.activations import check_depths, decoder_layers, stream_of, text_config
 from remanent.core.displacement.base import Context, Displacement
 from remanent.core.weights import Weights
 from remanent.errors import InputError, UnsupportedError
@@ -96,7 +96,7 @@ def install(model: nn.Module, subspaces: Mapping[int, Subspace]) -> Callable[[],
     """Put the hooks of an `Erasure` on; returns what takes them off."""
     layers = decoder_layers(model)
     check_depths(subspaces, len(layers))
-    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    width = getattr(text_config(model), "hidden_size", None)
     for depth, subspace in subspaces.items():
         if width is not None and len(subspace.mean) != width:
             raise InputError(f"subspaces[{depth}]", f"width {len(subspace.mean)}", f"the model's, {width}")
