@@ -54,6 +54,16 @@ def test_it_may_stand_over_a_guardrail_or_under_it(tiny_llama, make_records):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "llama4_text", "phimoe"])
+def test_beside_a_mixture_of_experts(architecture, tiny_mixture, make_records):
+    """Llama 4's and Phi's routers are linear layers that give a choice of experts."""
+    model, data = tiny_mixture(architecture), {"forget": make_records(6, seed=1), "retain": make_records(8, seed=2)}
+    before = score_records(model, data["forget"], pad_id=0).nll
+    edit(epochs=1.0, learning_rate=1e-2, batch_size=6).edit(model, data, EditSettings())
+    assert not torch.equal(score_records(model, data["forget"], pad_id=0).nll, before)
+    assert not any("router" in name for name in matrices(model, 1))
+
+
 def test_an_assistant_that_knows_nothing_changes_nothing():
     logits = torch.randn(4, 11, generator=torch.Generator().manual_seed(0))
     for threshold in (0.0, 0.1):

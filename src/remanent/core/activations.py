@@ -120,7 +120,7 @@ def even_depths(layers: int, count: int) -> tuple[int, ...]:
 
 
 def stream_of(result: Any) -> Tensor:
-    """The hidden states among what a decoder layer gives: a tensor, or the first of a tuple."""
+    """The hidden states among what a decoder layer, or a part of one, gives: a tensor, or the first of a tuple."""
     found: Tensor = result[0] if isinstance(result, tuple) else result
     return found
 
