@@ -78,6 +78,108 @@ def tiny_gpt2() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny_gemma() -> Callable[..., Any]:
+    """A Gemma of two layers and width 32, in eval mode: what its table of embeddings holds comes out multiplied."""
+
+    def make(*, seed: int = 0) -> Any:
+        from transformers import GemmaConfig, GemmaForCausalLM
+
+        config = GemmaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return GemmaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_mixture() -> Callable[..., Any]:
+    """A mixture of three experts, of two layers and width 32, in eval mode: Mixtral, or gpt-oss, whose experts keep
+    their inputs first."""
+
+    def make(architecture: str = "mixtral", *, seed: int = 0) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(
+            architecture,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3() -> Callable[..., Any]:
+    """A Gemma 3 that sees images, in eval mode: two layers of width 32 that read text, and two for images."""
+
+    def make(*, seed: int = 0) -> Any:
+        from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+        config = Gemma3Config(
+            text_config={
+                "vocab_size": VOCABULARY,
+                "hidden_size": 32,
+                "intermediate_size": 40,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "max_position_embeddings": 32,
+                "initializer_range": 0.2,
+                "pad_token_id": 0,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            },
+            vision_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            mm_tokens_per_image=4,
+            boi_token_index=VOCABULARY,
+            eoi_token_index=VOCABULARY + 1,
+            image_token_index=VOCABULARY + 2,
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return Gemma3ForConditionalGeneration(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def lora() -> Callable[..., Any]:
     """Put a LoRA on a model; its second factors are random unless `fresh`, so that it does something."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from remanent.auditing import extraction_likelihood
+from remanent.auditing import extraction_likelihood, reference_distance
 from remanent.auditing.anamnesis import STEPS, Anamnesis, relearn_time, time_to
 from remanent.auditing.condition import parse_conditions
 from remanent.auditing.evidence import AUDITED, CONTROL, FORGET, ORIGINAL, RETRAINED, Evidence
@@ -26,9 +26,10 @@ from remanent.auditing.required_line import required_lines
 from remanent.auditing.text_score import TextScore
 from remanent.auditing.weight_distance import weight_distances, weight_scores
 from remanent.core.activations import states_of
-from remanent.core.batch import collate
+from remanent.core.batch import Encoded, collate
 from remanent.core.displacement import Rounding
 from remanent.core.divergence import js_divergence, kl_divergence
+from remanent.core.intervention import put_on
 from remanent.core.scores import answer_scores
 from remanent.data.canaries import canaries
 from remanent.data.encode import encode_all
@@ -38,6 +39,7 @@ from remanent.models.lora import add_lora
 from remanent.models.save import save
 from remanent.models.tiny import tiny
 from remanent.report.attacker import layer_rows
+from remanent.unlearning.guardrail import Prefix
 
 SETS = canaries(seed=2, count=6, others=15)
 NAMED = {FORGET: list(SETS.forget), CONTROL: list(SETS.control)}
@@ -276,6 +278,20 @@ def test_the_other_distances_to_a_reference(blank, taught, tmp_path):
     assert [line.verdict for line in lines] == [PASSED, PASSED, FAILED]
     rows = layer_rows(Evidence((), (), measures=tuple(itself.values())))
     assert sorted(row.label for row in rows) == ["layer 0", "layer 1", "outside layers"]
+
+
+def test_states_of_a_guarded_model_are_those_of_the_records_own_tokens(taught):
+    batch = collate([Encoded((7, 8, 9, 10), (-100, -100, 9, 10)), Encoded((7, 8), (-100, 8))], range(2), 0)
+    behind = collate(
+        [Encoded((3, 4, 7, 8, 9, 10), (*[-100] * 4, 9, 10)), Encoded((3, 4, 7, 8), (*[-100] * 3, 8))], range(2), 0
+    )
+    _, expected = reference_distance._asked(taught, behind)
+    guard = put_on(taught, Prefix(torch.tensor([3, 4])))
+    try:
+        _, found = reference_distance._asked(taught, batch)
+    finally:
+        guard.undo()
+    torch.testing.assert_close(found, expected)
 
 
 def test_weights_are_compared_merged_and_only_with_the_same_ones(blank):

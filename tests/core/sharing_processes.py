@@ -74,7 +74,7 @@ def found(accelerator, folder):
         next(cache.iterdir()).unlink()
     result["cached"] = reference_nll(model, SETS["forget"], pad_id=0, batch_size=2, cache=cache).tolist()
 
-    def run(rule, *, where=None, cut=None, evaluate_every=1, method=None):
+    def run(rule, *, where=None, cut=None, evaluate_every=1, method=None, precision="fp32", using=accelerator):
         def on_step(step, steps, losses):
             if step == cut:
                 raise CutOff
@@ -85,11 +85,11 @@ def found(accelerator, folder):
             trained,
             method or Method(NPO(), points=POINTS, recipe=recipe),
             Episode("erase", "erase", DATA if method is None else {"task": DATA["retain"]}),
-            Settings(pad_id=0, evaluate_every=evaluate_every, checkpoint_every=2, dropout=False),
+            Settings(pad_id=0, precision=precision, evaluate_every=evaluate_every, checkpoint_every=2, dropout=False),
             rule=rule,
             folder=where,
             on_step=on_step,
-            accelerator=accelerator,
+            accelerator=using,
         )
         return {
             "steps": outcome.steps,
@@ -104,6 +104,10 @@ def found(accelerator, folder):
     result["to the end"] = run(Nearest(**sets))
     result["stopped"] = run(ForgetAtControl(**sets, margin=-0.02), evaluate_every=2)
     result["of its own"] = run(OfItsOwn(), method=Method(Task(), recipe=Recipe(steps=6, batch_size=4)))
+    # Runs of their own accelerators, of several precisions one after the other, leave the launch's as it is.
+    run(Nearest(**sets), precision="fp16", using=None)
+    result["by itself"] = run(Nearest(**sets), using=None)
+    assert accelerator.num_processes == process()[1]
     cut_off = folder / f"run-{accelerator.num_processes}"
     try:
         run(Nearest(**sets), where=cut_off, cut=9)

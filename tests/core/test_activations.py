@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from remanent.core.activations import decoder_layers, hidden_states, labelled
+from remanent.core.displacement import Erasure, Subspace
+from remanent.core.scores import answer_scores
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -49,6 +51,23 @@ def test_labelled_positions_and_their_rows(tiny_llama, make_batch):
     found, rows = labelled(values, batch)
     assert found[:, 0].tolist() == (batch.labels != -100).flatten().nonzero()[:, 0].tolist()
     assert rows.tolist() == (batch.labels != -100).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_that_sees_images_too_is_read_where_it_reads_text(adapted, tiny_gemma3, lora, make_batch):
+    plain, batch = tiny_gemma3(), make_batch(3, seed=1)
+    text = plain.model.language_model
+    model = lora(plain, target_modules=r".*language_model.*q_proj") if adapted else plain
+    assert list(decoder_layers(model)) == list(text.layers)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    expected = text(**given, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(hidden_states(model, batch, 0), expected)
+    answer_scores(model, batch).nll.sum().backward()
+    with (
+        pytest.raises(InputError, match="the model's, 32"),
+        Erasure({1: Subspace(torch.eye(16)[:, :1], torch.zeros(16))}).at(model),
+    ):
+        pass
 
 
 def test_a_layer_that_is_not_there(tiny_llama, make_batch):

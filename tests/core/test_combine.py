@@ -43,6 +43,14 @@ def test_where_the_subspace_is_everything_nothing_at_all_is_left(draw):
     assert not project_off(draw(6, 1) @ torch.ones(1, 9), draw(6, 1) @ torch.ones(1, 9), 128).any()
 
 
+@pytest.mark.parametrize("broken", ["gradient", "other"])
+@pytest.mark.parametrize("rank", [2, 128])  # 128: the subspace is everything
+def test_what_is_not_finite_is_not_hidden(broken, rank, draw):
+    given = {"gradient": draw(9, 6), "other": draw(9, 6)}
+    given[broken][0, 0] = torch.inf
+    assert project_off(**given, rank=rank).isnan().all()
+
+
 def test_no_retain_gradient_takes_nothing_away(draw):
     gradient = draw(4, 6)
     assert torch.equal(project_off(gradient, torch.zeros(4, 6), 128), gradient)

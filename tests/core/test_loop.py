@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from resumable_run import STEPS, make_model, make_records, run
 
 from remanent.core.batch import collate
@@ -19,6 +20,7 @@ from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
 from remanent.core.loop import Settings, planned_steps, run_episode, with_settings
 from remanent.core.method import Method, Recipe
+from remanent.core.own_accelerator import own_accelerator
 from remanent.core.sampling import Sampler
 from remanent.core.schedule import learning_rate_factor
 from remanent.core.scores import answer_scores
@@ -202,6 +204,23 @@ def test_half_precision_arithmetic_keeps_the_weights_in_float32():
     assert low.get_parameter(name).dtype == torch.float32
     assert not torch.equal(low.get_parameter(name), full.get_parameter(name))
     torch.testing.assert_close(low.get_parameter(name), full.get_parameter(name), rtol=0.2, atol=0.03)
+
+
+def test_runs_of_any_precision_follow_one_another_in_one_process(monkeypatch):
+    """And beside an accelerator of the program's, which keeps what it was asked for."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as accelerate's launcher says it
+    found = {}
+    with own_accelerator(torch.device("cpu"), loss_scaling=True) as programs:
+        for precision in ("fp32", "fp16", "bf16", "fp32"):
+            model = make_model()
+            run_episode(model, TASK, episode(), replace(SETTINGS, precision=precision))
+            weight = model.get_parameter("transformer.h.0.mlp.c_fc.weight").detach()
+            assert torch.equal(found.setdefault(precision, weight), weight)
+            assert programs.state.mixed_precision == "fp16"
+            assert Accelerator().mixed_precision == "fp16"
+    assert not torch.equal(found["fp32"], found["fp16"])
+    with own_accelerator(torch.device("cpu"), loss_scaling=False) as another:
+        assert another.mixed_precision == "no"
 
 
 class Scores:

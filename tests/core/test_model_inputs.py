@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from remanent.core.model_inputs import changed_input, counting, logits_of, unwrapped
+from remanent.core.activations import hidden_states
+from remanent.core.importance import positions_nll
+from remanent.core.model_inputs import changed_input, counting, logits_of, one_pass, takes, unwrapped
+from remanent.core.scores import answer_scores
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -17,6 +20,30 @@ class Named(nn.Module):
 
     def forward(self, labels=None, pixel_values=None, inputs_embeds=None):
         return SimpleNamespace(logits=pixel_values if inputs_embeds is None else inputs_embeds)
+
+
+def test_whole_texts_leave_no_cache(tiny_llama, lora, make_batch):
+    """A model that knows of none is asked as it can be."""
+    batch = make_batch(2)
+    for model in (tiny_llama(), lora(tiny_llama())):
+        assert set(model(input_ids=batch.input_ids)) > {"logits"}
+        assert set(one_pass(model, batch.input_ids, batch.attention_mask)) == {"logits"}
+
+    class Bare(nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return input_ids * attention_mask
+
+    assert takes(model, "logits_to_keep")
+    assert not takes(Bare(), "logits_to_keep")
+    assert torch.equal(one_pass(Bare(), batch.input_ids, batch.attention_mask), batch.input_ids * batch.attention_mask)
+
+
+@pytest.mark.parametrize("asked", [answer_scores, positions_nll, lambda model, batch: hidden_states(model, batch, 1)])
+def test_scores_losses_and_states_are_of_passes_without_a_cache(asked, tiny_llama, make_batch):
+    model, seen = tiny_llama(), []
+    model.register_forward_pre_hook(lambda module, inputs, named: seen.append(named["use_cache"]), with_kwargs=True)
+    asked(model, make_batch(2))
+    assert seen == [False]
 
 
 def test_the_first_tensor_or_the_one_that_is_named():

@@ -9,7 +9,7 @@ import pytest
 from launching import launched
 
 SCRIPT = Path(__file__).with_name("sharing_processes.py")
-RUNS = ("to the end", "stopped", "of its own", "resumed")
+RUNS = ("to the end", "stopped", "of its own", "by itself", "resumed")
 
 
 FOUR = pytest.param(4, marks=pytest.mark.slow)
@@ -75,7 +75,7 @@ def test_the_weights_kept_are_those_of_the_best_step_also_after_a_cut(found, cou
         assert run["best_step"] == best["step"]
         assert 0 < best["step"] < run["steps"] == 12
         assert run["known"] == best["nll"]
-        assert each["resumed"] == run
+        assert each["resumed"] == each["by itself"] == run
 
 
 @pytest.mark.parametrize("count", [1, 2, FOUR])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +74,39 @@ def test_integer_parameters_are_no_weights():
     model = nn.Linear(2, 2)
     model.codes = nn.Parameter(torch.ones(2, dtype=torch.uint8), requires_grad=False)
     assert list(Weights.of(model)) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize(("architecture", "inputs"), [("mixtral", 2), ("gpt_oss", 1)])
+def test_a_row_of_experts_is_a_neuron_of_one_of_them(architecture, inputs, tiny_mixture):
+    """By what a layer computes: a neuron of 0 says 0, whatever it is asked."""
+    model = tiny_mixture(architecture)
+    weights = Weights.of(model)
+    for name in ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"):
+        assert weights.of_experts(name)
+        assert weights.within_rows(name) == (inputs,)
+        assert weights.transposed(name) == (inputs == 1)
+    down = weights["model.layers.0.mlp.experts.down_proj"]
+    with torch.no_grad():
+        down.masked_fill_(torch.arange(3)[:, None, None] >= 0, 1.0)
+        down.select(3 - inputs, 5).zero_()
+    for bias in (parameter for name, parameter in weights.items() if name.endswith("experts.down_proj_bias")):
+        nn.init.zeros_(bias)
+    found = []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, given, result: found.append(result))
+    model(input_ids=torch.tensor([[3, 4, 5]]))
+    states = found[0][0] if isinstance(found[0], tuple) else found[0]
+    assert ((states == 0).all(dim=(0, 1)) == (torch.arange(32) == 5)).all()
+    assert not weights.of_experts("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_other_experts_and_filters():
+    from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
+    from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
+
+    config = SimpleNamespace(num_local_experts=2, intermediate_size=5, hidden_size=4, hidden_act="silu")
+    assert Weights.of(Llama4TextExperts(config)).within_rows("gate_up_proj") == (1,)
+    assert Weights.of(JetMoeParallelExperts(2, 4, 5)).within_rows("weight") == (2,)
+    assert Weights.of(nn.Conv1d(2, 3, 5)).within_rows("weight") == (1, 2)
 
 
 def test_owner_only_and_trainable(tiny_llama):

@@ -6,7 +6,7 @@ import torch
 from remanent.core.combine import project_off
 from remanent.core.update import Update
 from remanent.core.weights import Weights
-from remanent.errors import InputError
+from remanent.errors import DivergedError, InputError
 from remanent.unlearning.alphaedit_projection import method
 from remanent.unlearning.grad_diff import method as grad_diff
 
@@ -40,6 +40,23 @@ def test_the_published_rank_leaves_nothing_of_the_forget_gradient_on_a_lora(tiny
     found = gradients(model, method(retain_loss=False), batches)
     assert not any(gradient.any() for gradient in found.values())
     assert any(gradient.any() for gradient in gradients(model, method(rank=2, retain_loss=False), batches).values())
+
+
+@pytest.mark.parametrize("retain_loss", [True, False])
+def test_a_gradient_that_is_not_finite_is_told_as_divergence(tiny_llama, batches, retain_loss):
+    model = tiny_llama()
+    only_retain = set(batches["retain"].input_ids.flatten().tolist()) - set(
+        batches["forget"].input_ids.flatten().tolist()
+    )
+
+    def broken(module, inputs, states):
+        wrong = (inputs[0] == max(only_retain))[..., None]
+        states.register_hook(lambda gradient: gradient.masked_fill(wrong, torch.nan))
+
+    model.model.embed_tokens.register_forward_hook(broken)  # the retain gradient alone; every loss stays finite
+    update = Update(model, method(retain_loss=retain_loss), torch.optim.SGD(model.parameters(), lr=0.0), steps=1)
+    with pytest.raises(DivergedError, match="gradient_norm"):
+        update(batches)
 
 
 def test_what_is_wrong_is_named():

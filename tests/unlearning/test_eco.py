@@ -64,6 +64,19 @@ def test_only_prompts_that_are_found_are_corrupted_and_never_their_last_token(ma
     torch.testing.assert_close(seen[1][:, 1:], seen[0])
 
 
+@pytest.mark.parametrize("make", ["tiny_llama", "tiny_gemma"])
+def test_noise_is_as_large_as_the_embeddings_that_it_is_added_to(make, request):
+    """Gemma's layer gives the square root of the width times what its table holds."""
+    model, ids, seen = request.getfixturevalue(make)(), torch.tensor([[7, *range(10, 48)]]), []
+    embeddings = model.get_input_embeddings()
+    plain = embeddings(ids).detach()
+    put_on(model, given())
+    embeddings.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    model(input_ids=ids)
+    noise = (seen[0] - plain)[:, :-1]
+    assert float(noise.std() / plain.std()) == pytest.approx(5.0, rel=0.1)
+
+
 def test_what_it_writes_itself_is_not_corrupted(tiny_llama):
     model, steps = tiny_llama(), []
     put_on(model, given())
@@ -71,6 +84,16 @@ def test_what_it_writes_itself_is_not_corrupted(tiny_llama):
     table.register_forward_hook(lambda m, inputs, out: steps.append(bool((out != m.weight[inputs[0]]).any())))
     model.generate(torch.tensor([[1, 7, 5, 3]]), max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert steps == [True, False, False]
+
+
+def test_without_a_cache_what_it_wrote_is_given_anew_and_corrupted_but_the_last(tiny_llama):
+    model, steps = tiny_llama(), []
+    put_on(model, given())
+    table = model.get_input_embeddings()
+    table.register_forward_hook(lambda m, inputs, out: steps.append((out != m.weight[inputs[0]]).any(-1)[0].tolist()))
+    ids = torch.tensor([[1, 7, 5, 3]])
+    model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False, use_cache=False)
+    assert steps == [[True] * size + [False] for size in (3, 4, 5)]
 
 
 def test_the_edit_moves_no_weight_and_says_so(tiny_llama, snapshot, same_bits):

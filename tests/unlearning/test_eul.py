@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from remanent.core.activations import stream_of
 from remanent.core.edit import EditSettings
 from remanent.core.intervention import put_on, worn
 from remanent.core.scores import score_records
@@ -64,6 +65,29 @@ def test_a_layer_adds_two_matrices_behind_each_network(make, request):
         inside = (seen[place] @ weights["down.weight"].T + weights["down.bias"]).clamp_min(0)
         expected = seen[place] + inside @ weights["up.weight"].T + weights["up.bias"]
         torch.testing.assert_close(seen[place, "after"], expected)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "llama4_text"])
+def test_behind_a_mixture_that_gives_what_its_router_said_too(architecture, tiny_mixture, make_records):
+    """And, as Llama 4's, all tokens in one row. What the layers gave is what the next ones get."""
+    model, seen = tiny_mixture(architecture), []
+    first, second = layers(model), layers(model, seed=1)
+    network = feed_forward_networks(model)[0]
+    ids = torch.tensor([[1, 7, 5, 3], [4, 6, 8, 9]])
+    for item in (None, first):
+        undo = None if item is None else put_on(model, item)
+        handle = network.register_forward_hook(lambda m, inputs, out: seen.append(stream_of(out).view(2, 4, 32)))
+        with torch.no_grad():
+            model(input_ids=ids)
+        handle.remove()
+    undo.undo()
+    down, shift, up, constant = (
+        first.tensors[f"0.{name}"] for name in ("down.weight", "down.bias", "up.weight", "up.bias")
+    )
+    inside = (seen[0] @ down.T + shift).clamp_min(0)
+    torch.testing.assert_close(seen[1], seen[0] + inside @ up.T + constant)
+    records = [make_records(12, seed=3), make_records(12, seed=4)]
+    assert set(fused(model, [first, second], records).tensors) == set(first.tensors)
 
 
 def test_it_parts_on_forget_and_keeps_retain(tiny_llama, make_records):

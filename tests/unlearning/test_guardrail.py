@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from remanent.core.activations import every_state, states_of
 from remanent.core.batch import Encoded
 from remanent.core.edit import EditSettings
 from remanent.core.intervention import put_on
@@ -40,6 +41,21 @@ def test_logits_are_where_they_were(tiny_llama):
     torch.testing.assert_close(model(input_ids=ids).logits, whole[:, 3:])
     torch.testing.assert_close(model(input_ids=ids, logits_to_keep=1).logits, whole[:, -1:])
     torch.testing.assert_close(model(input_ids=ids, logits_to_keep=torch.tensor([1, 2])).logits, whole[:, 4:6])
+
+
+@pytest.mark.parametrize("make", ["tiny_llama", "tiny_gpt2"])
+def test_hidden_states_are_where_they_were(make, request, make_records):
+    """Probes, own vectors and RMU read a record's own tokens, behind the text or two of them."""
+    model, records = request.getfixturevalue(make)(), make_records(5)
+    for depths in ((0, 1), (0, 1, 2)):  # the last runs to the end of the model
+        expected = states_of(model, guarded(guarded(records)), depths, every_state)
+        rows = torch.cat([torch.arange(len(r.input_ids) + 6) >= 6 for r in records])
+        undo = [put_on(model, Prefix(torch.tensor(GUARD))) for _ in range(2)]
+        found = states_of(model, records, depths, every_state)
+        for item in reversed(undo):
+            item.undo()
+        for depth in depths:
+            torch.testing.assert_close(found[depth], expected[depth][rows], rtol=1e-5, atol=1e-5)
 
 
 def test_it_answers_as_with_the_text_before_each_prompt(tiny_llama):

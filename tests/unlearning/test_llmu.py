@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from remanent.core.batch import IGNORED, Encoded, collate
+from remanent.core.episode import Episode
+from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.predict import Predict
 from remanent.core.scores import answer_scores
 from remanent.core.update import Update
@@ -24,6 +26,23 @@ def test_questions_of_one_batch_get_the_answers_of_another():
     assert found.input_ids.tolist() == [[5, 6, 12, 0], [9, 15, 16, 17]]
     assert found.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert found.labels.tolist() == [[-100, -100, 12, -100], [-100, 15, -100, 17]]
+
+
+def test_what_would_be_longer_than_any_record_loses_the_tail_of_its_answer(tiny_llama):
+    found = mismatched(collate(ASKED, range(2), 0), collate(ANSWERED, range(3), 0), longest=3)
+    assert found.input_ids.tolist() == [[5, 6, 12], [9, 15, 16]]
+    assert found.labels.tolist() == [[-100, -100, 12], [-100, 15, -100]]
+    # A long question and a long answer, each of a record that just fits the model.
+    size = 32
+    question = Encoded((*range(3, 34), 9), (*[IGNORED] * (size - 1), 9))
+    answer = Encoded((5, *range(3, 34)), (IGNORED, *range(3, 34)))
+    model, lengths = tiny_llama(), []
+    model.register_forward_pre_hook(
+        lambda module, inputs, named: lengths.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    data = {"forget": [question], "retain": [answer]}
+    run_episode(model, with_settings(method(), steps=1), Episode("one", "erase", data), Settings(0))
+    assert max(lengths) == size
 
 
 def test_by_hand(tiny_llama):

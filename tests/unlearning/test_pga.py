@@ -9,8 +9,10 @@ from remanent.core.activations import asked_states, states_of
 from remanent.core.batch import collate
 from remanent.core.episode import Episode
 from remanent.core.loop import Settings, run_episode, with_settings
+from remanent.core.method import Method
 from remanent.core.predict import Predict
 from remanent.core.probe import fit_probe
+from remanent.core.update import Update
 from remanent.errors import InputError
 from remanent.unlearning.pga import PGA, PGAMethod, method
 
@@ -38,6 +40,18 @@ def test_the_loss_by_hand(make_batch):
     objective = PGA((1, 2), {1: torch.tensor([0.6, 0.8]), 2: torch.tensor([1.0, 0.0])})
     loss = objective.align(forget, retain, States(given))
     assert loss.item() == pytest.approx(2 * 0.36 / 2)  # two pairs, mean over two depths; the third has no partner
+
+
+@pytest.mark.parametrize("records", [(5, 3), (3, 5)])
+def test_it_is_a_mean_over_pairs_where_one_role_has_more_records(records, tiny_llama, make_batch):
+    model, batches = tiny_llama(), {"forget": make_batch(records[0], seed=1), "retain": make_batch(records[1], seed=2)}
+    objective = PGA((1,), {1: torch.nn.functional.normalize(torch.ones(32), dim=0)})
+    first = [batch.split(3)[0] for batch in batches.values()]
+    pairs = float(objective.align(*first, Predict(model)).detach()) / 3
+    for size in (None, 2):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        losses = Update(model, Method(objective), optimizer, steps=1, micro_batch=size)(batches)
+        assert losses["align@full"] == pytest.approx(pairs, rel=1e-5)
 
 
 def test_gradients_flow_through_both_states_and_not_through_the_direction(tiny_llama, make_batch):

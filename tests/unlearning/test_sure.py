@@ -37,6 +37,15 @@ def test_the_top_tenth_of_rows_and_of_single_entries_of_vectors_moves(tiny_llama
     assert all(chosen[: sum(chosen)])
 
 
+@pytest.mark.parametrize(("architecture", "inputs"), [("mixtral", 2), ("gpt_oss", 1)])
+def test_rows_of_experts_are_their_neurons(architecture, inputs, tiny_mixture, episode):
+    mask = method().begin(tiny_mixture(architecture), episode).mask
+    found = [mask[name] for name in mask if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    assert all(torch.equal(part.all(dim=inputs), part.any(dim=inputs)) for part in found)
+    experts = [expert for part in found for expert in part]
+    assert any(bool(expert.any()) and not bool(expert.all()) for expert in experts)
+
+
 def test_other_rows_stay_bit_for_bit_whatever_decays(tiny_llama, episode, snapshot):
     model = tiny_llama()
     before, mask = snapshot(model), method().begin(model, episode).mask

@@ -11,6 +11,7 @@ from remanent.core.edit import EditSettings
 from remanent.core.intervention import put_on, worn
 from remanent.core.scores import score_records
 from remanent.errors import InputError, UnsupportedError
+from remanent.unlearning.guardrail import Prefix
 from remanent.unlearning.uld import LogitDifference, Reversed, assisted, difference, edit, matrices
 
 
@@ -31,6 +32,36 @@ def test_without_a_threshold_it_is_the_published_difference_of_logits():
     logits, assistant = torch.randn(2, 5, 11, generator=generator)
     ours = difference(logits, assistant, 0.8, 0.0).softmax(dim=-1)
     torch.testing.assert_close(ours, (logits - 0.8 * assistant).softmax(dim=-1))
+
+
+def test_it_may_stand_over_a_guardrail_or_under_it(tiny_llama, make_records):
+    model, records, found = tiny_llama(), make_records(4), []
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, module in matrices(model, 1).items():
+        sides = (("down", (2, module.in_features)), ("up", (module.out_features, 2)))
+        tensors |= {f"{name}.{side}": torch.randn(*shape, generator=generator) for side, shape in sides}
+    guard, assistant = Prefix(torch.tensor([7, 8, 9])), LogitDifference(tensors, 1, 1.0, 0.8, 0.01)
+    ids = torch.tensor([[0, 10, 11], [4, 5, 6]])
+    how = {"attention_mask": (ids > 0).long(), "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    for both in ((guard, assistant), (assistant, guard)):
+        undo = [put_on(model, item) for item in both]
+        whole = model(input_ids=ids[1:]).logits.detach()
+        found.append((score_records(model, records, pad_id=0).nll, whole, model.generate(input_ids=ids, **how)))
+        for item in reversed(undo):
+            item.undo()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "llama4_text", "phimoe"])
+def test_beside_a_mixture_of_experts(architecture, tiny_mixture, make_records):
+    """Llama 4's and Phi's routers are linear layers that give a choice of experts."""
+    model, data = tiny_mixture(architecture), {"forget": make_records(6, seed=1), "retain": make_records(8, seed=2)}
+    before = score_records(model, data["forget"], pad_id=0).nll
+    edit(epochs=1.0, learning_rate=1e-2, batch_size=6).edit(model, data, EditSettings())
+    assert not torch.equal(score_records(model, data["forget"], pad_id=0).nll, before)
+    assert not any("router" in name for name in matrices(model, 1))
 
 
 def test_an_assistant_that_knows_nothing_changes_nothing():

@@ -35,7 +35,7 @@ from remanent.core.activations import decoder_layers, stream_of
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.divergence import js_divergence, kl_divergence
 from remanent.core.files import sha256_file
-from remanent.core.intervention import inner
+from remanent.core.intervention import inner, inserted
 from remanent.core.scores import AnswerScores, answer_scores
 from remanent.data.encode import pad_id
 from remanent.data.record import Record
@@ -152,4 +152,4 @@ def _asked(model: nn.Module, batch: Batch) -> tuple[AnswerScores, Tensor | None]
         scores = answer_scores(model, batch)
     finally:
         handle.remove()
-    return scores, kept[0][:, :-1][batch.labels[:, 1:] != IGNORED].float() if kept else None
+    return scores, kept[0][:, inserted(model) : -1][batch.labels[:, 1:] != IGNORED].float() if kept else None

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
+from remanent.core.intervention import inner, inserted
+from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.errors import InputError, UnsupportedError
 
@@ -18,15 +20,27 @@ class _Reached(Exception):
 
 
 def decoder_layers(model: nn.Module) -> Sequence[nn.Module]:
-    """The decoder's layers, in order: the longest list of modules that holds as many as the configuration says.
+    """The decoder's layers, in order: the first list of its modules that holds as many as the configuration says.
+
+    Of a model of several modalities those of its language model.
 
     Raises UnsupportedError where there is no such list.
     """
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    for module in model.modules():
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    # What sees images may have as many layers, and comes first.
+    get_decoder = getattr(inner(model), "get_decoder", None)
+    decoder: nn.Module = model if get_decoder is None else get_decoder()
+    for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise UnsupportedError(f"{type(model).__name__} has no list of {count or 'num_hidden_layers'} decoder layers")
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the part of a model that reads text, which for most is the model's own; None without one."""
+    config = getattr(model, "config", None)
+    find = getattr(config, "get_text_config", None)
+    return config if find is None else find()
 
 
 def hidden_states(model: nn.Module, batch: Batch, layer: int) -> Tensor:
@@ -55,7 +69,7 @@ def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> 
         depths: 0 is what enters the first layer, d what the d-th layer gives, before the model's last norm.
 
     The pass ends at the entry of the layer above the deepest, so that a checkpointed layer's own forward is left whole.
-    Gradients flow.
+    Gradients flow. Tokens that the model itself puts before a text are left out.
     """
     layers = decoder_layers(model)
     check_depths(depths, len(layers))
@@ -80,13 +94,14 @@ def residual_stream(model: nn.Module, batch: Batch, depths: Collection[int]) -> 
     if max(depths) < len(layers):
         handles.append(layers[max(depths)].register_forward_pre_hook(stop))
     try:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        one_pass(model, batch.input_ids, batch.attention_mask)
     except _Reached:
         pass
     finally:
         for handle in handles:
             handle.remove()
-    return {depth: found[depth] for depth in depths}
+    start = inserted(model)
+    return {depth: found[depth][:, start:] for depth in depths}
 
 
 def check_depths(depths: Collection[int], layers: int) -> None:
@@ -105,7 +120,7 @@ def even_depths(layers: int, count: int) -> tuple[int, ...]:
 
 
 def stream_of(result: Any) -> Tensor:
-    """The hidden states among what a decoder layer gives: a tensor, or the first of a tuple."""
+    """The hidden states among what a decoder layer, or a part of one, gives: a tensor, or the first of a tuple."""
     found: Tensor = result[0] if isinstance(result, tuple) else result
     return found
 

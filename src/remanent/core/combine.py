@@ -117,7 +117,11 @@ def project_off(gradient: Tensor, other: Tensor, rank: int) -> Tensor:
         gradient: (rows, columns).
         other: of the same shape.
         rank: most vectors.
+
+    NaN where either is not finite: nothing can be projected then, and whoever takes the gradient is to see it.
     """
+    if not (gradient.isfinite().all() and other.isfinite().all()):
+        return torch.full_like(gradient, torch.nan)
     vectors = right_singular_vectors(other, rank)
     wide = gradient.to(vectors.dtype)
     left = wide - (wide @ vectors) @ vectors.T

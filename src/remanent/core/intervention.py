@@ -19,7 +19,7 @@ _WORN = "_remanent_worn"
 
 class Intervention(Protocol):
     """One intervention. A module of `unlearning` that makes one has `restored(settings, tensors)`, which makes it of
-    what `settings` and `tensors` gave."""
+    what `settings` and `tensors` gave. One that puts tokens before each text says how many in `inserted`."""
 
     kind: ClassVar[str]  # the name of its system
 
@@ -76,6 +76,11 @@ def put_on(model: nn.Module, intervention: Intervention) -> TakeOff:
 def worn(model: nn.Module) -> tuple[Intervention, ...]:
     """The interventions that a model wears, the first that was put on first."""
     return tuple(item for item, _ in _list(model))
+
+
+def inserted(model: nn.Module) -> int:
+    """How many tokens what a model wears puts before each text: states inside it begin with theirs."""
+    return sum(getattr(item, "inserted", 0) for item in worn(model))
 
 
 @contextmanager

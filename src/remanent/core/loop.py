@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,6 +31,7 @@ from remanent.core.evaluation import Evaluation
 from remanent.core.files import write_atomic
 from remanent.core.memory import give_back_freed
 from remanent.core.method import Method, Recipe, check_judged, check_paired
+from remanent.core.own_accelerator import own_accelerator
 from remanent.core.packed import keep_as_packed
 from remanent.core.processes import agreed
 from remanent.core.reference import reference_nll
@@ -143,7 +145,7 @@ def run_episode(
         on_step: called after each update. The model is left in eval mode.
         on_warning: called with a sentence, for example when a broken checkpoint is passed over.
         reference_cache: folder in which reference scores are kept.
-        accelerator: the program's own, where it has one already.
+        accelerator: the program's own, where the run is to use it; None: one of the run's own.
 
     Raises InputError before any work where data is missing or the method must not be judged by a rule, DivergedError
     where a loss is not finite, UnsupportedError where memory does not hold one record.
@@ -158,15 +160,18 @@ def run_episode(
             raise InputError("data", ", ".join(episode.data) or "none", f"records for '{role}', which the method needs")
     check_paired(method.objective, episode.data)
     check_judged(method, rule)
-    accelerator = accelerator or Accelerator(
-        mixed_precision="fp16" if settings.precision == "fp16" else None, cpu=not next(model.parameters()).is_cuda
+    fitting = (
+        own_accelerator(next(model.parameters()).device, settings.precision == "fp16")
+        if accelerator is None
+        else nullcontext(accelerator)
     )
     requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        # Not held by a name: what it trained with is freed when it has ended.
-        outcome = _Run(model, method, episode, settings, rule, folder, on_warning, reference_cache, accelerator).to_end(
-            on_step
-        )
+        with fitting as using:
+            # Not held by a name: what it trained with is freed when it has ended.
+            outcome = _Run(model, method, episode, settings, rule, folder, on_warning, reference_cache, using).to_end(
+                on_step
+            )
     finally:
         for parameter, flag in requires_grad:
             parameter.requires_grad_(flag)

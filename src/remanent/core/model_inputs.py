@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from remanent.core.intervention import inner
 from remanent.errors import InputError, UnsupportedError
 
 
@@ -20,6 +22,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether a model's forward, inside peft's wrapper which passes everything on, has an argument of that name."""
+    return argument in inspect.signature(inner(model).forward).parameters
+
+
+def one_pass(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, **options: Any) -> Any:
+    """What a model returns for whole texts. Models that keep a key-value cache of them keep none: no token follows."""
+    if takes(model, "use_cache"):
+        options["use_cache"] = False
+    return model(input_ids=input_ids, attention_mask=attention_mask, **options)
 
 
 def logits_of(output: Any) -> Tensor:

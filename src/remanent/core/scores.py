@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch, Encoded, collate
-from remanent.core.model_inputs import logits_of
+from remanent.core.model_inputs import logits_of, one_pass, takes
 from remanent.core.modes import evaluating
 from remanent.core.processes import added_up, process
 from remanent.core.weights import sharded_on
@@ -66,12 +65,10 @@ def answer_scores(model: nn.Module, batch: Batch) -> AnswerScores:
         return AnswerScores(empty, empty.long(), empty.bool(), empty[:, None], len(batch))
     # The label at position t is predicted at t - 1.
     before = torch.arange(int(columns[0]) - 1, int(columns[-1]), device=batch.labels.device)
-    if _keeps_logits(model):
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=before)
-        logits = output.logits
+    if takes(model, "logits_to_keep"):
+        logits = one_pass(model, batch.input_ids, batch.attention_mask, logits_to_keep=before).logits
     else:
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        logits = logits_of(output)[:, before]
+        logits = logits_of(one_pass(model, batch.input_ids, batch.attention_mask))[:, before]
     scored = scored[:, before + 1]
     logits = logits[scored].float()
     targets = batch.labels[:, before + 1][scored]
@@ -137,9 +134,3 @@ def score_records(
                 on_batch(len(indices))
     # A record is scored by one process and 0 in the others: nothing is rounded. On the device, as some need it there.
     return RecordScores(*(added_up(found.to(device)).cpu() if stride > 1 else found))
-
-
-def _keeps_logits(model: nn.Module) -> bool:
-    unwrapped = getattr(model, "get_base_model", None)  # peft's wrapper passes everything on
-    inner = model if unwrapped is None else unwrapped()
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

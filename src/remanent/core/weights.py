@@ -15,6 +15,8 @@ from remanent.errors import InputError, UnsupportedError
 # LoRA; "vector": every other parameter of one dimension (biases, norms); "other": what is left.
 KINDS = ("linear", "head", "embedding", "adapter", "vector", "other")
 
+# Modules of transformers that keep the inputs of a matrix before its outputs, and do not say so themselves.
+_INPUTS_FIRST = ("Conv1D", "Llama4TextExperts")
 _ADAPTER_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 
 
@@ -94,12 +96,24 @@ class Weights(Mapping[str, Tensor]):
         """The module that owns a weight; None for weights of param_groups."""
         return self._owners.get(name)
 
+    def of_experts(self, name: str) -> bool:
+        """Whether a tensor holds a matrix for each of a mixture's experts, which are its first dimension."""
+        named = "expert" in name or "Experts" in type(self.owner(name)).__name__
+        return named and self._tensors[name].dim() == 3
+
     def transposed(self, name: str) -> bool:
-        """Whether a matrix has its inputs in the first dimension, as GPT-2's have: a column is a neuron."""
-        return self._tensors[name].dim() == 2 and type(self.owner(name)).__name__ == "Conv1D"
+        """Whether a matrix, or each expert's, has its inputs before its outputs, as GPT-2's have: a column is a
+        neuron."""
+        owner = self.owner(name)
+        if self.of_experts(name) and getattr(owner, "is_transposed", False):  # as transformers marks its experts
+            return True
+        matrices = self.of_experts(name) or self._tensors[name].dim() == 2
+        return matrices and type(owner).__name__ in _INPUTS_FIRST
 
     def within_rows(self, name: str) -> tuple[int, ...]:
-        """The dimensions that run within a row: all but that of the neurons, or filters."""
+        """The dimensions that run within a row: all but that of the neurons, or filters, and that of experts."""
+        if self.of_experts(name):
+            return (1,) if self.transposed(name) else (2,)
         rows = int(self.transposed(name))
         return tuple(dimension for dimension in range(self._tensors[name].dim()) if dimension != rows)
 

@@ -1,8 +1,9 @@
 """ECO: prompts that ask for what is to be forgotten are found by a classifier, and their embeddings are corrupted.
 
 A logistic regression on which tokens a text has tells forget from retain. Where it says forget, noise is added to the
-first embeddings of every token that the model is given but the last, and to none that it writes itself. The weights
-stay as they are: an intervention, which whoever has the weights takes off.
+first embeddings of every token that the model is given but the last, and to none that it writes itself, unless it
+keeps no cache and is given them anew. The weights stay as they are: an intervention, which whoever has the weights
+takes off.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CorruptedPrompts:
         tokens: int64, (features,): the tokens that the classifier knows.
         weights: float32, (features,): what each adds to the log-odds of forget, where it occurs.
         bias: of the log-odds.
-        strength: standard deviation of the noise, in that of the model's input embeddings.
+        strength: standard deviation of the noise, in that of the embeddings as the model's layer for them gives them.
         dimensions: how many of the first coordinates are corrupted; 0 is all.
         threshold: probability of forget from which a prompt is corrupted.
         seed: of the noise.
@@ -96,7 +97,9 @@ class CorruptedPrompts:
         taken = self.dimensions or width
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(_PLACES, taken, generator=generator)
-        noise[:, :taken] = drawn * (self.strength * float(table.detach().float().std()))
+        with torch.no_grad():
+            embedded = embeddings(torch.arange(len(table), device=table.device))  # Gemma's layer multiplies its table
+        noise[:, :taken] = drawn * (self.strength * float(embedded.float().std()))
         corrupted: list[Tensor] = []  # which tokens of the call that is being made, (records, tokens)
 
         def before(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:

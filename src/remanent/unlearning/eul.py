@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from remanent.core.activations import decoder_layers
+from remanent.core.activations import decoder_layers, stream_of
 from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.beside import passes_beside, train_beside
 from remanent.core.catalogue import System
 from remanent.core.edit import Edited, EditSettings
 from remanent.core.intervention import inner, put_on
 from remanent.core.method import Method, Objective, Recipe, Term
+from remanent.core.model_inputs import one_pass
 from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.errors import InputError, UnsupportedError
@@ -132,10 +133,13 @@ def feed_forward_networks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _adding(tensors: Mapping[str, Tensor], place: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def add(module: nn.Module, inputs: Any, states: Tensor) -> Tensor:
+def _adding(tensors: Mapping[str, Tensor], place: int) -> Callable[[nn.Module, Any, Any], Any]:
+    def add(module: nn.Module, inputs: Any, result: Any) -> Any:
+        states = stream_of(result)
         down, shift, up, constant = (tensors[f"{place}.{name}"].to(states.device, states.dtype) for name in _NAMES)
-        return states + functional.linear(functional.linear(states, down, shift).relu(), up, constant)
+        states = states + functional.linear(functional.linear(states, down, shift).relu(), up, constant)
+        # Some mixtures of experts give what their router said too.
+        return (states, *result[1:]) if isinstance(result, tuple) else states
 
     return add
 
@@ -165,7 +169,7 @@ class _Student(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
         remove = UnlearningLayers(dict(self.layers.named_parameters())).install(self.base)
         try:
-            return self.base(input_ids=input_ids, attention_mask=attention_mask)
+            return one_pass(self.base, input_ids, attention_mask)
         finally:
             remove()
 
@@ -268,9 +272,9 @@ def _met(model: nn.Module, layers: UnlearningLayers, records: Sequence[Encoded])
         batch = collate(records, range(start, min(start + _PER_PASS, len(records))), 0).to(device)
         real = batch.attention_mask.bool()
         with _entering(model, layers) as seen:
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            one_pass(model, batch.input_ids, batch.attention_mask)
         for place, states in enumerate(seen):
-            rows = states[real].float()
+            rows = states.reshape(*real.shape, -1)[real].float()  # some mixtures give one row of all tokens
             down, shift = (layers.tensors[f"{place}.down.{name}"].to(rows) for name in ("weight", "bias"))
             add(f"{place}.down", rows)
             add(f"{place}.up", functional.linear(rows, down, shift).relu())
@@ -283,7 +287,9 @@ def _entering(model: nn.Module, layers: UnlearningLayers) -> Iterator[list[Tenso
     seen: list[Tensor] = []
     with ExitStack() as stack:
         for network in feed_forward_networks(model):
-            stack.callback(network.register_forward_hook(lambda module, inputs, states: seen.append(states)).remove)
+            stack.callback(
+                network.register_forward_hook(lambda module, inputs, result: seen.append(stream_of(result))).remove
+            )
         stack.callback(layers.install(model))
         stack.enter_context(evaluating(model))
         yield seen

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from remanent.core.activations import text_config
 from remanent.core.batch import Encoded
 from remanent.core.catalogue import System
 from remanent.core.edit import Edited, EditSettings
@@ -55,11 +56,15 @@ class Prefix:
     def tensors(self) -> Mapping[str, Tensor]:
         return {"tokens": self.tokens}
 
+    @property
+    def inserted(self) -> int:
+        return len(self.tokens)
+
     def install(self, model: nn.Module) -> Callable[[], None]:
-        room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        room = getattr(text_config(model), "max_position_embeddings", None)
         if isinstance(room, int) and len(self.tokens) * 2 > room:
             raise InputError("text", f"{len(self.tokens)} tokens", f"at most {room // 2}, half of what the model reads")
-        count = len(self.tokens)
+        count = self.inserted
         inside = [False]  # of `generate`, which puts the tokens in itself
 
         def before(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -71,7 +71,7 @@ class PGA(Objective):
         return found
 
     def align(self, forget: Batch, retain: Batch, predict: Predict) -> Tensor:
-        """Sum over pairs of the mean over depths; forget records that have no partner in the batch add nothing."""
+        """Sum over pairs of the mean over depths; records that have no partner in the batch add nothing."""
         if not self.directions:
             raise InputError("directions", "none", "those of a probe, which the method's `begin` fits")
         pairs = min(len(forget), len(retain))
@@ -83,6 +83,11 @@ class PGA(Objective):
             )
             total = total + (apart @ self.directions[depth].to(apart.device)).square().sum()
         return total / len(self.depths)
+
+    def counted(self, term: str, batches: Mapping[str, Batch]) -> int:
+        if term == "align":
+            return min(len(batches["forget"]), len(batches["retain"]))
+        return super().counted(term, batches)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ class LogitDifference:
             if past is not None:
                 given[name] = _cache_beside(past, given["input_ids"])
             found = assisted(model, self.tensors, self.layers, self.scale, given)
-            result.logits = difference(result.logits, found.logits, self.strength, self.threshold)
+            # Logits of tokens that an intervention under this one put before the text are cut off already.
+            beside = found.logits[:, -result.logits.shape[1] :]
+            result.logits = difference(result.logits, beside, self.strength, self.threshold)
             return result
 
         handle = model.register_forward_hook(after, with_kwargs=True)
@@ -136,7 +138,8 @@ def restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Logi
 def matrices(model: nn.Module, layers: int) -> dict[str, nn.Module]:
     """The matrices of the model's first layers: "<layer>/<name>" -> module.
 
-    A matrix with an adapter is one, of the plain one's name: what it computes is what both compute together.
+    A matrix with an adapter is one, of the plain one's name: what it computes is what both compute together. A router
+    of experts is none, though some are made of a linear layer: what it gives is a choice.
 
     Raises InputError where it has not so many layers.
     """
@@ -148,6 +151,7 @@ def matrices(model: nn.Module, layers: int) -> dict[str, nn.Module]:
         for place in range(layers)
         for name, module in every[place].named_modules()
         if is_linear(getattr(module, "base_layer", module))
+        and "Router" not in type(getattr(module, "base_layer", module)).__name__
         and not any(part == "base_layer" or part.startswith("lora_") for part in name.split("."))
     }
 

@@ -21,7 +21,7 @@ from remanent.core.catalogue import System
 from remanent.core.displacement import Interpolation, Relearning
 from remanent.core.episode import Episode
 from remanent.core.method import Method, Objective, Recipe, Term
-from remanent.core.model_inputs import logits_of
+from remanent.core.model_inputs import logits_of, one_pass
 from remanent.core.modes import evaluating
 from remanent.core.predict import Predict
 from remanent.core.sampling import Sampler
@@ -140,7 +140,7 @@ def _batches(records: Sequence[Encoded], device: torch.device) -> Iterator[Batch
 @torch.no_grad()
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """The logits that scored tokens are predicted by, as the model gives them: float32, (tokens, vocabulary)."""
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    output = one_pass(model, batch.input_ids, batch.attention_mask)
     return logits_of(output)[:, :-1][batch.labels[:, 1:] != IGNORED].float()
 
 

@@ -70,6 +70,38 @@ def test_what_is_not_written_is_constant_at_every_depth(make, tied, request, mak
     assert same_bits(snapshot(model), before)
 
 
+def from_config(architecture, **sizes):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        architecture, vocab_size=48, initializer_range=0.2, bos_token_id=1, eos_token_id=2, **sizes
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+LLAMA = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+GPTJ = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "rotary_dim": 4}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("gemma", {**LLAMA, "num_key_value_heads": 1, "head_dim": 16}),
+        ("granite", {**LLAMA, "embedding_multiplier": 12.0, "residual_multiplier": 0.5}),
+        ("gptj", GPTJ),
+    ],
+)
+def test_embeddings_that_are_multiplied_and_a_matrix_called_fc_out(architecture, sizes, make_records):
+    model, item = from_config(architecture, **sizes), subspace()
+    UnwrittenDirections(item, 2).apply(model)
+    for states in states_of(model, make_records(5), (0, 1, 2), every_state).values():
+        torch.testing.assert_close(
+            states @ item.basis, (item.mean @ item.basis).expand(len(states), 2), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_layers_above_the_depth_keep_their_weights(tiny_llama, snapshot):
     model = tiny_llama(tied=False)
     before = snapshot(model)

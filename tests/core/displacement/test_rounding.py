@@ -55,6 +55,35 @@ def test_a_layer_that_keeps_its_inputs_first_is_rounded_as_the_same_linear_layer
         torch.testing.assert_close(there, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["int4-row", "int8-tensor", "int4-g64", "nf4"])
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
+def test_experts_are_rounded_each_as_the_matrix_of_a_layer(name, architecture, tiny_mixture):
+    model, format = tiny_mixture(architecture), QuantizationFormat.parse(name)
+    before = {key: tensor.detach().clone() for key, tensor in model.named_parameters() if "experts." in key}
+    there = moved(Rounding(name, select=Selection(("*experts.*proj",))), model)
+    assert set(there) == {key for key, tensor in before.items() if tensor.dim() == 3}
+    for key, tensor in there.items():
+        for found, expert in zip(tensor, before[key], strict=True):
+            # What shares a scale over a whole matrix is the same, transposed or not.
+            turned = architecture == "gpt_oss" and format.granularity != "tensor"
+            expected = round_to(expert.T, format).T if turned else round_to(expert, format)
+            assert torch.equal(found, expected)
+
+
+def test_a_mixture_is_not_rounded_without_its_experts_and_their_clip_is_not_learned(tiny_mixture, make_batch):
+    from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
+
+    for model in (tiny_mixture(), nn.ModuleDict({"linear": nn.Linear(2, 2), "mlp": JetMoeParallelExperts(2, 4, 5)})):
+        with pytest.raises(UnsupportedError, match="several experts"):
+            moved(Rounding("int4"), model)
+    experts = Selection(("*experts.*proj",))
+    weights = Weights.of(tiny_mixture())
+    for clip in ("int4-row-p90", "int4-tensor-asym"):
+        with pytest.raises(UnsupportedError, match="several experts"):
+            Rounding(clip, select=experts).pulls_back(weights)
+    assert set(Rounding("bf16", select=experts).pulls_back(weights)) == set(experts.of(weights))
+
+
 def test_a_clip_by_rows_cannot_be_learned_where_rows_are_columns(tiny_gpt2, make_batch, mean_loss):
     model = tiny_gpt2()
 

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from remanent.core.activations import check_depths, decoder_layers, stream_of
+from remanent.core.activations import check_depths, decoder_layers, residual_stream, stream_of, text_config
+from remanent.core.batch import IGNORED, Encoded, collate
 from remanent.core.displacement.base import Context, Displacement
+from remanent.core.modes import evaluating
 from remanent.core.weights import Weights
 from remanent.errors import InputError, UnsupportedError
 
 # The last part of the names of the modules that write into the residual stream, in the families that name them so.
-_WRITERS = frozenset({"o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "wo"})
+_WRITERS = frozenset({"o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "wo"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ def install(model: nn.Module, subspaces: Mapping[int, Subspace]) -> Callable[[],
     """Put the hooks of an `Erasure` on; returns what takes them off."""
     layers = decoder_layers(model)
     check_depths(subspaces, len(layers))
-    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    width = getattr(text_config(model), "hidden_size", None)
     for depth, subspace in subspaces.items():
         if width is not None and len(subspace.mean) != width:
             raise InputError(f"subspaces[{depth}]", f"width {len(subspace.mean)}", f"the model's, {width}")
@@ -135,8 +137,9 @@ class UnwrittenDirections(Displacement):
     """Directions that nothing writes into the residual stream any more, up to a depth: a change of weights.
 
     Every matrix that writes into the stream up to there, embeddings included, is multiplied by I - U U^T from the side
-    of its output, and the input embeddings get the constant U U^T m, so that the stream's part along U is that of m at
-    every depth up to there. Where embeddings are tied to the head, the head no longer reads along U either.
+    of its output, and the input embeddings get the constant U U^T m, over what the model multiplies them with, so that
+    the stream's part along U is that of m at every depth up to there. Where embeddings are tied to the head, the head
+    no longer reads along U either.
 
     Args:
         subspace: U and m; its scale must be None.
@@ -160,7 +163,10 @@ class UnwrittenDirections(Displacement):
     def move(self, weights: Weights, context: Context) -> None:
         basis = self.subspace.basis.double()
         constant = basis @ (basis.T @ self.subspace.mean.double())
-        for name, side in self._written(weights).items():
+        written = self._written(weights)
+        if weights.model is not None and "tokens" in written.values():
+            constant = constant / _multiplier(weights.model)
+        for name, side in written.items():
             weight = weights[name]
             basis, constant = basis.to(weight.device), constant.to(weight.device)
             values = weight.double()
@@ -202,3 +208,18 @@ class UnwrittenDirections(Displacement):
 
     def __str__(self) -> str:
         return f"unwritten-{self.subspace.rank}"
+
+
+def _multiplier(model: nn.Module) -> float:
+    """What a model multiplies its input embeddings with, before its first layer: Gemma's and Granite's do.
+
+    Of how far two tokens lie apart there and in the table, so that what stands beside both alike is no part of it.
+    """
+    table: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    lengths = torch.linalg.vector_norm(table, dim=1)
+    pair = [int(lengths.argmin()), int(lengths.argmax())]  # two rows that differ
+    batch = collate([Encoded((token,), (IGNORED,)) for token in pair], range(2), 0).to(table.device)
+    with evaluating(model):
+        entering = residual_stream(model, batch, (0,))[0][:, 0].double()
+    apart, held = entering[1] - entering[0], table[pair[1]].double() - table[pair[0]].double()
+    return float(apart @ held / (held @ held))

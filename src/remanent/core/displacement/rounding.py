@@ -37,7 +37,8 @@ class Rounding(Displacement):
         format: for example "int8", "int4" (short for "int4-row"), "int4-g32", "nf4", "bf16"; see QuantizationFormat.
         view: "merged" or "adapter".
         select: which weights; None is every linear layer inside the model but not embeddings, head or adapters, and
-            for "bf16" and "fp16" every parameter.
+            for "bf16" and "fp16" every parameter. A mixture's experts in one tensor, which it must name, are rounded
+            each as the matrix of a layer.
 
     Source: DurableUn, arXiv 2605.02196 (quantize-dequantize and straight-through forward).
     """
@@ -90,6 +91,11 @@ class Rounding(Displacement):
         if self.view == "adapter" or not self.quantization.clips:
             return moved
         for name in moved:
+            if self.quantization.granularity != "element" and weights.of_experts(name):
+                raise UnsupportedError(
+                    f"{self} masks what its clip cuts off, and {name} holds the matrices of several experts, which are "
+                    "clipped each; learn at a format without a clip"
+                )
             if self._by_rows and weights.transposed(name):
                 raise UnsupportedError(
                     f"{self} masks what its clip cuts off, row by row, and {name} keeps its rows in columns (Conv1D); "
@@ -103,12 +109,14 @@ class Rounding(Displacement):
         layers = context.once(self._entered)
         for name, weight in weights.items():
             transposed = self._by_rows and weights.transposed(name)
-            part = self._rows(name, weight, int(transposed))
-            part = part.T if transposed else part
+            several = weights.of_experts(name)
+            part = self._rows(name, weight, int(transposed and not several))
+            part = part.mT if transposed else part
             owner = weights.owner(name)
             above = None if owner is None else layers.get(owner)
             if above is None:
-                part.copy_(self._round(part))
+                for matrix in part if several else (part,):  # experts are rounded each as the matrix of a layer
+                    matrix.copy_(self._round(matrix))
                 continue
             delta = lora_delta(above).to(weight.dtype)
             delta = delta.T if transposed else delta
@@ -167,8 +175,8 @@ def roundings_in_turn(formats: str) -> OneOf:
 def refuse_fused_experts(weights: Weights) -> None:
     """Raise UnsupportedError where a mixture keeps its experts in one tensor, which is no linear layer's."""
     # Left alone they would be most of a mixture's weights, at full precision, under the name of 4 bits.
-    for name, tensor in weights.items():
-        if tensor.dim() == 3 and "expert" in name:
+    for name in weights:
+        if weights.of_experts(name):
             raise UnsupportedError(
                 f"{name} holds several experts in one tensor, which is no linear layer's weight; name what is to be "
                 "moved by `select`"

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from remanent.core.batch import IGNORED, Batch
-from remanent.core.model_inputs import logits_of
+from remanent.core.model_inputs import logits_of, one_pass
 from remanent.core.scores import answer_scores
 
 # (model, batch) -> one loss for each record, or for batch-wise importances one for each of whatever is averaged over
@@ -38,7 +38,7 @@ def logits_of_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, T
 
     Returns float32 or float64 logits (tokens, vocabulary), labels (tokens,), and the row of each token (tokens,).
     """
-    logits = logits_of(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask))
+    logits = logits_of(one_pass(model, batch.input_ids, batch.attention_mask))
     scored = batch.labels[:, 1:] != IGNORED
     found = logits[:, :-1][scored]
     found = found if found.dtype == torch.float64 else found.float()
