@@ -17,6 +17,7 @@ from remanent.auditing.lm_eval import Benchmark, _scores
 from remanent.auditing.measure import AuditSet, Measurer
 from remanent.auditing.measures import measures
 from remanent.core.displacement import Rounding
+from remanent.core.files import sha256_file
 from remanent.data.authors import author_sets
 from remanent.errors import InputError, MissingExtraError
 from remanent.models.tiny import tiny
@@ -58,7 +59,7 @@ def test_what_a_task_is_about(text, task, records):
     assert ("forgotten" in condition.info.description) == (records == FORGET)
 
 
-def test_a_task_without_answers_that_are_right_is_refused_before_work(monkeypatch):
+def test_a_task_without_answers_that_are_right_is_refused_before_work(monkeypatch, tmp_path):
     """A stand-in for the harness: a group of a task with acc and one of perplexity alone."""
     metrics = {"choices": ["acc", "acc_norm"], "sums": ["exact_match"], "pages": ["word_perplexity", "bits_per_byte"]}
     tasks = {
@@ -70,8 +71,17 @@ def test_a_task_without_answers_that_are_right_is_refused_before_work(monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "lm_eval", ModuleType("lm_eval"))
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", module)
-    assert Benchmark("choices").given({}) == Benchmark("choices")
-    assert Benchmark("sums").given({}) == Benchmark("sums")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0")
+    for name in ("choices", "sums"):
+        assert Benchmark(name).given({}) == Benchmark(name, digest="lm-eval 0.0")
+    file = tmp_path / "own.yaml"
+    tasks[str(file)] = tasks["choices"]
+    digests = []
+    for text in ("task: own", "task: other"):
+        file.write_text(text)
+        digests.append(Benchmark(str(file)).given({}).digest)
+        assert sha256_file(file) in digests[-1]
+    assert digests[0] != digests[1]  # a figure of the file as it was is not taken up
     for name in ("pages", "group"):
         with pytest.raises(InputError, match=r"acc, exact_match, acc_norm; pages has word_perplexity, bits_per_byte"):
             Benchmark(name).given({})

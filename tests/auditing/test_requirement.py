@@ -33,14 +33,16 @@ def made(name: str, value: float | None, width: float | None = 0.1, **other: str
         ("knowledge@muse+int4-row/retain>=.4", Requirement("knowledge", "muse+int4-row", "retain", True, 0.4)),
         ("knowledge/retain<=4e-1", Requirement("knowledge", "", "retain", False, 0.4)),
         ("forget-quality>=-1.3", Requirement("forget-quality", "", "", True, -1.3)),
-        ("benchmark@lm-eval:my/task.yaml<=0.3", Requirement("benchmark", "lm-eval:my/task.yaml", "", False, 0.3)),
-        ("benchmark@lm-eval:a/b.yaml/forget<=0.3", Requirement("benchmark", "lm-eval:a/b.yaml", "forget", False, 0.3)),
+        ("benchmark@lm-eval:my/task.yaml<=0.3", Requirement("benchmark", "lm-eval:task.yaml", "", False, 0.3)),
+        ("benchmark@lm-eval:a/b.yaml/forget<=0.3", Requirement("benchmark", "lm-eval:b.yaml", "forget", False, 0.3)),
         ("membership-min-k++-beyond@full<=0.1", Requirement("membership-min-k++-beyond", "full", "", False, 0.1)),
     ],
 )  # fmt: skip
 def test_what_is_asked(text: str, expected: Requirement) -> None:
     assert Requirement.parse(text) == expected
     assert Requirement.parse(expected.line) == replace(expected, condition="")
+    assert Criteria(require=(text,)).require == (str(expected),)
+    assert Requirement.parse(str(expected)) == expected
 
 
 @pytest.mark.parametrize(

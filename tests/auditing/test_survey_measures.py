@@ -21,6 +21,7 @@ from remanent.auditing.fluency import entropy, repetition
 from remanent.auditing.judgement import FAILED, PASSED, Criteria
 from remanent.auditing.measure import AuditSet, Measurer
 from remanent.auditing.measures import measures
+from remanent.auditing.plan import AuditPlan, askable
 from remanent.auditing.reference_distance import ReferenceDistance
 from remanent.auditing.required_line import required_lines
 from remanent.auditing.text_score import TextScore
@@ -29,6 +30,7 @@ from remanent.core.activations import states_of
 from remanent.core.batch import Encoded, collate
 from remanent.core.displacement import Rounding
 from remanent.core.divergence import js_divergence, kl_divergence
+from remanent.core.files import sha256_file
 from remanent.core.intervention import put_on
 from remanent.core.scores import answer_scores
 from remanent.data.canaries import canaries
@@ -227,7 +229,11 @@ def test_distance_to_a_reference_and_to_one_that_knows_nothing(blank, taught, tm
         ReferenceDistance(str(tmp_path)).given(NAMED)
     ready = [ReferenceDistance(str(tmp_path / "reference")).given(NAMED) for _ in range(2)]
     assert ready[0] == ready[1]
-    assert len(ready[0].digest) == 64
+    assert ready[0].digest == f"SHA-256 {sha256_file(tmp_path / 'reference' / 'model.safetensors')}"
+    asked = askable(AuditPlan(parse_conditions(name)), NAMED, False).conditions[-1].info
+    assert asked.name == "divergence:reference"
+    assert ready[0].digest in asked.description  # which model it was stands in the certificate, and no path
+    assert str(tmp_path) not in str(asked)
 
 
 def test_the_other_distances_to_a_reference(blank, taught, tmp_path):
@@ -372,11 +378,14 @@ def test_what_was_only_hidden_is_known_again_and_the_unseen_is_not(blank, taught
 def test_names_of_conditions():
     text = "exposure,extraction,extraction-10,fluency,anamnesis,anamnesis-0.001+int4-row,zrf,divergence:runs/x/model"
     found = {item.info.name: item for item in parse_conditions(text)}
-    assert set(found) == {"full", *text.split(",")}
+    assert set(found) == {"full", "divergence:model", *text.split(",")[:-1]}
     assert found["extraction-10"].look == ExtractionLikelihood(10)
     assert found["anamnesis-0.001+int4-row"].look == Anamnesis(0.001)
     assert found["anamnesis-0.001+int4-row"].displacement == Rounding("int4-row")
-    assert found["divergence:runs/x/model"].look == ReferenceDistance("runs/x/model")
+    assert found["divergence:model"].look == ReferenceDistance("runs/x/model")
+    assert parse_conditions(text + ",divergence:runs/x/model") == list(found.values())
+    with pytest.raises(InputError, match="of different names"):
+        parse_conditions(text + ",divergence:runs/y/model")
     assert all(item.texts_only for name, item in found.items() if name != "full")
     for name in ("extraction-x", "anamnesis-", "fluency+remind", "zrf+relearning"):
         with pytest.raises(InputError, match="at"):

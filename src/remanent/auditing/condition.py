@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from remanent.auditing.anamnesis import Anamnesis
@@ -26,6 +27,7 @@ from remanent.auditing.reference_distance import PREFIX as DIVERGENCE
 from remanent.auditing.reference_distance import ReferenceDistance
 from remanent.auditing.relearning import RelearningAttack, Source
 from remanent.auditing.remind import NEIGHBOURS, Remind
+from remanent.auditing.requirement import without_place
 from remanent.auditing.tofu import Utility
 from remanent.core.decoding import SAMPLES, Decoding, Greedy, Sampled
 from remanent.core.displacement import AdapterOff, Displacement, Here, InterventionOff, Noise, Pruning, Rounding
@@ -195,8 +197,10 @@ def parse_conditions(
             for condition in _parse(name, seeds, how):
                 if condition.backend is not None:
                     condition.backend.check()
-                    if name.startswith(FILE) and condition.info.name in found:
-                        raise InputError("at", name, "files of different names")
+                same = found.get(condition.info.name)
+                named = name.startswith(FILE) or (same is not None and same.look != condition.look)
+                if same is not None and named:
+                    raise InputError("at", name, "files or folders of different names")
                 found.setdefault(condition.info.name, condition)
     for name in names:
         for member in ENSEMBLES.get(name, ()):
@@ -249,7 +253,7 @@ def _parse(name: str, seeds: Sequence[int], how: RelearningAttack) -> list[Condi
         if not asked.task:
             raise InputError("at", name, f"a task of lm-eval, as in {PREFIX}wmdp_bio")
         meant = {FORGET: "forgotten", RETAIN: "kept"}[asked.records]
-        text = f"The task {asked.task} of lm-evaluation-harness, on what is to be {meant}."
+        text = f"The task {Path(asked.task).name} of lm-evaluation-harness, on what is to be {meant}."
         return [_looked(name, asked, text, _parse(second or "full", seeds, how)[0])]
     found = _look_of(first)
     if found is not None:
@@ -365,7 +369,7 @@ def _look_of(name: str) -> tuple[Look, str] | None:
 def _looked(name: str, look: Look, text: str, after: Condition) -> Condition:
     if not after.plain or (isinstance(look, Anamnesis) and after.backend is not None):
         raise InputError("at", name, "a point near the weights after the '+', such as int4-row")
-    return replace(after, info=ConditionInfo(name, "other", f"{text}{_before(after)}"), look=look)
+    return replace(after, info=ConditionInfo(without_place(name), "other", f"{text}{_before(after)}"), look=look)
 
 
 def _before(after: Condition) -> str:

@@ -57,9 +57,8 @@ class Criteria:
     def __post_init__(self) -> None:
         if not isinstance(self.require, list | tuple) or not all(isinstance(item, str) for item in self.require):
             raise InputError("require", self.require, "a list of limits, such as 'model-utility>=0.5'")
-        object.__setattr__(self, "require", tuple(self.require))  # JSON knows lists alone
-        for item in self.require:
-            Requirement.parse(item)
+        # In one spelling; JSON knows lists alone.
+        object.__setattr__(self, "require", tuple(str(Requirement.parse(item)) for item in self.require))
         for entry in fields(self):
             if entry.name == "require":
                 continue

@@ -9,16 +9,18 @@ MMLU asks what is to be kept, WMDP what is to be forgotten: its figures stand on
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remanent.auditing.evidence import FORGET, RETAIN
 from remanent.auditing.measure_names import BENCHMARK
 from remanent.auditing.text_score import TextScore
+from remanent.core.files import sha256_file
 from remanent.data.record import Record
 from remanent.errors import InputError, MissingExtraError
 
@@ -37,10 +39,12 @@ class Benchmark:
     Args:
         task: its name ("wmdp_bio", "mmlu"), or the path of a task's own YAML file.
         records: FORGET where it asks what is to be forgotten, else RETAIN.
+        digest: of a file and the harness's version; set by `given`, so that stored figures are of this task.
     """
 
     task: str
     records: str = RETAIN
+    digest: str = field(default="")
     alone = True
 
     @classmethod
@@ -52,7 +56,7 @@ class Benchmark:
         return cls(text, FORGET if is_wmdp(text) else RETAIN)
 
     def given(self, named: Mapping[str, Sequence[Record]]) -> Benchmark:
-        """The look as it is; the task brings its own records, which the harness loads here for the first time.
+        """The look with its digest; the task brings its own records, which the harness loads here for the first time.
 
         Raises:
             MissingExtraError: where the harness is not installed.
@@ -74,7 +78,8 @@ class Benchmark:
             if not set(METRICS) & set(found):
                 expected = f"a task with one of the metrics {', '.join(METRICS)}; {name} has {', '.join(found)}"
                 raise InputError("at", f"{PREFIX}{self.task}", expected)
-        return self
+        file = f"SHA-256 {sha256_file(Path(self.task))}, " if self.is_file else ""
+        return replace(self, digest=f"{file}lm-eval {importlib.metadata.version('lm_eval')}")
 
     @property
     def is_file(self) -> bool:

@@ -20,6 +20,7 @@ from remanent.auditing.evidence import (
     RETAIN,
     TEXT,
 )
+from remanent.auditing.look import Look
 from remanent.auditing.prompts import FewShot
 from remanent.auditing.remind import Remind, embeddings
 from remanent.core.intervention import worn
@@ -129,7 +130,7 @@ def askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]], original: bo
             if isinstance(condition.prompts, Pairs):
                 ready = replace(ready, prompts=condition.prompts.given(named))
             if condition.look is not None:
-                ready = replace(ready, look=condition.look.given(named))
+                ready = _with_look(ready, condition.look.given(named))
             if condition.attack is not None:
                 condition.attack.check(condition.info.name, named, original, condition.seeds)
             plan = _with(plan, condition, ready)
@@ -138,6 +139,13 @@ def askable(plan: AuditPlan, named: Mapping[str, Sequence[Record]], original: bo
                 raise
             plan = without(plan, condition, f"it needs {error.expected}")
     return plan
+
+
+def _with_look(condition: Condition, look: Look) -> Condition:
+    """With a look that is ready; what else decides its figures, a file or a model, is told by its digest."""
+    digest = getattr(look, "digest", "")
+    told = f"{condition.info.description} Of {digest}." if digest else condition.info.description
+    return replace(condition, look=look, info=replace(condition.info, description=told))
 
 
 def near_by_the_original(plan: AuditPlan, load: Loader) -> AuditPlan:

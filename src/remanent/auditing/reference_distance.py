@@ -68,7 +68,7 @@ class ReferenceDistance:
         files = sorted(Path(self.folder).glob("*.safetensors"))
         if not files:
             raise InputError("at", f"{PREFIX}{self.folder}", "the folder of a saved model")
-        return replace(self, digest=" ".join(sha256_file(file) for file in files))
+        return replace(self, digest="SHA-256 " + " ".join(sha256_file(file) for file in files))
 
     def passes(self, named: Mapping[str, Sequence[Record]]) -> int:
         """Records passed through both models."""

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from remanent.auditing.evidence import CONTROL, FORGET, RETAIN, WEIGHTS
 from remanent.auditing.measure_names import (
@@ -73,7 +74,11 @@ class Requirement:
         if name in ENDLESS:
             expected = "another measure: what is not regained within the updates asked has no number to judge"
             raise InputError("require", text, expected)
-        return cls(name, condition, records, found["sign"] == ">=", limit)
+        return cls(name, without_place(condition), records, found["sign"] == ">=", limit)
+
+    def __str__(self) -> str:
+        at = f"@{self.condition}" if self.condition else ""
+        return f"{self.measure}{at}{'/' if self.records else ''}{self.records}{self.sign}{self.limit_text}"
 
     @property
     def line(self) -> str:
@@ -96,6 +101,13 @@ class Requirement:
             return records == self.records
         about = {UTILITY: (RETAIN,), BENCHMARK: (FORGET, RETAIN), WEIGHT_DISTANCE: (WEIGHTS,)}
         return records in about.get(self.measure, (FORGET,))
+
+
+def without_place(condition: str) -> str:
+    """The name of a condition that names a file or a folder, without where that lies: a path may tell whose it is."""
+    kind, colon, rest = condition.partition(":")
+    path, plus, point = rest.partition("+")
+    return f"{kind}{colon}{PurePath(path).name}{plus}{point}"
 
 
 def check_conditions(required: Iterable[str], conditions: Iterable[str]) -> None:

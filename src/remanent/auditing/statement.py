@@ -22,7 +22,8 @@ from remanent.errors import InputError, IntegrityError
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://remanent.dev/forgetting-audit/v1"
-PACKAGES = ("remanent", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+_EXTRAS = ("bitsandbytes", "torchao", "lm_eval")
+PACKAGES = ("remanent", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "gguf", *_EXTRAS)
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 
 
