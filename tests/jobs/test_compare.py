@@ -188,6 +188,10 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
     ):
         with pytest.raises(InputError, match=field):
             compare(CompareFile.model_validate(asked(sweep_world, **given)), tmp_path / "none")
+    mistyped = asked(sweep_world)
+    mistyped["audit"]["retrained"] = "./typo"
+    with pytest.raises(InputError, match="retrained: got './typo'"):
+        compare(CompareFile.model_validate(mistyped), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

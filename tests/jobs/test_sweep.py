@@ -224,6 +224,11 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
         (sweep_world.file(audit={"at": "int5-nonsense"}), "at"),
         (sweep_world.file(audit={"epsilonn": 1.0}), "epsilon"),
         (sweep_world.file(audit={"at": "divergence:nowhere"}), "the folder of a saved model"),
+        (sweep_world.file(audit={"retrained": "./typo"}), "retrained: got './typo'"),
+        (sweep_world.file(audit={"reference": "./typo"}), "reference: got './typo'"),
+        (sweep_world.file(audit={"data": {**sweep_world.data()["unlearn"]["data"], "split_seed": 1}}), "split_seed"),
+        (sweep_world.file(unlearn={"stop_at": "relearning"}), "stop_at"),
+        (sweep_world.file(unlearn={"requests": str(sweep_world.files["forget"])}), "unlearn.requests"),
         (sweep_world.file(hyperparameters={"beta": [0.1, -1.0]}), "beta"),
         (sweep_world.file(unlearn={"data": {**sweep_world.data()["unlearn"]["data"], "control": None}}), "control"),
     ):

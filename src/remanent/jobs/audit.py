@@ -56,8 +56,7 @@ def run_audit(
     conditions, _ = _asked(settings, data)
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
-    for name in given.values():
-        find(name)  # a model that is not there is said before any work
+    check_there(settings, "model", "reference", "retrained")
     notes = _notes(settings, data)
     check_writable(out)
     if settings.threads is not None:
@@ -105,15 +104,38 @@ def run_audit(
     return evidence, judgement
 
 
+def check_audit_after(unlearning: UnlearnSettings, settings: AuditSettings) -> None:
+    """`check_audit` of an audit that follows an unlearning, before any of the work.
+
+    Raises InputError too where the audit splits the records by another seed.
+    """
+    _check_split(unlearning.data.split_seed, settings, "the unlearning")
+    check_audit(settings, load_data(settings.data, unanswered=True))
+
+
 def check_audit(settings: AuditSettings, data: JobData) -> None:
     """See, while the model to audit need not be there yet, that an audit could be made of these records.
 
     Raises:
-        InputError: for a threshold, a limit or a condition that is wrong, or that these records do not allow.
+        InputError: for a threshold, a limit or a condition that is wrong, or that these records do not allow, and for
+            a model to compare with that is not there.
         MissingExtraError: for one that needs what is not installed.
     """
+    check_there(settings, "reference", "retrained")
     conditions, asked = _asked(settings, data)
     askable(AuditPlan(conditions, generate=settings.generate), asked.named(), settings.reference is not None)
+
+
+def check_there(settings: AuditSettings, *fields: str) -> None:
+    """Raise InputError, which names the field, where a model of an audit is not there."""
+    for field in fields:
+        name = getattr(settings, field)
+        if name is None:
+            continue
+        try:
+            find(name)
+        except InputError as error:
+            raise InputError(field, error.value, error.expected) from None
 
 
 def settings_between(settings: UnlearnSettings, model: str) -> AuditSettings:
@@ -178,14 +200,18 @@ def _against_the_run(run: RunFolder, settings: AuditSettings, data: JobData) -> 
     if not run.config.is_file() or not run.inputs.is_file():
         return None
     asked = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("data") or {}
-    seed = asked.get("split_seed")
-    if seed is not None and seed != settings.data.split_seed:
-        expected = f"{seed}, as in {run.config}: another seed asks records that the method has trained on"
-        raise InputError("split_seed", settings.data.split_seed, expected)
+    if asked.get("split_seed") is not None:
+        _check_split(asked["split_seed"], settings, str(run.config))
     before, now = read_json(run.inputs), input_hashes(data)
     # A set that the run was not given cannot have trained it.
     shared = [role for role in ("forget", "retain", "control") if role in before and role in now]
     return [role for role in shared if before[role] != now[role]]
+
+
+def _check_split(seed: int, settings: AuditSettings, where: str) -> None:
+    if seed != settings.data.split_seed:
+        expected = f"{seed}, as in {where}: another seed asks records that the method has trained on"
+        raise InputError("split_seed", settings.data.split_seed, expected)
 
 
 def _write(

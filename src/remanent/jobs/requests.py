@@ -95,6 +95,9 @@ def obey(
         raise InputError("forget", settings.data.forget, "nothing beside requests, which hold what is to be forgotten")
     if settings.audit_every and settings.adapter == "lora-nf4":
         raise InputError("audit_every", settings.audit_every, "0 with lora-nf4, since an adapter alone is not audited")
+    source = find(settings.model)
+    if settings.retrained is not None:
+        find(settings.retrained)  # a model that is not there is said before any work
     asked = list(requests) if requests is not None else _named(str(settings.requests))
     check_distinct(asked)
     everything = [record for request in asked for record in request.records]
@@ -105,9 +108,6 @@ def obey(
         for forget in (data.forget[:first], data.forget):  # of the first audit, which has the fewest, and of the last
             check_audits_between(settings, replace(data, forget=forget))
     stop_points = stopping_points(settings)
-    source = find(settings.model)
-    if settings.retrained is not None:
-        find(settings.retrained)  # a model that is not there is said before any work
     run = RunFolder(out)
     settings = with_threads(_resolved(settings, method, data), run.config)
     method = build_method(settings) if isinstance(method, Method) else edit_of(settings)

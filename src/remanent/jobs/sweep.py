@@ -11,12 +11,11 @@ from typing import Any
 
 import yaml
 
-from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Criteria
 from remanent.core.files import read_json, write_atomic, write_json
 from remanent.core.run_folder import check_writable
 from remanent.errors import InputError, RunConflictError
-from remanent.jobs.audit import check_audit
+from remanent.jobs.audit import check_audit_after
 from remanent.jobs.data import files_digest, input_hashes, load_data, overlap
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.sweep_config import EXECUTION, SweepFile, Trial
@@ -24,7 +23,7 @@ from remanent.jobs.sweep_search import OBJECTIVE, Grid, Search, Source
 from remanent.jobs.sweep_space import Setting, trial
 from remanent.jobs.sweep_trial import FAILED, finished
 from remanent.jobs.sweep_workers import Here, Processes, Ray, Row, Workers
-from remanent.jobs.unlearn import check_roles, way_of
+from remanent.jobs.unlearn import check_roles, stopping_points, way_of
 from remanent.models.source import find
 from remanent.report.sweep_page import render
 from remanent.report.sweep_view import SCHEMA, SweepView, summaries, view_of
@@ -60,6 +59,9 @@ class Sweep:
     def __init__(self, file: SweepFile, out: Path, interface: Interface) -> None:
         self.out, self.interface = out.absolute(), interface
         self.results, self.page, self.config = (self.out / f"{self.kind}.{end}" for end in ("json", "html", "yaml"))
+        if file.unlearn.requests is not None:
+            expected = f"nothing in a {self.kind}, whose trials forget data.forget at once; `remanent unlearn` obeys them"
+            raise InputError("unlearn.requests", file.unlearn.requests, expected)
         data = self.data = load_data(file.unlearn.data)
         if not data.control:
             raise InputError("unlearn.data.control", None, "unseen records, from which the forget gap is measured")
@@ -74,8 +76,8 @@ class Sweep:
             check_roles(way_of(item.unlearn), data, item.unlearn)
         asked = self.first[0].audit
         self.criteria = Criteria.from_settings(asked.model_dump())
-        check_audit(asked, load_data(asked.data))
-        parse_conditions(file.unlearn.stop_at)
+        check_audit_after(file.unlearn, asked)
+        stopping_points(file.unlearn)
         self.source: Source = (
             Search(file, self.criteria.epsilon, self.out / "asked.json") if file.sweep.search else corners
         )
