@@ -251,6 +251,21 @@ def test_a_folder_of_something_else_or_of_other_records_is_refused(swept, sweep_
         sweep(SweepFile.model_validate(asked), out)
 
 
+def test_a_folder_whose_audit_is_held_to_something_else_by_now_is_refused(sweep_world, tmp_path):
+    retrained, forget, out = tmp_path / "retrained", tmp_path / "forget.jsonl", tmp_path / "out"
+    shutil.copytree(sweep_world.model, retrained)
+    shutil.copy(sweep_world.files["forget"], forget)
+    data = {**sweep_world.data()["unlearn"]["data"], "forget": str(forget)}
+    asked = sweep_world.file(
+        unlearn={"steps": 1}, audit={"at": "full", "retrained": str(retrained), "reference": str(retrained), "data": data}
+    )
+    sweep(asked, out)
+    (retrained / "config.json").write_text((retrained / "config.json").read_text() + "\n")
+    forget.write_text("".join(forget.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunConflictError, match=r"audit\.data\.forget, audit\.reference, audit\.retrained changed"):
+        sweep(asked, out)
+
+
 def test_the_saved_file_is_the_sweep_itself(swept):
     out, _ = swept
     file = SweepFile.model_validate(yaml.safe_load((out / "sweep.yaml").read_text()))

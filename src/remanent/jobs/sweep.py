@@ -228,9 +228,15 @@ class Sweep:
     def _begin(self) -> None:
         """Make the folder, or see that it belongs to the same model and records."""
         unlearn = self.file.unlearn
-        models = {"model": unlearn.model, "base": unlearn.base}
+        audit = self.first[0].audit
+        models = {"model": unlearn.model, "base": unlearn.base, "audit.retrained": audit.retrained}
+        if audit.reference != unlearn.model:
+            models["audit.reference"] = audit.reference
         inputs = {role: files_digest(find(name).files()) for role, name in models.items() if name is not None}
         inputs |= input_hashes(self.data)
+        if audit.data != unlearn.data:
+            hashes = input_hashes(load_data(audit.data, unanswered=True))
+            inputs |= {f"audit.data.{role}": digest for role, digest in hashes.items()}
         check_writable(self.out)
         if self.config.is_file():
             before = read_json(self.out / "inputs.json")
