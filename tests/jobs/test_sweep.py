@@ -209,6 +209,55 @@ def test_ctrl_c_leaves_a_page_and_the_sweep_goes_on(sweep_world, tmp_path, monke
     assert len(sweep(asked, tmp_path).rows) == 2
 
 
+def test_a_call_that_is_stopped_keeps_what_ended_before_on_its_page(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    asked = sweep_world.file(learning_rate=[1e-3, 3e-3], unlearn={"steps": 1}, audit={"at": "full", "epsilon": 9.0})
+    sweep(asked, tmp_path)
+    before = found(tmp_path)
+    more = sweep_world.file(
+        learning_rate=[1e-4, 1e-3, 3e-3], unlearn={"steps": 1}, audit={"at": "full", "epsilon": 9.0}
+    )
+
+    def stop(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_audit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(more, tmp_path)
+    assert found(tmp_path) == before
+    assert all(row["setting"] in (tmp_path / "sweep.html").read_text() for row in before)
+
+
+def test_nothing_is_written_of_results_where_no_trial_ended(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    def stop(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_audit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(sweep_world.file(unlearn={"steps": 1}), tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
+
+
+def test_what_was_chosen_goes_where_nothing_is_any_more(sweep_world, tmp_path):
+    easy = {"unlearn": {"steps": 1}, "audit": {"at": "full", "epsilon": 9.0}}
+    assert sweep(sweep_world.file(**easy, fresh_seeds=[7]), tmp_path).chosen is not None
+    assert (tmp_path / "chosen.yaml").is_file()
+    strict = {**easy, "audit": {"at": "full", "epsilon": 1e-6}}
+    assert sweep(sweep_world.file(**strict), tmp_path).chosen is None
+    assert not (tmp_path / "chosen.yaml").exists()
+
+
+def test_fresh_seeds_are_those_of_the_choice_alone(sweep_world, tmp_path):
+    easy = {"unlearn": {"steps": 4, "stop": False}, "audit": {"at": "full", "epsilon": 9.0}}
+    first = sweep(sweep_world.file(**easy, learning_rate=[3e-2], fresh_seeds=[7]), tmp_path)
+    second = sweep(sweep_world.file(**easy, learning_rate=[3e-2, 1e-5], fresh_seeds=[7]), tmp_path)
+    assert second.chosen != first.chosen  # a rate that changes nothing keeps all
+    assert [row["setting"] for row in second.rows if row["fresh"]] == [second.chosen]
+
+
 def test_kept_models_stay(sweep_world, tmp_path):
     sweep(sweep_world.file(keep_models=True, unlearn={"steps": 1}), tmp_path)
     (row,) = found(tmp_path)

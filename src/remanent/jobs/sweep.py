@@ -83,6 +83,7 @@ class Sweep:
         )
         self.planned = self.source.total * len(seeds) + len(file.sweep.fresh_seeds)
         self.order: dict[str, Trial] = {}
+        self.submitted: set[str] = set()
         self.rows: dict[str, Row] = {}
 
     def say_cost(self) -> None:
@@ -97,6 +98,7 @@ class Sweep:
     def run(self) -> SweepView:
         """Every trial that is not there yet, then the chosen setting on its fresh seeds."""
         self._begin()
+        self._read_ended()
         for sentence in overlap(self.data)[2]:
             self.interface.warn(sentence)
         self.say_cost()
@@ -104,14 +106,16 @@ class Sweep:
         began = time.monotonic()
         try:
             with self.interface.bar(self.kind) as advance:
+                if self.rows:
+                    advance(len(self.rows), self.planned, f"{len(self.rows)} trials ended before")
                 if isinstance(workers, Here):
                     workers.interface = _Inside(advance, self)
                 self._all(workers, advance)
                 self._fresh(workers, advance)
         finally:
             workers.close()
-            self._write()
             if self.rows:
+                self._write()
                 write_atomic(self.page, render(self.view()))
             self.interface.say(f"{len(self.rows)} of {self.planned} trials, {time.monotonic() - began:.0f} s")
         return self.view()
@@ -133,45 +137,61 @@ class Sweep:
                     break
                 trials = [trial(self.file, setting, seed, self.data) for seed in seeds]
                 open_.append((setting, trials))
-                running += self._start(workers, trials, advance)
+                running += self._start(workers, trials)
                 open_ = self._told(open_)
             if running:
                 self._take(workers.next(), advance)
                 running -= 1
                 open_ = self._told(open_)
 
+    def _read_ended(self) -> None:
+        """The rows of an earlier call: they stay in what is written while this call comes to what is new."""
+        for setting in self.source.decided():
+            for seed in self.file.sweep.seeds:
+                self._ended(trial(self.file, setting, seed, self.data))
+        for item in self._fresh_trials(self.view()):
+            self._ended(item)
+
     def _fresh(self, workers: Workers, advance: Advance) -> None:
         view = self.view()
-        if view.chosen is None:
+        for name in [name for name, item in self.order.items() if item.fresh and item.setting != view.chosen]:
+            del self.order[name]  # of what was chosen before this call had all its settings
+            self.rows.pop(name, None)
+        if view.best is None:
             if view.settings:
                 self.interface.warn("no setting is forgotten within epsilon with every seed: none is chosen")
+            (self.out / CHOSEN).unlink(missing_ok=True)
             return
-        like = next(item for item in self.order.values() if item.setting == view.chosen)
-        job = {"unlearn": like.unlearn.model_dump(mode="json"), "audit": like.audit.model_dump(mode="json")}
+        best = self.order[view.best]
+        job = {"unlearn": best.unlearn.model_dump(mode="json"), "audit": best.audit.model_dump(mode="json")}
         job["audit"] |= {"model": None}
         write_atomic(self.out / CHOSEN, yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
-        made = like.unlearn
-        setting = Setting(made.method, made.learning_rate, made.hyperparameters)
-        trials = [trial(self.file, setting, seed, self.data, fresh=True) for seed in self.file.sweep.fresh_seeds]
-        for _ in range(self._start(workers, trials, advance)):
+        for _ in range(self._start(workers, self._fresh_trials(view))):
             self._take(workers.next(), advance)
 
-    def _start(self, workers: Workers, trials: list[Trial], advance: Advance) -> int:
+    def _fresh_trials(self, view: SweepView) -> list[Trial]:
+        """The chosen setting with the fresh seeds."""
+        if view.best is None:
+            return []
+        made = self.order[view.best].unlearn
+        setting = Setting(made.method, made.learning_rate, made.hyperparameters)
+        return [trial(self.file, setting, seed, self.data, fresh=True) for seed in self.file.sweep.fresh_seeds]
+
+    def _start(self, workers: Workers, trials: list[Trial]) -> int:
         """Submit those that are new and have not ended in an earlier call; how many."""
-        left = []
-        for item in trials:
-            if item.name in self.order:  # a search may ask for a setting twice
-                continue
-            self.order[item.name] = item
-            row = finished(item, self.out)
-            if row is None:
-                left.append(item)
-            else:
-                self.rows[item.name] = row
-                advance(len(self.rows), self.planned, f"{item.name}: ended before")
+        left = [item for item in trials if item.name not in self.submitted and not self._ended(item)]
         for item in left:
+            self.submitted.add(item.name)  # a search may ask for a setting twice
             workers.submit(item)
         return len(left)
+
+    def _ended(self, item: Trial) -> bool:
+        """Whether a trial has ended in an earlier call; its row is taken from there."""
+        self.order.setdefault(item.name, item)
+        row = finished(item, self.out)
+        if row is not None:
+            self.rows[item.name] = row
+        return row is not None
 
     def _take(self, row: Row, advance: Advance) -> None:
         self.rows[row["name"]] = row
@@ -204,7 +224,7 @@ class Sweep:
 
     def _data(self) -> dict[str, Any]:
         criteria = {name: getattr(self.criteria, name) for name in ("epsilon", "upsilon", "alpha")}
-        rows = [self.rows[name] for name in self.order if name in self.rows]
+        rows = sorted((self.rows[name] for name in self.order if name in self.rows), key=lambda row: bool(row["fresh"]))
         found = {
             "schema": SCHEMA,
             "kind": self.kind,
