@@ -238,7 +238,7 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
             compare(CompareFile.model_validate(asked(sweep_world, **given)), tmp_path / "none")
     mistyped = asked(sweep_world)
     mistyped["audit"]["retrained"] = "./typo"
-    with pytest.raises(InputError, match="retrained: got './typo'"):
+    with pytest.raises(InputError, match=r"retrained: got '\./typo'"):
         compare(CompareFile.model_validate(mistyped), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -14,11 +14,14 @@ import yaml
 
 from remanent.core.files import read_json
 from remanent.errors import InputError, RunConflictError
+from remanent.jobs.audit import run_audit
+from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings
 from remanent.jobs.progress import Interface
 from remanent.jobs.run import read_job
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile
 from remanent.jobs.sweep_trial import PUBLISHED
+from remanent.jobs.unlearn import unlearn
 
 SCRIPT = """
 import json, sys
@@ -306,13 +309,30 @@ def test_a_folder_whose_audit_is_held_to_something_else_by_now_is_refused(sweep_
     shutil.copy(sweep_world.files["forget"], forget)
     data = {**sweep_world.data()["unlearn"]["data"], "forget": str(forget)}
     asked = sweep_world.file(
-        unlearn={"steps": 1}, audit={"at": "full", "retrained": str(retrained), "reference": str(retrained), "data": data}
+        unlearn={"steps": 1},
+        audit={"at": "full", "retrained": str(retrained), "reference": str(retrained), "data": data},
     )
     sweep(asked, out)
     (retrained / "config.json").write_text((retrained / "config.json").read_text() + "\n")
     forget.write_text("".join(forget.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(RunConflictError, match=r"audit\.data\.forget, audit\.reference, audit\.retrained changed"):
         sweep(asked, out)
+
+
+@pytest.mark.parametrize("kind", ["sweep", "unlearn", "audit"])
+def test_a_folder_in_which_another_process_works_is_refused(sweep_world, tmp_path, held, kind):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    data = sweep_world.data()["unlearn"]
+    job = {
+        "sweep": lambda: sweep(sweep_world.file(), tmp_path),
+        "unlearn": lambda: unlearn(UnlearnSettings.model_validate(data), tmp_path),
+        "audit": lambda: run_audit(
+            AuditSettings(model=str(sweep_world.model), data=DataSettings(**data["data"])), tmp_path
+        ),
+    }[kind]
+    with held(tmp_path), pytest.raises(RunConflictError, match="in use by process"):
+        job()
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_the_saved_file_is_the_sweep_itself(swept):

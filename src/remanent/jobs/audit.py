@@ -19,7 +19,7 @@ from remanent.auditing.plan import AuditData, AuditPlan, Loader, askable
 from remanent.auditing.relearned_area import check_asked
 from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_json
-from remanent.core.run_folder import RunFolder, check_writable
+from remanent.core.run_folder import RunFolder, alone
 from remanent.data.record import Record
 from remanent.errors import InputError, IntegrityError
 from remanent.jobs.config import AuditSettings, UnlearnSettings, write_yaml
@@ -58,50 +58,50 @@ def run_audit(
     given = {subject: name for subject, name in names.items() if name is not None}
     check_there(settings, "model", "reference", "retrained")
     notes = _notes(settings, data)
-    check_writable(out)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
-    data, whose = reference_answers(
-        data, settings.reference, batch_size=settings.batch_size, autocast=autocast, interface=interface
-    )
-    asked = _audited(data)
-    shared, sentences, details = overlap(data)
-    for sentence in details:
-        interface.warn(sentence)
-    written = settings.model_dump()
-    plan = AuditPlan(
-        conditions,
-        settings={
-            **{name: getattr(settings, name) for name in _THRESHOLDS},
-            "score": "mean answer NLL per record",
-            "overlap": shared,
-            "split_seed": settings.data.split_seed,
-            "attack_seeds": settings.attack_seeds,
-            # Where it says something, so that an audit made before is the same again.
-            **{name: written[name] for name in settings.came_later if name in written},
-            **({"require": list(settings.require)} if settings.require else {}),
-            **({} if others is None else {"other_records_than_the_run": others}),
-        },
-        batch_size=settings.batch_size,
-        autocast=autocast,
-        generate=settings.generate,
-        max_length=settings.data.max_length,
-        truth_ratio=settings.truth_ratio,
-        notes=tuple(sentences) + notes + whose,
-    )
-    with interface.bar("audit") as advance:
-        evidence = audit(
-            {subject: _loader(name) for subject, name in given.items()},
-            asked,
-            plan,
-            hasher(),
-            folder=cache or out / "audit",
-            on_progress=lambda what, done, total: advance(done, total, what),
+    with alone(out):
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        autocast = torch.bfloat16 if settings.precision == "bf16" else None
+        data, whose = reference_answers(
+            data, settings.reference, batch_size=settings.batch_size, autocast=autocast, interface=interface
         )
-    judgement = judge(evidence)
-    _write(RunFolder(out), settings, evidence, judgement, interface)
-    return evidence, judgement
+        asked = _audited(data)
+        shared, sentences, details = overlap(data)
+        for sentence in details:
+            interface.warn(sentence)
+        written = settings.model_dump()
+        plan = AuditPlan(
+            conditions,
+            settings={
+                **{name: getattr(settings, name) for name in _THRESHOLDS},
+                "score": "mean answer NLL per record",
+                "overlap": shared,
+                "split_seed": settings.data.split_seed,
+                "attack_seeds": settings.attack_seeds,
+                # Where it says something, so that an audit made before is the same again.
+                **{name: written[name] for name in settings.came_later if name in written},
+                **({"require": list(settings.require)} if settings.require else {}),
+                **({} if others is None else {"other_records_than_the_run": others}),
+            },
+            batch_size=settings.batch_size,
+            autocast=autocast,
+            generate=settings.generate,
+            max_length=settings.data.max_length,
+            truth_ratio=settings.truth_ratio,
+            notes=tuple(sentences) + notes + whose,
+        )
+        with interface.bar("audit") as advance:
+            evidence = audit(
+                {subject: _loader(name) for subject, name in given.items()},
+                asked,
+                plan,
+                hasher(),
+                folder=cache or out / "audit",
+                on_progress=lambda what, done, total: advance(done, total, what),
+            )
+        judgement = judge(evidence)
+        _write(RunFolder(out), settings, evidence, judgement, interface)
+        return evidence, judgement
 
 
 def check_audit_after(unlearning: UnlearnSettings, settings: AuditSettings) -> None:
@@ -109,6 +109,7 @@ def check_audit_after(unlearning: UnlearnSettings, settings: AuditSettings) -> N
 
     Raises InputError too where the audit splits the records by another seed.
     """
+    find(unlearning.model)  # which the audit calls its reference
     _check_split(unlearning.data.split_seed, settings, "the unlearning")
     check_audit(settings, load_data(settings.data, unanswered=True))
 

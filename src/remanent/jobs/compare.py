@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ class Comparison(Sweep):
         found = self.asked.model_dump(mode="json", exclude={"compare": set(EXECUTION)})
         return {**found, "unlearn": self.file.unlearn.model_dump(mode="json")}
 
-    def run(self) -> SweepView:
-        view = super().run()
+    def _run(self, inputs: Mapping[str, str]) -> SweepView:
+        view = super()._run(inputs)
         self._keep_the_best()
         if view.best is not None:
             model = RunFolder(self.out / "trials" / view.best).model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 
 from remanent.auditing.judgement import Criteria
 from remanent.core.files import read_json, write_atomic, write_json
-from remanent.core.run_folder import check_writable
+from remanent.core.run_folder import alone
 from remanent.errors import InputError, RunConflictError
 from remanent.jobs.audit import check_audit_after
 from remanent.jobs.data import files_digest, input_hashes, load_data, overlap
@@ -60,7 +60,9 @@ class Sweep:
         self.out, self.interface = out.absolute(), interface
         self.results, self.page, self.config = (self.out / f"{self.kind}.{end}" for end in ("json", "html", "yaml"))
         if file.unlearn.requests is not None:
-            expected = f"nothing in a {self.kind}, whose trials forget data.forget at once; `remanent unlearn` obeys them"
+            expected = (
+                f"nothing in a {self.kind}, whose trials forget data.forget at once; `remanent unlearn` obeys them"
+            )
             raise InputError("unlearn.requests", file.unlearn.requests, expected)
         data = self.data = load_data(file.unlearn.data)
         if not data.control:
@@ -97,7 +99,12 @@ class Sweep:
 
     def run(self) -> SweepView:
         """Every trial that is not there yet, then the chosen setting on its fresh seeds."""
-        self._begin()
+        inputs = self._inputs()
+        with alone(self.out):
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, str]) -> SweepView:
+        self._begin(inputs)
         self._read_ended()
         for sentence in overlap(self.data)[2]:
             self.interface.warn(sentence)
@@ -245,8 +252,8 @@ class Sweep:
         """The settings that decide what is found, as plain data that runs again."""
         return self.file.model_dump(mode="json", exclude={"sweep": set(EXECUTION)})
 
-    def _begin(self) -> None:
-        """Make the folder, or see that it belongs to the same model and records."""
+    def _inputs(self) -> dict[str, str]:
+        """Name -> hash of everything that the trials read."""
         unlearn = self.file.unlearn
         audit = self.first[0].audit
         models = {"model": unlearn.model, "base": unlearn.base, "audit.retrained": audit.retrained}
@@ -257,7 +264,10 @@ class Sweep:
         if audit.data != unlearn.data:
             hashes = input_hashes(load_data(audit.data, unanswered=True))
             inputs |= {f"audit.data.{role}": digest for role, digest in hashes.items()}
-        check_writable(self.out)
+        return inputs
+
+    def _begin(self, inputs: Mapping[str, str]) -> None:
+        """Begin in a new folder, or see that it belongs to the same model and records."""
         if self.config.is_file():
             before = read_json(self.out / "inputs.json")
             changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
@@ -267,7 +277,7 @@ class Sweep:
                 )
         elif any(item.name != "inputs.json" and not item.name.startswith(".") for item in self.out.iterdir()):
             raise RunConflictError(f"{self.out} is not empty and holds no {self.kind}; give another folder")
-        write_json(self.out / "inputs.json", inputs)
+        write_json(self.out / "inputs.json", dict(inputs))
         write_atomic(self.config, yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True))
 
 

@@ -96,7 +96,9 @@ def _check_own(file: SweepFile, method: str, varied: Mapping[str, Any]) -> None:
     fixed = {**own.get("hyperparameters", {}), **{key: own[key] for key in (LEARNING_RATE,) if key in own}}
     for key, value in fixed.items():
         if key in varied:
-            expected = f"nothing, since the sweep varies it: {', '.join(map(str, varied[key]))}; one of the two, not both"
+            expected = (
+                f"nothing, since the sweep varies it: {', '.join(map(str, varied[key]))}; one of the two, not both"
+            )
             raise InputError(f"sweep.own.{method}.{key}", value, expected)
 
 
