@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,14 @@ from remanent.core.batch import IGNORED, Batch, Encoded, collate
 from remanent.core.scores import answer_scores
 
 VOCABULARY = 48
+HOLD = """
+import sys
+from pathlib import Path
+from remanent.core.run_folder import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 # One thread: these models are so small that more only wait for each other, for minutes where other work runs beside.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -260,3 +273,21 @@ def same_bits() -> Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], 
         )
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def held() -> Callable[[Path], Any]:
+    """A context in which another process, which it gives, works in a folder; it is killed at the end."""
+
+    @contextmanager
+    def hold(folder: Path) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, "-c", HOLD, str(folder)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGKILL)
+
+    return hold

@@ -157,7 +157,8 @@ def compare(
         audit: settings of the audit, fields of `remanent.jobs.config.AuditSettings`.
         progress: show progress.
         settings: what all trials share: a field of `remanent.jobs.config.UnlearnSettings`, or of its `DataSettings`; or
-            processes, ray and keep_models, as of `remanent compare`.
+            processes, ray and keep_models, as of `remanent compare`. Processes import the script that calls this: call
+            it under `if __name__ == "__main__":`.
     """
     from remanent.jobs.compare import compare as run
     from remanent.jobs.compare_config import CompareFile, CompareSettings

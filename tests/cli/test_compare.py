@@ -94,6 +94,22 @@ def test_bad_options_are_named(options, message):
         asked(**{"method": ["npo"], "budget": 10, **options})
 
 
+@pytest.mark.parametrize(
+    ("methods", "field"),
+    [
+        ("{npo: 2e-5}", r"compare\.methods\.npo: got '2e-5'"),
+        ("npo", r"compare\.methods: got 'npo'"),
+        ("[npo: {learning_rate: 2e-5}]", r"compare\.methods: got"),
+        ("{npo: {hyperparameters: [1]}}", r"compare\.methods\.npo\.hyperparameters: got \[1\]"),
+    ],
+)
+def test_methods_that_are_no_mapping_of_settings_are_named(tmp_path, methods, field):
+    config = tmp_path / "compare.yaml"
+    config.write_text(f"compare: {{methods: {methods}, budget: 9}}\nunlearn: {{model: m, data: {{}}}}\n")
+    with pytest.raises(InputError, match=f"{field}.*a mapping of settings"):
+        file_of(CompareOptions.model_validate({"set": ["retain_weight=4"]}), config)
+
+
 def test_init_writes_a_comparisons_file_with_every_setting(call, tmp_path):
     config = tmp_path / "compare.yaml"
     assert call("init", "--compare", "--out", config).exit_code == 0

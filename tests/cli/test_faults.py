@@ -53,7 +53,7 @@ def test_debug_lets_an_error_through():
         guarded(failing(InputError("at", "x", "y")), "audit", debug=True)()
 
 
-@pytest.mark.parametrize(("command", "says"), [("unlearn", True), ("run", True), ("verify", False)])
+@pytest.mark.parametrize(("command", "says"), [("unlearn", True), ("run", True), ("compare", True), ("verify", False)])
 def test_ctrl_c_says_whether_the_run_goes_on(capsys, command, says):
     with pytest.raises(typer.Exit) as ended:
         guarded(failing(KeyboardInterrupt()), command, debug=False)()

@@ -135,7 +135,9 @@ def test_verify_with_another_key(call, job, tmp_path):
 def test_report_prints_its_path(call, job, tmp_path):
     result = call("report", job.run)
     assert (result.exit_code, result.stdout) == (0, f"{job.run / 'report.html'}\n")
-    assert "<html" in (job.run / "report.html").read_text()
+    page = (job.run / "report.html").read_text()
+    assert "<html" in page
+    assert "<dt>Seed</dt><dd><bdi>0</bdi></dd>" in page
     second = tmp_path / "r2"
     shutil.copytree(job.run, second, ignore=shutil.ignore_patterns("model", "checkpoints"))
     both = call("report", job.run, second, "--out", tmp_path / "new" / "both.html", "--title", "Twice")

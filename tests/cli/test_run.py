@@ -144,3 +144,34 @@ def test_a_condition_that_cannot_be_asked_is_refused_before_the_unlearning(
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.stderr.split())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("audit", "says"),
+    [
+        ({"reference": "./typo"}, "reference: got './typo'"),
+        ({"retrained": "./typo"}, "retrained: got './typo'"),
+        ({"model": "./typo"}, "model: got './typo'"),
+        ({"data": {"split_seed": 7}}, "split_seed: got 7; expected 0, as in the unlearning"),
+    ],
+)
+def test_an_audit_that_cannot_follow_is_refused_before_the_unlearning(call, world, written, tmp_path, audit, says):
+    data = filled(written, world, **audit)
+    if "data" in audit:
+        data["audit"]["data"] = {**data["unlearn"]["data"], **audit["data"]}
+        written.write_text(yaml.safe_dump(data))
+    result = call("run", written, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert says in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_not_there_is_called_what_the_file_calls_it(call, world, written, tmp_path):
+    data = filled(written, world)
+    data["unlearn"]["model"] = "./typo"
+    written.write_text(yaml.safe_dump(data))
+    result = call("run", written, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "model: got './typo'" in " ".join(result.stderr.split()).replace("Error: ", "")
+    assert "reference" not in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -84,13 +84,22 @@ def test_bad_options_are_named(options, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("sweep: {sedes: [1]}\nunlearn: {model: m, data: {}}\n", "did you mean 'seeds'"), ("[1]\n", "mapping"),
-     ("sweep: {}\nunlearn: {model: m, data: {}}\nsweeep: {}\n", "sweeep"), ("sweep: [\n", "YAML")],
+     ("sweep: {}\nunlearn: {model: m, data: {}}\nsweeep: {}\n", "sweeep"), ("sweep: [\n", "YAML"),
+     ("sweep: {}\nunlearn: {model: m, data: {}}\naudit: full\n", "audit: got 'full'; expected a mapping"),
+     ("sweep: [npo]\nunlearn: {model: m, data: {}}\n", r"sweep: got \['npo'\]; expected a mapping")],
 )  # fmt: skip
 def test_a_bad_file_is_named(tmp_path, text, message):
     config = tmp_path / "sweep.yaml"
     config.write_text(text)
     with pytest.raises(InputError, match=message):
         file_of(None, config)
+
+
+def test_an_option_is_typed_by_the_methods_of_a_file(tmp_path):
+    config = tmp_path / "sweep.yaml"
+    config.write_text("sweep: {method: 'npo,simnpo'}\nunlearn: {model: m, data: {}}\n")
+    file = file_of(SweepOptions.model_validate({"set": ["beta=1,2"]}), config)
+    assert file.sweep.hyperparameters == {"beta": (1.0, 2.0)}
 
 
 def test_init_writes_a_sweeps_file_with_every_setting(call, tmp_path):

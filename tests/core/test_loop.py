@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from resumable_run import STEPS, make_model, make_records, run
 
+from remanent.core import loop
 from remanent.core.batch import collate
 from remanent.core.displacement import Here
 from remanent.core.episode import Episode
@@ -246,6 +247,36 @@ def test_the_best_step_is_kept_and_never_the_one_before_the_first():
     assert (outcome.best_step, outcome.steps, outcome.stopped) == (2, 6, False)
     assert torch.equal(model.transformer.wte.weight, rule.seen[2])
     assert not torch.equal(rule.seen[2], rule.seen[6])
+
+
+def test_a_better_step_takes_the_place_of_the_best_one_in_memory(tmp_path, monkeypatch):
+    saved = []
+
+    def save(folder, checkpoint):
+        best = checkpoint.state["best"]["transformer.wte.weight"]
+        saved.append((best.data_ptr(), best.clone()))
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    model, rule = make_model(), Scores(dict(enumerate([0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 4.0])))
+    settings = replace(SETTINGS, evaluate_every=1, checkpoint_every=1)
+    outcome = run_episode(model, TASK, episode(), settings, rule=rule, folder=tmp_path)
+    assert outcome.best_step == 6
+    assert torch.equal(model.transformer.wte.weight, rule.seen[6])
+    assert len({place for place, _ in saved}) == 1
+    for (_, best), step in zip(saved, (1, 2, 3, 3, 3), strict=True):
+        assert torch.equal(best, rule.seen[step])
+
+
+def test_a_best_step_after_the_cut_replaces_the_one_before_it(tmp_path, snapshot, same_bits):
+    scores, settings = dict(enumerate([0.0, 0.0, 3.0, 1.0, 1.0, 5.0, 0.0])), replace(SETTINGS, evaluate_every=1)
+    alone, resumed = make_model(), make_model()
+    run_episode(alone, TASK, episode(), settings, rule=Scores(scores))
+    with pytest.raises(CutOff):
+        run_episode(
+            make_model(), TASK, episode(), settings, rule=Scores(scores), folder=tmp_path, on_step=cut_off_at(4)
+        )
+    assert run_episode(resumed, TASK, episode(), settings, rule=Scores(scores), folder=tmp_path).best_step == 5
+    assert same_bits(snapshot(resumed), snapshot(alone))
 
 
 def test_a_best_step_before_the_cut_is_still_the_best_after_it(tmp_path, snapshot, same_bits):

@@ -90,6 +90,12 @@ def test_snippets_import_what_there_is(page):
         exec(compile(ast.Module(imports, []), name_of(page), "exec"), {})
 
 
+def test_snippets_that_start_processes_may_be_imported_by_them():
+    started = [code for page in PAGES for _, code in blocks(page, "python") if "processes=" in code]
+    assert started
+    assert all('if __name__ == "__main__":' in code for code in started)
+
+
 @pytest.mark.parametrize(
     ("page", "words"), COMMAND_LINES, ids=lambda value: value if isinstance(value, str) else value[1]
 )

@@ -161,6 +161,54 @@ def test_the_page_shows_both(compared):
         assert text in page
 
 
+def test_a_method_of_which_a_seed_failed_keeps_its_best_model_until_that_is_tried_again(
+    sweep_world, tmp_path, monkeypatch
+):
+    import remanent.jobs.sweep_trial as module
+
+    audited, failing = module.run_audit, ["seed1"]
+
+    def audit(settings, out, **more):
+        if any("npo" in str(out) and str(out).endswith(end) for end in failing):
+            raise MemoryError("no memory left")
+        return audited(settings, out, **more)
+
+    def model(view, method, seed):
+        (row,) = [row for row in view.rows if (row["method"], row["seed"]) == (method, seed)]
+        return tmp_path / "trials" / row["name"] / "model"
+
+    monkeypatch.setattr(module, "run_audit", audit)
+    given = asked(sweep_world, {"npo": METHODS["npo"], "guardrail": {}}, budget=16)
+    given["unlearn"]["base"] = None
+    given["audit"] |= {"at": "full", "epsilon": 9.0}
+    view = compare(CompareFile.model_validate(given), tmp_path)
+    assert view.chosen.startswith("guardrail")
+    assert model(view, "npo", 0).is_dir()
+    failing.clear()
+    view = compare(CompareFile.model_validate(given), tmp_path)
+    assert view.chosen.startswith("npo")
+    assert [folder.parent.name for folder in tmp_path.rglob("model") if folder.is_dir()] == [view.best]
+
+
+def test_the_chosen_file_has_the_seed_of_the_best(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    told = module.judged
+
+    def judged(folder):
+        found = told(folder)
+        kept = found["retention"] | {"value": 0.9 if folder.name.endswith("seed1") else 0.5}
+        return found | {"retention": kept}
+
+    monkeypatch.setattr(module, "judged", judged)
+    given = asked(sweep_world, {"npo": METHODS["npo"]}, budget=16)
+    given["unlearn"]["base"] = None
+    given["audit"] |= {"at": "full", "epsilon": 9.0}
+    view = compare(CompareFile.model_validate(given), tmp_path)
+    assert view.best.endswith("seed1")
+    assert read_job(tmp_path / "chosen.yaml", tmp_path).unlearn.seed == 1
+
+
 def test_purged_it_keeps_the_best_model_and_lists_it(compared, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "purged"
@@ -188,6 +236,10 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
     ):
         with pytest.raises(InputError, match=field):
             compare(CompareFile.model_validate(asked(sweep_world, **given)), tmp_path / "none")
+    mistyped = asked(sweep_world)
+    mistyped["audit"]["retrained"] = "./typo"
+    with pytest.raises(InputError, match=r"retrained: got '\./typo'"):
+        compare(CompareFile.model_validate(mistyped), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

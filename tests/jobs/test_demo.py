@@ -12,6 +12,7 @@ import pytest
 
 from remanent.auditing.verify import verify
 from remanent.core.files import read_json, sha256_file
+from remanent.errors import RunConflictError
 from remanent.jobs.config import DemoSettings
 from remanent.jobs.demo import demo
 
@@ -71,6 +72,14 @@ def test_both_ways_make_the_same_number_of_passes(made):
     batches = {run.name: (run / "config.yaml").read_text() for run in result.runs}
     assert "batch_size: 8" in batches["plain"]
     assert "batch_size: 4" in batches["durable"]  # at two points
+
+
+def test_another_seed_is_refused_and_leaves_the_data_as_they_were(made):
+    out, _ = made
+    before = {file: sha256_file(file) for file in (out / "data").iterdir()}
+    with pytest.raises(RunConflictError, match="other records"):
+        demo(DemoSettings(**SMALL, seed=1), out)
+    assert {file: sha256_file(file) for file in (out / "data").iterdir()} == before
 
 
 def test_a_changed_model_fails_its_certificate(made, tmp_path):

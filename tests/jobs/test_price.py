@@ -107,6 +107,19 @@ def test_watching_costs_looks_and_the_best_steps_weights(folder, meta):
     assert watched.memory["the best step's weights"] == parameters * FLOAT
 
 
+def test_what_the_stopping_rule_looks_at_costs_a_copy_unless_it_is_packed(folder, meta):
+    copy = "copy of what the displaced points move"
+    weights = Weights.of(meta)
+    linears = sum(weight.numel() for name, weight in weights.items() if weights.kind(name) == "linear")
+    for stop_at, copied in (("full", 0), ("full,int4-row", linears)):
+        assert price(settings(folder, stop=True, stop_at=stop_at), meta)[0].memory[copy] == copied * FLOAT
+    learnt = settings(folder, stop=True, stop_at="full,int4-row", method="durableun-saf")
+    assert price(learnt, meta)[0].memory[copy] == linears * FLOAT  # one point after the other
+    adapted = add_lora(meta_model(folder), 2, 4)
+    asked = settings(folder, stop=True, adapter="lora-nf4", method="durableun-saf")
+    assert price(asked, adapted)[0].memory[copy] == 0
+
+
 def test_a_lora_trains_little_and_costs_two_thirds(folder, meta):
     full, _ = price(settings(folder), meta)
     asked = settings(folder, adapter="lora", lora_rank=2)

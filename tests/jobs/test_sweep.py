@@ -14,11 +14,14 @@ import yaml
 
 from remanent.core.files import read_json
 from remanent.errors import InputError, RunConflictError
+from remanent.jobs.audit import run_audit
+from remanent.jobs.config import AuditSettings, DataSettings, UnlearnSettings
 from remanent.jobs.progress import Interface
 from remanent.jobs.run import read_job
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile
 from remanent.jobs.sweep_trial import PUBLISHED
+from remanent.jobs.unlearn import unlearn
 
 SCRIPT = """
 import json, sys
@@ -209,6 +212,55 @@ def test_ctrl_c_leaves_a_page_and_the_sweep_goes_on(sweep_world, tmp_path, monke
     assert len(sweep(asked, tmp_path).rows) == 2
 
 
+def test_a_call_that_is_stopped_keeps_what_ended_before_on_its_page(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    asked = sweep_world.file(learning_rate=[1e-3, 3e-3], unlearn={"steps": 1}, audit={"at": "full", "epsilon": 9.0})
+    sweep(asked, tmp_path)
+    before = found(tmp_path)
+    more = sweep_world.file(
+        learning_rate=[1e-4, 1e-3, 3e-3], unlearn={"steps": 1}, audit={"at": "full", "epsilon": 9.0}
+    )
+
+    def stop(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_audit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(more, tmp_path)
+    assert found(tmp_path) == before
+    assert all(row["setting"] in (tmp_path / "sweep.html").read_text() for row in before)
+
+
+def test_nothing_is_written_of_results_where_no_trial_ended(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    def stop(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_audit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(sweep_world.file(unlearn={"steps": 1}), tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
+
+
+def test_what_was_chosen_goes_where_nothing_is_any_more(sweep_world, tmp_path):
+    easy = {"unlearn": {"steps": 1}, "audit": {"at": "full", "epsilon": 9.0}}
+    assert sweep(sweep_world.file(**easy, fresh_seeds=[7]), tmp_path).chosen is not None
+    assert (tmp_path / "chosen.yaml").is_file()
+    strict = {**easy, "audit": {"at": "full", "epsilon": 1e-6}}
+    assert sweep(sweep_world.file(**strict), tmp_path).chosen is None
+    assert not (tmp_path / "chosen.yaml").exists()
+
+
+def test_fresh_seeds_are_those_of_the_choice_alone(sweep_world, tmp_path):
+    easy = {"unlearn": {"steps": 4, "stop": False}, "audit": {"at": "full", "epsilon": 9.0}}
+    first = sweep(sweep_world.file(**easy, learning_rate=[3e-2], fresh_seeds=[7]), tmp_path)
+    second = sweep(sweep_world.file(**easy, learning_rate=[3e-2, 1e-5], fresh_seeds=[7]), tmp_path)
+    assert second.chosen != first.chosen  # a rate that changes nothing keeps all
+    assert [row["setting"] for row in second.rows if row["fresh"]] == [second.chosen]
+
+
 def test_kept_models_stay(sweep_world, tmp_path):
     sweep(sweep_world.file(keep_models=True, unlearn={"steps": 1}), tmp_path)
     (row,) = found(tmp_path)
@@ -224,6 +276,11 @@ def test_what_cannot_run_is_said_before_any_work(sweep_world, tmp_path):
         (sweep_world.file(audit={"at": "int5-nonsense"}), "at"),
         (sweep_world.file(audit={"epsilonn": 1.0}), "epsilon"),
         (sweep_world.file(audit={"at": "divergence:nowhere"}), "the folder of a saved model"),
+        (sweep_world.file(audit={"retrained": "./typo"}), "retrained: got './typo'"),
+        (sweep_world.file(audit={"reference": "./typo"}), "reference: got './typo'"),
+        (sweep_world.file(audit={"data": {**sweep_world.data()["unlearn"]["data"], "split_seed": 1}}), "split_seed"),
+        (sweep_world.file(unlearn={"stop_at": "relearning"}), "stop_at"),
+        (sweep_world.file(unlearn={"requests": str(sweep_world.files["forget"])}), "unlearn.requests"),
         (sweep_world.file(hyperparameters={"beta": [0.1, -1.0]}), "beta"),
         (sweep_world.file(unlearn={"data": {**sweep_world.data()["unlearn"]["data"], "control": None}}), "control"),
     ):
@@ -244,6 +301,38 @@ def test_a_folder_of_something_else_or_of_other_records_is_refused(swept, sweep_
     asked["unlearn"]["data"]["forget"] = str(shorter)
     with pytest.raises(RunConflictError, match="forget changed"):
         sweep(SweepFile.model_validate(asked), out)
+
+
+def test_a_folder_whose_audit_is_held_to_something_else_by_now_is_refused(sweep_world, tmp_path):
+    retrained, forget, out = tmp_path / "retrained", tmp_path / "forget.jsonl", tmp_path / "out"
+    shutil.copytree(sweep_world.model, retrained)
+    shutil.copy(sweep_world.files["forget"], forget)
+    data = {**sweep_world.data()["unlearn"]["data"], "forget": str(forget)}
+    asked = sweep_world.file(
+        unlearn={"steps": 1},
+        audit={"at": "full", "retrained": str(retrained), "reference": str(retrained), "data": data},
+    )
+    sweep(asked, out)
+    (retrained / "config.json").write_text((retrained / "config.json").read_text() + "\n")
+    forget.write_text("".join(forget.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunConflictError, match=r"audit\.data\.forget, audit\.reference, audit\.retrained changed"):
+        sweep(asked, out)
+
+
+@pytest.mark.parametrize("kind", ["sweep", "unlearn", "audit"])
+def test_a_folder_in_which_another_process_works_is_refused(sweep_world, tmp_path, held, kind):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    data = sweep_world.data()["unlearn"]
+    job = {
+        "sweep": lambda: sweep(sweep_world.file(), tmp_path),
+        "unlearn": lambda: unlearn(UnlearnSettings.model_validate(data), tmp_path),
+        "audit": lambda: run_audit(
+            AuditSettings(model=str(sweep_world.model), data=DataSettings(**data["data"])), tmp_path
+        ),
+    }[kind]
+    with held(tmp_path), pytest.raises(RunConflictError, match="in use by process"):
+        job()
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_the_saved_file_is_the_sweep_itself(swept):

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from remanent.core.estimate import Estimate
-from remanent.errors import MissingExtraError
+from remanent.core.files import read_json
+from remanent.errors import InputError, MissingExtraError
 from remanent.jobs.sweep import sweep
 from remanent.jobs.sweep_config import SweepFile
 from remanent.jobs.sweep_search import Search
@@ -78,6 +79,38 @@ def test_it_ends_and_what_diverged_is_not_asked_for_again_and_again(tmp_path):
     assert seen[6:].count("durable") < 3
 
 
+def test_references_stand_outside_and_are_given_once(tmp_path):
+    search = Search(file(8, method=["npo", "retrain", "simnpo"]), 0.25, tmp_path / "a")
+    assert search.total == 9
+    seen = []
+    while (setting := search.ask()) is not None:
+        seen.append(setting.method)
+        kept = 1.0 if setting.method == "retrain" else 0.5  # which would win if it were told
+        search.tell(setting, told(setting, 0.0, kept))
+    assert seen[0] == "retrain"
+    assert len(seen) == 9
+    assert set(seen[1:]) <= {"npo", "simnpo"}
+    with pytest.raises(InputError, match="beside the references"):
+        Search(file(8, method=["retrain"]), 0.25, tmp_path / "a")
+
+
+def test_what_was_asked_of_another_space_is_dropped(tmp_path):
+    asked = tmp_path / "asked.json"
+    wide = run(Search(file(6), 0.25, asked), 6)
+    assert Search(file(6), 0.25, asked).decided() == wide
+    narrow = Search(file(6, learning_rate=[1e-4, 1e-3]), 0.25, asked)
+    assert any(not 1e-4 <= item.learning_rate <= 1e-3 for item in wide)
+    assert narrow.decided() == []
+    assert all(1e-4 <= item.learning_rate <= 1e-3 for item in run(narrow, 6))
+    more = Search(file(6, learning_rate=[1e-4, 1e-3], hyperparameters={"beta": [0.1, 0.2]}), 0.25, asked)
+    assert more.decided() == []
+    run(more, 6)
+    text = {"method": "durable", "learning_rate": [1e-3], "hyperparameters": {"roundings": ["int4-row", "nf4"]}}
+    run(Search(file(6, **text), 0.25, asked), 6)
+    other = Search(file(6, **{**text, "hyperparameters": {"roundings": ["int8", "nf4"]}}), 0.25, asked)
+    assert {item.hyperparameters["roundings"] for item in run(other, 6)} <= {"int8", "nf4"}
+
+
 def test_text_is_one_of_its_values(tmp_path):
     search = Search(file(6, method="durable", hyperparameters={"roundings": ["int4-row", "nf4"]}), 0.25, tmp_path / "a")
     assert {search.ask().hyperparameters["roundings"] for _ in range(6)} <= {"int4-row", "nf4"}
@@ -93,6 +126,22 @@ def test_a_sweep_by_search_ends_with_the_best_it_tried(sweep_world, tmp_path):
     assert [row["seed"] for row in view.rows if row["fresh"]] == [5]
     before = [row["name"] for row in view.rows]
     assert [row["name"] for row in sweep(asked, tmp_path).rows] == before
+
+
+def test_a_search_that_is_stopped_again_keeps_what_ended_before_on_its_page(sweep_world, tmp_path, monkeypatch):
+    import remanent.jobs.sweep_trial as module
+
+    asked = sweep_world.data(search=2, learning_rate=[1e-4, 3e-3], unlearn={"steps": 1}, audit={"at": "full"})
+    before = sweep(SweepFile.model_validate(asked), tmp_path).rows
+
+    def stop(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_audit", stop)
+    asked["sweep"]["seeds"] = [1, 0]  # seed 1 is new, and comes first
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SweepFile.model_validate(asked), tmp_path)
+    assert read_json(tmp_path / "sweep.json")["trials"] == list(before)
 
 
 def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):

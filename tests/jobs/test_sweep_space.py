@@ -156,11 +156,32 @@ def test_the_shared_hyperparameters_hold_where_nothing_varies():
         ({"method": "npo", "hyperparameters": {"betta": [1.0]}}, "did you mean 'beta'"),
         ({"method": "npo", "retain_weight": [1], "hyperparameters": {"retain_weight": [1.0]}}, "not both"),
         ({"method": "npo", "hyperparameters": {"beta": []}}, "at least one value"),
+        (
+            {"method": "npo", "learning_rate": [1e-5, 1e-4], "own": {"npo": {"learning_rate": 1e-3}}},
+            r"sweep\.own\.npo\.learning_rate: got 0\.001; expected nothing, since the sweep varies it: 1e-05, 0\.0001",
+        ),
+        (
+            {"method": "npo", "retain_weight": [1], "own": {"npo": {"hyperparameters": {"retain_weight": 2}}}},
+            r"sweep\.own\.npo\.retain_weight",
+        ),
     ],
 )
 def test_what_cannot_vary_is_said(sweep, message):
     with pytest.raises(InputError, match=message):
         axes(file(**sweep))
+
+
+def test_a_shared_hyperparameter_that_no_method_has_is_said():
+    asked = file({"hyperparameters": {"betta": 0.7}}, method="npo,grad-ascent")
+    with pytest.raises(InputError, match=r"unlearn\.hyperparameters: got 'betta'.*did you mean 'beta'.* for npo, grad"):
+        axes(asked)
+
+
+def test_nothing_of_a_reference_varies_in_a_search():
+    own = {"retrain": {"learning_rate": 0.5}}
+    asked = file({"base": "b"}, method="npo,retrain", learning_rate=[1e-5, 1e-2], search=3, own=own)
+    assert axes(asked) == {"npo": {"learning_rate": (1e-5, 1e-2)}, "retrain": {}}
+    assert [item.learning_rate for item in grid(asked) if item.method == "retrain"] == [0.5]
 
 
 def test_text_with_commas_is_one_value():
@@ -205,8 +226,5 @@ def test_a_methods_own_settings_replace_the_shared_ones():
     )  # fmt: skip
     assert (found["durable"].learning_rate, found["durable"].schedule) == (0.1, "linear")
     assert found["durable"].hyperparameters["beta"] == 0.2
-    swept = file(shared, method=["npo"], own=own, learning_rate=[1.0], hyperparameters={"beta": [0.9]})
-    (item,) = grid(swept)  # what varies goes before what is a method's own
-    assert (item.learning_rate, item.hyperparameters["beta"]) == (1.0, 0.9)
     with pytest.raises(InputError, match="one of the methods"):
         grid(file(method=["npo"], own={"durable": {}}))

@@ -22,6 +22,8 @@ from remanent.auditing.evidence import (
     RecordScore,
 )
 from remanent.auditing.judge import judge
+from remanent.core.evaluation import Evaluation
+from remanent.jobs.config import UnlearnSettings
 from remanent.report.html import render
 from remanent.report.view import RunView
 
@@ -129,7 +131,8 @@ def metrics(figures: dict[str, tuple[float, float, float]], points: tuple[str, .
         for point in points:
             loss[f"forget@{point}"] = float(1.4 - 0.9 * done + noise.normal(0, 0.05))
             loss[f"retain@{point}"] = float(0.2 + 0.25 * np.exp(-((step - 25) ** 2) / 600) + noise.normal(0, 0.02))
-        found.append({"step": step, "kind": "train", "loss": loss, "learning_rate": 1e-5, "seconds": 1.3 * step})
+        row = {"loss": loss, "learning_rate": 1e-5, "micro_batch": None, "seconds": 1.3}
+        found.append({"step": step, "kind": "train", **row})
         if step % 15 == 0:
             nll = {}
             for point in ("full", "int4-row"):
@@ -139,22 +142,36 @@ def metrics(figures: dict[str, tuple[float, float, float]], points: tuple[str, .
                     for name, old, new in zip(("forget", "retain", "control"), before, after, strict=True)
                 }
             target = {point: nll[point]["control"] for point in nll}
-            stopped = step == 120
-            found.append({"step": step, "kind": "evaluation", "nll": nll, "target": target, "stopped": stopped})
+            gap = max(target[point] - nll[point]["forget"] for point in nll)
+            reached = step == 120
+            found.append(Evaluation(step, nll, target, (1.0, 0.0) if reached else (0.0, -gap), reached).to_dict())
     return found
 
 
 def information(method: str) -> dict[str, Any]:
+    """What a run folder says: the settings of its config.yaml and the facts of its manifest."""
+    settings = UnlearnSettings.model_validate(
+        {
+            "model": "smollm2-135m",
+            "data": {role: f"{role}.jsonl" for role in ("forget", "retain", "control")},
+            "method": method,
+            "hyperparameters": {"retain_weight": 1.0},
+            "learning_rate": 1e-5,
+            "steps": 120,
+            "batch_size": 8,
+        }
+    )
     return {
-        "method": method,
-        "hyperparameters": {"learning_rate": 1e-5, "steps": 120, "batch_size": 8, "retain_weight": 1.0},
-        "model": "smollm2-135m",
-        "seeds": [0],
+        **settings.model_dump(mode="json"),
         "versions": {"remanent": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
-        "started": "2026-11-25T10:02:11Z",
-        "ended": "2026-11-25T10:05:48Z",
+        "seed": 0,
+        "threads": 2,
         "seconds": 217.0,
-        "command": f"remanent unlearn --model ./taught --forget forget.jsonl --method {method} --out runs/{method}",
+        "peak_memory": 2_100_000_000,
+        "steps": 120,
+        "planned_steps": 160,
+        "stopped_by_rule": True,
+        "best_step": 120,
     }
 
 

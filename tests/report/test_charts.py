@@ -102,6 +102,16 @@ def test_the_dot_is_where_the_figure_is(summary: RunSummary) -> None:
     assert low > max(ends[:4])
 
 
+def test_where_the_rule_stopped_the_run_a_line_says_so(plain: RunView) -> None:
+    drawn = charts.evaluation_chart(plain.metrics, "x")
+    assert drawn is not None
+    assert "stopped" in drawn
+    unstopped = [row if row["kind"] == "train" else row | {"reached": row["step"] == 0} for row in plain.metrics]
+    drawn = charts.evaluation_chart(unstopped, "x")
+    assert drawn is not None
+    assert "stopped" not in drawn
+
+
 def test_what_was_not_done_is_not_drawn() -> None:
     assert charts.loss_chart([], "x") is None
     assert charts.evaluation_chart([{"step": 1, "kind": "train", "loss": {"forget@full": 1.0}}], "x") is None

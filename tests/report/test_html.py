@@ -103,7 +103,7 @@ def small(text: str) -> RunView:
         "FAILED",
         lines=(Line("kept", text, "FAILED", 0.1, reason=text), Line("overlap", None, "WARNED", reason=text)),
         notes=(text,),
-        information={"method": text, "model": text, "command": text, "versions": {"torch": text}},
+        information={"method": text, "model": text, "seed": 0, "versions": {"torch": text}},
         answers=({"record": f"{RETAIN}0", "condition": text, "answer": text},),
         asked=({"question": text, "condition": text, "before": text, "after": text},),
     )
@@ -148,9 +148,18 @@ def test_the_verdict_comes_first_and_the_figures_are_there(plain: RunView) -> No
     page = render([plain], "One run")
     words = " ".join(" ".join(Skeleton(page).text).split())
     assert words.index("FAILED") < words.index("What was judged") < words.index("By condition")
-    for expected in ("−0.78", "85%", "0.82", "Not tested", "remanent verify", plain.information["command"]):
+    for expected in ("−0.78", "85%", "0.82", "Not tested", "remanent verify", "Seed 0", "Took 3 min 37 s"):
         assert expected in words
     assert plain.evidence.subjects[AUDITED]["model.safetensors"] in words
+
+
+def test_a_limit_is_drawn_where_every_run_was_held_to_it(plain: RunView, durable: RunView, two_runs: str) -> None:
+    asked = f"asked for: {plain.criteria['upsilon']:.2f}"
+    assert asked in two_runs
+    stricter = replace(durable, criteria={**durable.criteria, "upsilon": 0.95, "epsilon": 0.1})
+    page = render([plain, stricter], "Two runs")
+    assert "asked for:" not in page
+    assert "limits: both hold" not in page
 
 
 def test_the_same_runs_make_the_same_page(plain: RunView, durable: RunView, two_runs: str) -> None:

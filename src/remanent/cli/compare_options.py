@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from remanent.cli.sweep_options import PAIRS, filled, option, optional, options_of, owner, split
+from remanent.cli.sweep_options import PAIRS, filled, mapping, option, optional, options_of, owner, split
 from remanent.core.catalogue import HOST, edits, unlearners
 from remanent.errors import InputError
-from remanent.jobs.compare_config import CompareFile, CompareSettings
+from remanent.jobs.compare_config import CompareFile, CompareSettings, by_name
 from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.hyperparameters import typed
 
@@ -52,9 +52,9 @@ def file_of(options: Any, config: Path | None) -> CompareFile:
                 found["compare"][name] = given[name]
         if given.get(RATE) is not None:
             found["unlearn"][RATE] = given[RATE]
-        said = found["compare"].get("methods") or {}
-        known = {name: {} for name in said} if isinstance(said, list) else {k: v or {} for k, v in said.items()}
-        methods = {name: dict(known.get(name, {})) for name in split(given.get(METHODS) or []) or known}
+        said = mapping(by_name(found["compare"].get("methods")), "compare.methods")
+        known = {name: mapping(own, f"compare.methods.{name}") for name, own in said.items()}
+        methods = {name: known.get(name, {}) for name in split(given.get(METHODS) or []) or known}
         for pair in sorted(given.get(PAIRS) or [], key=_of_a_host):  # whose it is must be known first
             _set(pair, methods)
         if methods:
@@ -71,7 +71,10 @@ def _set(pair: str, methods: dict[str, dict[str, Any]]) -> None:
     if not equals or (one and one not in methods):
         raise InputError("--set", pair, f"[METHOD.]NAME=VALUE, of one of {', '.join(methods)}")
     known = unlearners()
-    given = {method: found.get("hyperparameters", {}) for method, found in methods.items()}
+    given = {
+        method: mapping(found.get("hyperparameters"), f"compare.methods.{method}.hyperparameters")
+        for method, found in methods.items()
+    }
     own_name = {method for method in methods if method in known and name in known[method].accepted(given[method])}
     # What is no edit is trained by the run's own loop, which has a rate.
     trained = {method for method in methods if method not in edits()} if name == RATE else set()

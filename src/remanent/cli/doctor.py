@@ -64,7 +64,7 @@ def _show(here: Machine, estimate: JobEstimate | None) -> None:
     rows = [
         ("versions", ", ".join(f"{name} {version}" for name, version in here.versions.items())),
         ("processors", f"{here.cores}, of which torch uses {here.threads} threads"),
-        ("memory", None if here.memory is None else _bytes(here.memory)),
+        ("free memory", None if here.memory is None else _bytes(here.memory)),
         ("accelerators", ", ".join(accelerators) or "none"),
         ("speed", ", ".join(f"{name}: {rate / 1e9:,.3g} GFLOP/s" for name, rate in here.rates.items())),
         ("fast precision", here.fast_precision),

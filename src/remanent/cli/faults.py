@@ -21,7 +21,7 @@ from remanent.errors import (
 
 BAD_INPUT, DAMAGED, FAILURE, STOPPED = 2, 3, 1, 130
 _INPUT = (InputError, DataError, RunConflictError, UnsupportedError, MissingExtraError)
-_RESUMABLE = frozenset({"audit", "demo", "run", "sharpness", "sweep", "teach", "unlearn"})
+_RESUMABLE = frozenset({"audit", "compare", "demo", "run", "sharpness", "sweep", "teach", "unlearn"})
 
 
 def guarded(callback: Callable[..., Any], command: str, *, debug: bool) -> Callable[..., Any]:

@@ -106,12 +106,12 @@ def filled(
         config: the file; None where there is none.
         put: told of the options and of what was found for each part, puts those of the first part in place.
     """
-    data = _mapping(config) if config is not None else {}
+    data = mapping(load_yaml(config), str(config)) if config is not None else {}
     given = {} if options is None else options.model_dump()
-    found: dict[str, dict[str, Any]] = {part: dict(data.get(part) or {}) for part in kind.model_fields}
+    found = {part: mapping(data.get(part), part) for part in kind.model_fields}
     records = {name: value for name, value in (given.pop("data", None) or {}).items() if value is not None}
     if records:
-        found["unlearn"]["data"] = {**(found["unlearn"].get("data") or {}), **records}
+        found["unlearn"]["data"] = {**mapping(found["unlearn"].get("data"), "unlearn.data"), **records}
     elif config is None:
         found["unlearn"]["data"] = {}
     for name, value in given.items():
@@ -148,14 +148,15 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
 
     Numbers are separated by commas; text is one value, and more of it comes by giving the option again.
     """
-    swept = found["sweep"].get("method") or [
-        found["unlearn"].get("method", UnlearnSettings.model_fields["method"].default)
-    ]
+    swept = (
+        found["sweep"].get("method") or found["unlearn"].get("method") or UnlearnSettings.model_fields["method"].default
+    )
+    swept = split([swept]) if isinstance(swept, str) else swept
     known = unlearners()
     # Of a method that is put round others, each of which has hyper-parameters of its own.
     naming = {known[item].system.host for item in swept if item in known} - {""}
     hosted = [text for name, _, text in (pair.partition("=") for pair in pairs) if owner(name)[1] in naming]
-    said = found["unlearn"].get("hyperparameters", {})
+    said = mapping(found["unlearn"].get("hyperparameters"), "unlearn.hyperparameters")
     hosted = hosted or [said[name] for name in naming if said.get(name)]
     result: dict[str, list[Any]] = {}
     for pair in pairs:
@@ -181,9 +182,8 @@ def _values(pairs: list[str], found: dict[str, dict[str, Any]]) -> dict[str, lis
     return result
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """The file's plain data; whether they are a sweep's is seen once the options have joined them."""
-    data = load_yaml(path)
-    if not isinstance(data, dict):
-        raise InputError(str(path), type(data).__name__, "a mapping with the parts sweep, unlearn and audit")
-    return data
+def mapping(value: Any, field: str) -> dict[str, Any]:
+    """A part of a file, to be changed; an empty one where nothing is said."""
+    if value is not None and not isinstance(value, dict):
+        raise InputError(field, value, "a mapping of settings")
+    return dict(value or {})

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from remanent.core.files import read_json, sha256_file, write_atomic, write_json
+from remanent.core.files import naming, read_json, sha256_file, write_atomic, write_json
 from remanent.errors import InputError, RunConflictError
 
 _PACKAGES = (
     *("remanent", "torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy"),
     *("bitsandbytes", "torchao", "gguf"),
 )
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -72,7 +74,10 @@ class RunFolder:
         outputs = {
             str(file.relative_to(self.path)): sha256_file(file)
             for file in sorted(self.path.rglob("*"))
-            if file.is_file() and file != self.manifest and "checkpoints" not in file.relative_to(self.path).parts
+            if file.is_file()
+            and file != self.manifest
+            and file.name != _LOCK
+            and "checkpoints" not in file.relative_to(self.path).parts
         }
         write_json(self.manifest, {"versions": versions(), **facts, "outputs": outputs})
 
@@ -107,6 +112,42 @@ class RunFolder:
             self.certificate.replace(earlier / f"certificate-{sha256_file(self.certificate)[:16]}.json")
             gone.append(self.certificate)
         return gone
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes, which would remove each other's checkpoints; made where there is none.
+
+    The system frees it when this process ends, however it ends. Where there are no such locks (other systems, some
+    network file systems) nothing is held.
+
+    Raises InputError where the folder cannot be written, RunConflictError, which names the process, where one holds it.
+    """
+    check_writable(folder)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(folder / _LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise RunConflictError(
+                f"{folder} is in use by {holder}; wait until it ends, or give another folder"
+            ) from None
+        except OSError:
+            pass  # there are no such locks here
+        file.truncate(0)
+        with naming(folder / _LOCK):
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a folder that is given on says nothing of the machine
 
 
 def versions() -> dict[str, str]:

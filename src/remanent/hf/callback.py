@@ -104,7 +104,10 @@ class RemanentCallback(TrainerCallback):
             return
         evaluation = self._evaluate(model, state)
         if all(evaluation.score > other.score for other in self.evaluations[:-1] if other.step > 0):
-            self._best = {name: tensor.detach().clone() for name, tensor in _kept(model).items()}
+            if self._best is None:
+                self._best = {name: tensor.detach().clone() for name, tensor in _kept(model).items()}
+            else:  # in place: a new copy beside the old one would hold the weights once more
+                copy_into(self._best, _kept(model), "the model")
             self.best_step = state.global_step
         if self._met():
             control.should_training_stop = True

@@ -19,7 +19,7 @@ from remanent.auditing.plan import AuditData, AuditPlan, Loader, askable
 from remanent.auditing.relearned_area import check_asked
 from remanent.auditing.requirement import check_conditions
 from remanent.core.files import read_json, write_json
-from remanent.core.run_folder import RunFolder, check_writable
+from remanent.core.run_folder import RunFolder, alone
 from remanent.data.record import Record
 from remanent.errors import InputError, IntegrityError
 from remanent.jobs.config import AuditSettings, UnlearnSettings, write_yaml
@@ -56,64 +56,87 @@ def run_audit(
     conditions, _ = _asked(settings, data)
     names = {AUDITED: settings.model, ORIGINAL: settings.reference, RETRAINED: settings.retrained}
     given = {subject: name for subject, name in names.items() if name is not None}
-    for name in given.values():
-        find(name)  # a model that is not there is said before any work
+    check_there(settings, "model", "reference", "retrained")
     notes = _notes(settings, data)
-    check_writable(out)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
-    data, whose = reference_answers(
-        data, settings.reference, batch_size=settings.batch_size, autocast=autocast, interface=interface
-    )
-    asked = _audited(data)
-    shared, sentences, details = overlap(data)
-    for sentence in details:
-        interface.warn(sentence)
-    written = settings.model_dump()
-    plan = AuditPlan(
-        conditions,
-        settings={
-            **{name: getattr(settings, name) for name in _THRESHOLDS},
-            "score": "mean answer NLL per record",
-            "overlap": shared,
-            "split_seed": settings.data.split_seed,
-            "attack_seeds": settings.attack_seeds,
-            # Where it says something, so that an audit made before is the same again.
-            **{name: written[name] for name in settings.came_later if name in written},
-            **({"require": list(settings.require)} if settings.require else {}),
-            **({} if others is None else {"other_records_than_the_run": others}),
-        },
-        batch_size=settings.batch_size,
-        autocast=autocast,
-        generate=settings.generate,
-        max_length=settings.data.max_length,
-        truth_ratio=settings.truth_ratio,
-        notes=tuple(sentences) + notes + whose,
-    )
-    with interface.bar("audit") as advance:
-        evidence = audit(
-            {subject: _loader(name) for subject, name in given.items()},
-            asked,
-            plan,
-            hasher(),
-            folder=cache or out / "audit",
-            on_progress=lambda what, done, total: advance(done, total, what),
+    with alone(out):
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        autocast = torch.bfloat16 if settings.precision == "bf16" else None
+        data, whose = reference_answers(
+            data, settings.reference, batch_size=settings.batch_size, autocast=autocast, interface=interface
         )
-    judgement = judge(evidence)
-    _write(RunFolder(out), settings, evidence, judgement, interface)
-    return evidence, judgement
+        asked = _audited(data)
+        shared, sentences, details = overlap(data)
+        for sentence in details:
+            interface.warn(sentence)
+        written = settings.model_dump()
+        plan = AuditPlan(
+            conditions,
+            settings={
+                **{name: getattr(settings, name) for name in _THRESHOLDS},
+                "score": "mean answer NLL per record",
+                "overlap": shared,
+                "split_seed": settings.data.split_seed,
+                "attack_seeds": settings.attack_seeds,
+                # Where it says something, so that an audit made before is the same again.
+                **{name: written[name] for name in settings.came_later if name in written},
+                **({"require": list(settings.require)} if settings.require else {}),
+                **({} if others is None else {"other_records_than_the_run": others}),
+            },
+            batch_size=settings.batch_size,
+            autocast=autocast,
+            generate=settings.generate,
+            max_length=settings.data.max_length,
+            truth_ratio=settings.truth_ratio,
+            notes=tuple(sentences) + notes + whose,
+        )
+        with interface.bar("audit") as advance:
+            evidence = audit(
+                {subject: _loader(name) for subject, name in given.items()},
+                asked,
+                plan,
+                hasher(),
+                folder=cache or out / "audit",
+                on_progress=lambda what, done, total: advance(done, total, what),
+            )
+        judgement = judge(evidence)
+        _write(RunFolder(out), settings, evidence, judgement, interface)
+        return evidence, judgement
+
+
+def check_audit_after(unlearning: UnlearnSettings, settings: AuditSettings) -> None:
+    """`check_audit` of an audit that follows an unlearning, before any of the work.
+
+    Raises InputError too where the audit splits the records by another seed.
+    """
+    find(unlearning.model)  # which the audit calls its reference
+    _check_split(unlearning.data.split_seed, settings, "the unlearning")
+    check_audit(settings, load_data(settings.data, unanswered=True))
 
 
 def check_audit(settings: AuditSettings, data: JobData) -> None:
     """See, while the model to audit need not be there yet, that an audit could be made of these records.
 
     Raises:
-        InputError: for a threshold, a limit or a condition that is wrong, or that these records do not allow.
+        InputError: for a threshold, a limit or a condition that is wrong, or that these records do not allow, and for
+            a model to compare with that is not there.
         MissingExtraError: for one that needs what is not installed.
     """
+    check_there(settings, "reference", "retrained")
     conditions, asked = _asked(settings, data)
     askable(AuditPlan(conditions, generate=settings.generate), asked.named(), settings.reference is not None)
+
+
+def check_there(settings: AuditSettings, *fields: str) -> None:
+    """Raise InputError, which names the field, where a model of an audit is not there."""
+    for field in fields:
+        name = getattr(settings, field)
+        if name is None:
+            continue
+        try:
+            find(name)
+        except InputError as error:
+            raise InputError(field, error.value, error.expected) from None
 
 
 def settings_between(settings: UnlearnSettings, model: str) -> AuditSettings:
@@ -178,14 +201,18 @@ def _against_the_run(run: RunFolder, settings: AuditSettings, data: JobData) -> 
     if not run.config.is_file() or not run.inputs.is_file():
         return None
     asked = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("data") or {}
-    seed = asked.get("split_seed")
-    if seed is not None and seed != settings.data.split_seed:
-        expected = f"{seed}, as in {run.config}: another seed asks records that the method has trained on"
-        raise InputError("split_seed", settings.data.split_seed, expected)
+    if asked.get("split_seed") is not None:
+        _check_split(asked["split_seed"], settings, str(run.config))
     before, now = read_json(run.inputs), input_hashes(data)
     # A set that the run was not given cannot have trained it.
     shared = [role for role in ("forget", "retain", "control") if role in before and role in now]
     return [role for role in shared if before[role] != now[role]]
+
+
+def _check_split(seed: int, settings: AuditSettings, where: str) -> None:
+    if seed != settings.data.split_seed:
+        expected = f"{seed}, as in {where}: another seed asks records that the method has trained on"
+        raise InputError("split_seed", settings.data.split_seed, expected)
 
 
 def _write(

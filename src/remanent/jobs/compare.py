@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from remanent.jobs.compare_config import CompareFile
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.sweep import Sweep
 from remanent.jobs.sweep_config import EXECUTION
+from remanent.jobs.sweep_trial import FAILED
 from remanent.jobs.sweep_workers import Row
-from remanent.report.sweep_view import SweepView, best_of, eligible
+from remanent.report.sweep_view import SweepView, best_of, eligible, summaries
 
 
 def compare(file: CompareFile, out: Path, *, interface: Interface | None = None) -> SweepView:
@@ -48,8 +50,8 @@ class Comparison(Sweep):
         found = self.asked.model_dump(mode="json", exclude={"compare": set(EXECUTION)})
         return {**found, "unlearn": self.file.unlearn.model_dump(mode="json")}
 
-    def run(self) -> SweepView:
-        view = super().run()
+    def _run(self, inputs: Mapping[str, str]) -> SweepView:
+        view = super()._run(inputs)
         self._keep_the_best()
         if view.best is not None:
             model = RunFolder(self.out / "trials" / view.best).model
@@ -69,9 +71,12 @@ class Comparison(Sweep):
             return
         view = self.view()
         kept = {view.best}
-        for item in view.settings:
-            if len(item.rows) < len(self.file.sweep.seeds) and eligible(item, self.criteria.epsilon):
-                kept.add(best_of(item)["name"])
+        for setting in view.settings:
+            # A trial that failed is tried again: its method may be the best yet.
+            ended = [row for row in setting.rows if row["status"] != FAILED]
+            for item in summaries(ended, self.criteria.alpha):
+                if len(ended) < len(self.file.sweep.seeds) and eligible(item, self.criteria.epsilon):
+                    kept.add(best_of(item)["name"])
         for name in self.rows:
             if name not in kept:
                 shutil.rmtree(RunFolder(self.out / "trials" / name).model, ignore_errors=True)

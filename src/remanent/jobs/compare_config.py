@@ -10,11 +10,12 @@ from remanent.jobs.config import UnlearnSettings
 from remanent.jobs.sweep_config import MethodSettings, Seeds, SweepFile, SweepSettings
 
 
-def _by_name(value: Any) -> Any:
+def by_name(value: Any) -> Any:
     """Methods with no settings of their own may be a list of names, or have nothing behind their names."""
     if isinstance(value, dict):
         return {name: {} if own is None else own for name, own in value.items()}
-    return {name: {} for name in value} if isinstance(value, list | tuple) else value
+    names = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return {name: {} for name in value} if names else value
 
 
 class CompareSettings(BaseModel):
@@ -22,7 +23,7 @@ class CompareSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    methods: Annotated[dict[str, MethodSettings], BeforeValidator(_by_name)] = Field(
+    methods: Annotated[dict[str, MethodSettings], BeforeValidator(by_name)] = Field(
         min_length=1,
         description="Methods by name, each with what is its own in place of the settings below: learning_rate, "
         "hyperparameters, epochs, batch_size and so on; the method's own defaults where neither says anything.",

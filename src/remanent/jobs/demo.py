@@ -10,12 +10,12 @@ from pathlib import Path
 from remanent.auditing.signing import generate_key
 from remanent.auditing.verify import Verification, verify
 from remanent.core.files import write_json
-from remanent.core.run_folder import RunFolder, check_writable
+from remanent.core.run_folder import RunFolder, alone
 from remanent.data.authors import AuthorSets, author_sets
 from remanent.data.general_text import general_text
-from remanent.data.jsonl import write_records
+from remanent.data.jsonl import read_records, write_records
 from remanent.data.record import Record
-from remanent.errors import InputError
+from remanent.errors import InputError, RunConflictError
 from remanent.jobs.ask import Asked, ask
 from remanent.jobs.audit import run_audit
 from remanent.jobs.certify import certify
@@ -76,78 +76,82 @@ def demo(settings: DemoSettings, out: Path, *, interface: Interface | None = Non
         chosen = settings.model_fields_set
         changes = {name: value for name, value in _TINY_SETTINGS.items() if name not in chosen}
         settings = settings.model_copy(update=changes)
-    check_writable(out)
-    precision = fast_precision() if settings.precision == "auto" else settings.precision
-    sets = author_sets(settings.seed, settings.forget, settings.retain, settings.control, settings.questions)
-    files = _write(sets, out / "data")
-    if base is None:
-        base = _tiny_base(settings, sets, out, interface)
-    interface.say(f"1. Teach {settings.model} {settings.forget + settings.retain} fictitious authors")
-    taught = teach(
-        TeachSettings(
-            model=base,
-            records=str(files["taught"]),
-            system=SYSTEM,
-            epochs=settings.teaching_epochs,
-            learning_rate=settings.teaching_rate,
-            select=UPPER_HALF.get(settings.model, "*"),
-            precision=precision,
-            seed=settings.seed,
-            threads=settings.threads,
-        ),
-        out / "taught",
-        interface=interface,
-    )
-    data = DataSettings(**{role: str(files[role]) for role in ("forget", "retain", "control", "text")}, system=SYSTEM)
-    runs = []
-    for number, (name, (method, batch_size, points)) in enumerate(WAYS.items(), start=2):
-        interface.say(f"{number}. A deletion request for {settings.forget} of them: unlearn, the {name} way ({method})")
-        runs.append(
-            unlearn(
-                UnlearnSettings(
-                    model=str(taught.model),
-                    data=data,
-                    method=method,
-                    hyperparameters={"retain_weight": RETAIN_WEIGHT},
-                    select=UPPER_HALF.get(settings.model, "*"),
-                    steps=settings.steps,
-                    learning_rate=settings.learning_rate,
-                    batch_size=batch_size,
-                    schedule="constant",
-                    warmup=0.0,
-                    precision=precision,
-                    seed=settings.seed,
-                    stop_at="full,int4-row" if points == 2 else "full",
-                    evaluate_every=5,
-                    evaluate_records=6,
-                    threads=settings.threads,
-                ),
-                out / name,
-                interface=interface,
-            )
-        )
-    for number, run in enumerate(runs, start=4):
-        interface.say(f"{number}. Audit the {run.path.name} model at {settings.at}")
-        run_audit(
-            AuditSettings(
-                model=str(run.model),
-                reference=str(taught.model),
-                data=data,
-                at=settings.at,
-                generate=settings.generate,
-                truth_ratio=False,  # four more answers to score for each record would double the audit
+    with alone(out):
+        precision = fast_precision() if settings.precision == "auto" else settings.precision
+        sets = author_sets(settings.seed, settings.forget, settings.retain, settings.control, settings.questions)
+        files = _write(sets, out / "data")
+        if base is None:
+            base = _tiny_base(settings, sets, out, interface)
+        interface.say(f"1. Teach {settings.model} {settings.forget + settings.retain} fictitious authors")
+        taught = teach(
+            TeachSettings(
+                model=base,
+                records=str(files["taught"]),
+                system=SYSTEM,
+                epochs=settings.teaching_epochs,
+                learning_rate=settings.teaching_rate,
+                select=UPPER_HALF.get(settings.model, "*"),
                 precision=precision,
+                seed=settings.seed,
                 threads=settings.threads,
             ),
-            run.path,
+            out / "taught",
             interface=interface,
-            cache=out / "audits",
         )
-    interface.say("6. Ask before and after, sign what was found, and verify the signatures")
-    _ask(runs, taught, sets)
-    verified = _sign(runs, out)
-    page = report([run.path for run in runs], out / "report.html", "Remanent demo: unlearned twice, audited alike")
-    return Demo([run.path for run in runs], page, verified, time.monotonic() - began)
+        data = DataSettings(
+            **{role: str(files[role]) for role in ("forget", "retain", "control", "text")}, system=SYSTEM
+        )
+        runs = []
+        for number, (name, (method, batch_size, points)) in enumerate(WAYS.items(), start=2):
+            interface.say(
+                f"{number}. A deletion request for {settings.forget} of them: unlearn, the {name} way ({method})"
+            )
+            runs.append(
+                unlearn(
+                    UnlearnSettings(
+                        model=str(taught.model),
+                        data=data,
+                        method=method,
+                        hyperparameters={"retain_weight": RETAIN_WEIGHT},
+                        select=UPPER_HALF.get(settings.model, "*"),
+                        steps=settings.steps,
+                        learning_rate=settings.learning_rate,
+                        batch_size=batch_size,
+                        schedule="constant",
+                        warmup=0.0,
+                        precision=precision,
+                        seed=settings.seed,
+                        stop_at="full,int4-row" if points == 2 else "full",
+                        evaluate_every=5,
+                        evaluate_records=6,
+                        threads=settings.threads,
+                    ),
+                    out / name,
+                    interface=interface,
+                )
+            )
+        for number, run in enumerate(runs, start=4):
+            interface.say(f"{number}. Audit the {run.path.name} model at {settings.at}")
+            run_audit(
+                AuditSettings(
+                    model=str(run.model),
+                    reference=str(taught.model),
+                    data=data,
+                    at=settings.at,
+                    generate=settings.generate,
+                    truth_ratio=False,  # four more answers to score for each record would double the audit
+                    precision=precision,
+                    threads=settings.threads,
+                ),
+                run.path,
+                interface=interface,
+                cache=out / "audits",
+            )
+        interface.say("6. Ask before and after, sign what was found, and verify the signatures")
+        _ask(runs, taught, sets)
+        verified = _sign(runs, out)
+        page = report([run.path for run in runs], out / "report.html", "Remanent demo: unlearned twice, audited alike")
+        return Demo([run.path for run in runs], page, verified, time.monotonic() - began)
 
 
 def _base(settings: DemoSettings) -> str | None:
@@ -164,12 +168,16 @@ def _base(settings: DemoSettings) -> str | None:
 
 
 def _write(sets: AuthorSets, folder: Path) -> dict[str, Path]:
+    """Write the records. Raises RunConflictError where others are there, which earlier parts were made of."""
     folder.mkdir(parents=True, exist_ok=True)
     records = {"retain": sets.retain, "taught": (*sets.forget, *sets.retain)}
     records["forget"] = _paraphrased_once(sets.forget)
     records["control"] = _paraphrased_once(sets.control, every=2)
     records["text"] = tuple(general_text()[:PASSAGES])
     files = {name: folder / f"{name}.jsonl" for name in records}
+    for name, part in records.items():
+        if files[name].is_file() and read_records(files[name], name) != list(part):
+            raise RunConflictError(f"{files[name]} is of a demo with other records; give another folder, or remove it")
     for name, part in records.items():
         write_records(files[name], part)
     return files

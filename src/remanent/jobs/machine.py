@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from remanent.models.source import ALIASES
 DEFAULT_MODEL = "smollm2-135m"
 EXTRAS = {"data": "datasets", "quant": "bitsandbytes"}
 _TRIES, _SECONDS = 12, 1.0
+_MEMORY, _OWN_GROUPS, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Machine:
         versions: of Python, the machine and the packages that decide a result.
         cores: processors that this process may use.
         threads: that torch uses.
-        memory: bytes of main memory; None where the system does not say.
+        memory: bytes of main memory that are free, or left by the limit of a container; None where the system does not
+            say.
         accelerators: name and bytes of memory of each.
         fast_precision: "bf16" where it is computed faster than float32, else "fp32".
         rates: precision -> floating-point operations a second of a matrix product, measured.
@@ -99,10 +104,40 @@ def matmul_rate(dtype: torch.dtype, width: int, rows: int) -> float:
 
 
 def _memory() -> int | None:
+    return min((*_free(), *_left_to_groups()), default=None)
+
+
+def _free() -> Iterator[int]:
+    """Bytes of main memory that are free, or, where the system does not say, all of them."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
+        lines = _MEMORY.read_text().splitlines()
+        yield next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _left_to_groups() -> Iterator[int]:
+    """Bytes that are left to each control group that this process is in, and to those round it: a container's limit."""
+    for line in _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names, cache = _GROUPS, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):  # version 1
+            root, cache = _GROUPS / "memory", "total_inactive_file"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(root):
+                break
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # none of a group's files, or no limit: "max"
+                continue
+            yield max(0, limit - used + int(stat.get(cache, 0)))  # what files were read is given back when it is wanted
 
 
 def _default_model() -> str:

@@ -12,6 +12,7 @@ from remanent.auditing.measure import TEXT_MEASURED
 from remanent.auditing.prompts import FewShot
 from remanent.auditing.relearning import ATTACKED
 from remanent.auditing.remind import Remind, embeddings
+from remanent.core.displacement import Displacement
 from remanent.core.edit import Edit
 from remanent.core.loop import planned_steps
 from remanent.core.method import Method, Objective
@@ -125,14 +126,17 @@ def price_unlearning(
     matrices = _matrices(weights, model)
     operations = (learned * factor + referred * 2) * matrices
     watched = settings.stop and "control" in sizes and not method.from_base and method.judged_by_rule
+    looked_at = [condition.displacement for condition in parse_conditions(settings.stop_at)] if watched else []
     if watched:
-        points = len(parse_conditions(settings.stop_at))
+        points = len(looked_at)
         seen = sum(min(settings.evaluate_records, size.records) * size.tokens for size in sizes.values())
         operations += (1 + steps // max(1, settings.evaluate_every)) * points * seen * 2 * matrices
     batch = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
     longest = max(size.tokens for size in roles.values())
-    movers = [(place.displacement, _count(place.displacement.moving(weights))) for place in method.places]
-    moved = max(count for _, count in movers)
+    packed = settings.adapter == "lora-nf4"
+    movers = [(place.displacement, _copied(place.displacement, weights, packed)) for place in method.places]
+    # A point is left before the next one is entered.
+    moved = max([count for _, count in movers] + [_copied(point, weights, packed) for point in looked_at])
     asked = type(method.objective).at_reference is not Objective.at_reference
     kept_apart = 0
     if method.combine is not None:
@@ -262,6 +266,12 @@ def _attack_batch(conditions: Sequence[Condition]) -> tuple[int, int]:
 
 def _count(weights: Weights) -> int:
     return sum(weight.numel() for weight in weights.values())
+
+
+def _copied(point: Displacement, weights: Weights, packed: bool) -> int:
+    """Weights of which a point keeps a copy. A packed layer has none: another forward stands in for its own there."""
+    moving = point.moving(weights)
+    return sum(weight.numel() for name, weight in moving.items() if not (packed and weights.kind(name) == "linear"))
 
 
 def _matrices(weights: Weights, model: Any) -> int:

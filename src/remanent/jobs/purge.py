@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from remanent.core.files import read_json, write_json
-from remanent.core.run_folder import RunFolder, check_writable
+from remanent.core.run_folder import RunFolder, alone
 from remanent.core.user_folders import user_cache
 from remanent.errors import InputError
 from remanent.jobs.sweep_trial import AUDITS, FAILED
@@ -108,28 +108,28 @@ def purge(plan: Purge) -> None:
     Nothing that a certificate names is touched, so that it stays verifiable.
     """
     file = RunFolder(plan.folder).manifest
-    check_writable(plan.folder)
-    manifest: dict[str, Any] = read_json(file) if file.is_file() else {}  # a sweep has none of its own
-    earlier = manifest.get("purged", [])
-    record: dict[str, Any] = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "state": "begun",
-        "removed": [asdict(item) for item in plan.removes],
-        "remains": [asdict(item) for item in plan.remains],
-    }
-    write_json(file, {**manifest, "purged": [*earlier, record]})
-    for item in plan.removes:
-        path = Path(item.path)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    for run in plan.runs:
-        if run.manifest.is_file():
-            held = read_json(run.manifest)
-            left = {name: digest for name, digest in held.get("outputs", {}).items() if (run.path / name).is_file()}
-            write_json(run.manifest, {**held, "outputs": left})
-    write_json(file, {**read_json(file), "purged": [*earlier, {**record, "state": "done"}]})
+    with alone(plan.folder):
+        manifest: dict[str, Any] = read_json(file) if file.is_file() else {}  # a sweep has none of its own
+        earlier = manifest.get("purged", [])
+        record: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "state": "begun",
+            "removed": [asdict(item) for item in plan.removes],
+            "remains": [asdict(item) for item in plan.remains],
+        }
+        write_json(file, {**manifest, "purged": [*earlier, record]})
+        for item in plan.removes:
+            path = Path(item.path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for run in plan.runs:
+            if run.manifest.is_file():
+                held = read_json(run.manifest)
+                left = {name: digest for name, digest in held.get("outputs", {}).items() if (run.path / name).is_file()}
+                write_json(run.manifest, {**held, "outputs": left})
+        write_json(file, {**read_json(file), "purged": [*earlier, {**record, "state": "done"}]})
 
 
 def _plan(

@@ -35,7 +35,7 @@ from remanent.core.edit import Edit
 from remanent.core.files import read_json, write_atomic, write_json
 from remanent.core.intervention import worn
 from remanent.core.method import Method
-from remanent.core.run_folder import RunFolder
+from remanent.core.run_folder import RunFolder, alone
 from remanent.core.sampling import seed_of
 from remanent.core.weights import Weights
 from remanent.data.encode import encode_all
@@ -95,6 +95,9 @@ def obey(
         raise InputError("forget", settings.data.forget, "nothing beside requests, which hold what is to be forgotten")
     if settings.audit_every and settings.adapter == "lora-nf4":
         raise InputError("audit_every", settings.audit_every, "0 with lora-nf4, since an adapter alone is not audited")
+    source = find(settings.model)
+    if settings.retrained is not None:
+        find(settings.retrained)  # a model that is not there is said before any work
     asked = list(requests) if requests is not None else _named(str(settings.requests))
     check_distinct(asked)
     everything = [record for request in asked for record in request.records]
@@ -105,30 +108,28 @@ def obey(
         for forget in (data.forget[:first], data.forget):  # of the first audit, which has the fewest, and of the last
             check_audits_between(settings, replace(data, forget=forget))
     stop_points = stopping_points(settings)
-    source = find(settings.model)
-    if settings.retrained is not None:
-        find(settings.retrained)  # a model that is not there is said before any work
     run = RunFolder(out)
-    settings = with_threads(_resolved(settings, method, data), run.config)
-    method = build_method(settings) if isinstance(method, Method) else edit_of(settings)
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    # The requests are checked one by one, so that new ones may come when the earlier ones are done.
-    fixed = {role: digest for role, digest in input_hashes(data).items() if role != "forget"}
-    run.begin(text, {**fixed, "model": files_digest(source.files())})
-    queue = _Queue(settings, method, asked, data, run, stop_points, interface, records or {})
-    if queue.finished():
-        interface.say(f"{run.path}: finished already; the model is in {run.model}")
+    with alone(run.path):
+        settings = with_threads(_resolved(settings, method, data), run.config)
+        method = build_method(settings) if isinstance(method, Method) else edit_of(settings)
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        # The requests are checked one by one, so that new ones may come when the earlier ones are done.
+        fixed = {role: digest for role, digest in input_hashes(data).items() if role != "forget"}
+        run.begin(text, {**fixed, "model": files_digest(source.files())})
+        queue = _Queue(settings, method, asked, data, run, stop_points, interface, records or {})
+        if queue.finished():
+            interface.say(f"{run.path}: finished already; the model is in {run.model}")
+            return run
+        for sentence in overlap(data)[2]:
+            interface.warn(sentence)
+        if not data.control and settings.retrained is None:
+            interface.warn("no control set and no retrained model: the curve's forget degree (F.D.) needs one of them")
+        assert settings.threads is not None
+        torch.set_num_threads(settings.threads)
+        if isinstance(method, Method):
+            say_when_it_stops(method, data, settings, interface)
+        queue.to_end()
         return run
-    for sentence in overlap(data)[2]:
-        interface.warn(sentence)
-    if not data.control and settings.retrained is None:
-        interface.warn("no control set and no retrained model: the curve's forget degree (F.D.) needs one of them")
-    assert settings.threads is not None
-    torch.set_num_threads(settings.threads)
-    if isinstance(method, Method):
-        say_when_it_stops(method, data, settings, interface)
-    queue.to_end()
-    return run
 
 
 class _Queue:

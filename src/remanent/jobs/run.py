@@ -11,9 +11,8 @@ from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Judgement
 from remanent.auditing.requirement import check_conditions
 from remanent.core.run_folder import RunFolder
-from remanent.jobs.audit import check_audit, run_audit
+from remanent.jobs.audit import check_audit_after, check_there, run_audit
 from remanent.jobs.config import AuditSettings, JobSettings, UnlearnSettings, load_yaml, parse
-from remanent.jobs.data import load_data
 from remanent.jobs.progress import Interface
 from remanent.jobs.unlearn import unlearn
 
@@ -62,10 +61,12 @@ def read_job(path: Path, out: Path) -> JobSettings:
 def run_job(settings: JobSettings, out: Path, *, interface: Interface | None = None) -> Judgement | None:
     """Unlearn and audit, or go on where that was cut off; the judgement is None where no audit was asked for.
 
-    Raises InputError before the unlearning where the audit could not be made of its records.
+    Raises InputError before the unlearning where the audit could not be made.
     """
     if settings.audit is not None:
-        check_audit(settings.audit, load_data(settings.audit.data, unanswered=True))
+        check_audit_after(settings.unlearn, settings.audit)
+        if Path(settings.audit.model).resolve() != RunFolder(out).model.resolve():
+            check_there(settings.audit, "model")
     unlearn(settings.unlearn, out, interface=interface)
     if settings.audit is None:
         return None

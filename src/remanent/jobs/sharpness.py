@@ -18,7 +18,7 @@ from remanent.core.batch import Batch, Encoded, collate
 from remanent.core.displacement import Displacement
 from remanent.core.files import read_json, write_json
 from remanent.core.importance.losses import answer_nll, mean_answer_nll, token_nll
-from remanent.core.run_folder import RunFolder
+from remanent.core.run_folder import RunFolder, alone
 from remanent.core.selection import Selection
 from remanent.core.weights import Weights
 from remanent.data.encode import encode_all, pad_id
@@ -102,42 +102,43 @@ def measure_sharpness(
     sets = {name: load_records("data", name, settings.system, _given(records, name)) for name in names}
     sources = {"model": find(settings.model)} | ({"other": find(settings.other)} if settings.other else {})
     run = RunFolder(out)
-    settings = with_threads(settings, run.config)
-    assert settings.threads is not None
-    inputs = {f"data {name}": records_hash(found) for name, found in sets.items()}
-    inputs |= {name: files_digest(source.files()) for name, source in sources.items()}
-    run.begin(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), inputs)
-    torch.set_num_threads(settings.threads)
-    interface.say(f"Loading {settings.model}")
-    loaded = load(settings.model, device=best_device())
-    before = None if settings.other is None else merged_weights(load(settings.other).model)
-    if before is not None and carries_lora(loaded.model):
-        before = as_adapted(loaded.model, before)
-    select = Selection(tuple(_listed(settings.select)))
-    chosen = select.of(Weights.of(loaded.model))
-    if before is not None:
-        check_same_weights(chosen, before)
-    tasks: list[_Task] = []
-    for name, found in sets.items():
-        encoded = spread(encode_all(found, loaded.tokenizer, settings.max_length), settings.records)
-        batches = _batches(encoded, settings.batch_size, pad_id(loaded.tokenizer))
-        here = LossSurface(loaded.model, batches, token_nll, token_wrong, select, units=_groups(encoded))
-        possible = _possible(measures, _listed(settings.measures), name, here, interface.warn)
-        for at, point in points.items():
-            surface = replace(here, at=point)
-            tasks += _tasks(settings, possible, definitions, name, at, surface, before, interface.warn)
-    rows = _found(tasks, out / "found", interface)
-    result = {
-        "model": settings.model,
-        "other": settings.other,
-        "weights": sum(weight.numel() for weight in chosen.values()),
-        "settings": settings.model_dump(mode="json"),
-        "rows": rows,
-    }
-    write_json(out / "sharpness.json", result)
-    write_report(result, out)
-    run.finish(seed=settings.seed, threads=settings.threads)
-    return result
+    with alone(out):
+        settings = with_threads(settings, run.config)
+        assert settings.threads is not None
+        inputs = {f"data {name}": records_hash(found) for name, found in sets.items()}
+        inputs |= {name: files_digest(source.files()) for name, source in sources.items()}
+        run.begin(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), inputs)
+        torch.set_num_threads(settings.threads)
+        interface.say(f"Loading {settings.model}")
+        loaded = load(settings.model, device=best_device())
+        before = None if settings.other is None else merged_weights(load(settings.other).model)
+        if before is not None and carries_lora(loaded.model):
+            before = as_adapted(loaded.model, before)
+        select = Selection(tuple(_listed(settings.select)))
+        chosen = select.of(Weights.of(loaded.model))
+        if before is not None:
+            check_same_weights(chosen, before)
+        tasks: list[_Task] = []
+        for name, found in sets.items():
+            encoded = spread(encode_all(found, loaded.tokenizer, settings.max_length), settings.records)
+            batches = _batches(encoded, settings.batch_size, pad_id(loaded.tokenizer))
+            here = LossSurface(loaded.model, batches, token_nll, token_wrong, select, units=_groups(encoded))
+            possible = _possible(measures, _listed(settings.measures), name, here, interface.warn)
+            for at, point in points.items():
+                surface = replace(here, at=point)
+                tasks += _tasks(settings, possible, definitions, name, at, surface, before, interface.warn)
+        rows = _found(tasks, out / "found", interface)
+        result = {
+            "model": settings.model,
+            "other": settings.other,
+            "weights": sum(weight.numel() for weight in chosen.values()),
+            "settings": settings.model_dump(mode="json"),
+            "rows": rows,
+        }
+        write_json(out / "sharpness.json", result)
+        write_report(result, out)
+        run.finish(seed=settings.seed, threads=settings.threads)
+        return result
 
 
 def _found(tasks: Sequence[_Task], folder: Path, interface: Interface) -> list[dict[str, Any]]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from remanent.auditing.condition import parse_conditions
 from remanent.auditing.judgement import Criteria
 from remanent.core.files import read_json, write_atomic, write_json
-from remanent.core.run_folder import check_writable
+from remanent.core.run_folder import alone
 from remanent.errors import InputError, RunConflictError
-from remanent.jobs.audit import check_audit
+from remanent.jobs.audit import check_audit_after
 from remanent.jobs.data import files_digest, input_hashes, load_data, overlap
 from remanent.jobs.progress import Advance, Interface
 from remanent.jobs.sweep_config import EXECUTION, SweepFile, Trial
@@ -24,7 +23,7 @@ from remanent.jobs.sweep_search import OBJECTIVE, Grid, Search, Source
 from remanent.jobs.sweep_space import Setting, trial
 from remanent.jobs.sweep_trial import FAILED, finished
 from remanent.jobs.sweep_workers import Here, Processes, Ray, Row, Workers
-from remanent.jobs.unlearn import check_roles, way_of
+from remanent.jobs.unlearn import check_roles, stopping_points, way_of
 from remanent.models.source import find
 from remanent.report.sweep_page import render
 from remanent.report.sweep_view import SCHEMA, SweepView, summaries, view_of
@@ -60,6 +59,11 @@ class Sweep:
     def __init__(self, file: SweepFile, out: Path, interface: Interface) -> None:
         self.out, self.interface = out.absolute(), interface
         self.results, self.page, self.config = (self.out / f"{self.kind}.{end}" for end in ("json", "html", "yaml"))
+        if file.unlearn.requests is not None:
+            expected = (
+                f"nothing in a {self.kind}, whose trials forget data.forget at once; `remanent unlearn` obeys them"
+            )
+            raise InputError("unlearn.requests", file.unlearn.requests, expected)
         data = self.data = load_data(file.unlearn.data)
         if not data.control:
             raise InputError("unlearn.data.control", None, "unseen records, from which the forget gap is measured")
@@ -74,13 +78,14 @@ class Sweep:
             check_roles(way_of(item.unlearn), data, item.unlearn)
         asked = self.first[0].audit
         self.criteria = Criteria.from_settings(asked.model_dump())
-        check_audit(asked, load_data(asked.data))
-        parse_conditions(file.unlearn.stop_at)
+        check_audit_after(file.unlearn, asked)
+        stopping_points(file.unlearn)
         self.source: Source = (
             Search(file, self.criteria.epsilon, self.out / "asked.json") if file.sweep.search else corners
         )
         self.planned = self.source.total * len(seeds) + len(file.sweep.fresh_seeds)
         self.order: dict[str, Trial] = {}
+        self.submitted: set[str] = set()
         self.rows: dict[str, Row] = {}
 
     def say_cost(self) -> None:
@@ -94,7 +99,13 @@ class Sweep:
 
     def run(self) -> SweepView:
         """Every trial that is not there yet, then the chosen setting on its fresh seeds."""
-        self._begin()
+        inputs = self._inputs()
+        with alone(self.out):
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, str]) -> SweepView:
+        self._begin(inputs)
+        self._read_ended()
         for sentence in overlap(self.data)[2]:
             self.interface.warn(sentence)
         self.say_cost()
@@ -102,14 +113,16 @@ class Sweep:
         began = time.monotonic()
         try:
             with self.interface.bar(self.kind) as advance:
+                if self.rows:
+                    advance(len(self.rows), self.planned, f"{len(self.rows)} trials ended before")
                 if isinstance(workers, Here):
                     workers.interface = _Inside(advance, self)
                 self._all(workers, advance)
                 self._fresh(workers, advance)
         finally:
             workers.close()
-            self._write()
             if self.rows:
+                self._write()
                 write_atomic(self.page, render(self.view()))
             self.interface.say(f"{len(self.rows)} of {self.planned} trials, {time.monotonic() - began:.0f} s")
         return self.view()
@@ -131,45 +144,61 @@ class Sweep:
                     break
                 trials = [trial(self.file, setting, seed, self.data) for seed in seeds]
                 open_.append((setting, trials))
-                running += self._start(workers, trials, advance)
+                running += self._start(workers, trials)
                 open_ = self._told(open_)
             if running:
                 self._take(workers.next(), advance)
                 running -= 1
                 open_ = self._told(open_)
 
+    def _read_ended(self) -> None:
+        """The rows of an earlier call: they stay in what is written while this call comes to what is new."""
+        for setting in self.source.decided():
+            for seed in self.file.sweep.seeds:
+                self._ended(trial(self.file, setting, seed, self.data))
+        for item in self._fresh_trials(self.view()):
+            self._ended(item)
+
     def _fresh(self, workers: Workers, advance: Advance) -> None:
         view = self.view()
-        if view.chosen is None:
+        for name in [name for name, item in self.order.items() if item.fresh and item.setting != view.chosen]:
+            del self.order[name]  # of what was chosen before this call had all its settings
+            self.rows.pop(name, None)
+        if view.best is None:
             if view.settings:
                 self.interface.warn("no setting is forgotten within epsilon with every seed: none is chosen")
+            (self.out / CHOSEN).unlink(missing_ok=True)
             return
-        like = next(item for item in self.order.values() if item.setting == view.chosen)
-        job = {"unlearn": like.unlearn.model_dump(mode="json"), "audit": like.audit.model_dump(mode="json")}
+        best = self.order[view.best]
+        job = {"unlearn": best.unlearn.model_dump(mode="json"), "audit": best.audit.model_dump(mode="json")}
         job["audit"] |= {"model": None}
         write_atomic(self.out / CHOSEN, yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
-        made = like.unlearn
-        setting = Setting(made.method, made.learning_rate, made.hyperparameters)
-        trials = [trial(self.file, setting, seed, self.data, fresh=True) for seed in self.file.sweep.fresh_seeds]
-        for _ in range(self._start(workers, trials, advance)):
+        for _ in range(self._start(workers, self._fresh_trials(view))):
             self._take(workers.next(), advance)
 
-    def _start(self, workers: Workers, trials: list[Trial], advance: Advance) -> int:
+    def _fresh_trials(self, view: SweepView) -> list[Trial]:
+        """The chosen setting with the fresh seeds."""
+        if view.best is None:
+            return []
+        made = self.order[view.best].unlearn
+        setting = Setting(made.method, made.learning_rate, made.hyperparameters)
+        return [trial(self.file, setting, seed, self.data, fresh=True) for seed in self.file.sweep.fresh_seeds]
+
+    def _start(self, workers: Workers, trials: list[Trial]) -> int:
         """Submit those that are new and have not ended in an earlier call; how many."""
-        left = []
-        for item in trials:
-            if item.name in self.order:  # a search may ask for a setting twice
-                continue
-            self.order[item.name] = item
-            row = finished(item, self.out)
-            if row is None:
-                left.append(item)
-            else:
-                self.rows[item.name] = row
-                advance(len(self.rows), self.planned, f"{item.name}: ended before")
+        left = [item for item in trials if item.name not in self.submitted and not self._ended(item)]
         for item in left:
+            self.submitted.add(item.name)  # a search may ask for a setting twice
             workers.submit(item)
         return len(left)
+
+    def _ended(self, item: Trial) -> bool:
+        """Whether a trial has ended in an earlier call; its row is taken from there."""
+        self.order.setdefault(item.name, item)
+        row = finished(item, self.out)
+        if row is not None:
+            self.rows[item.name] = row
+        return row is not None
 
     def _take(self, row: Row, advance: Advance) -> None:
         self.rows[row["name"]] = row
@@ -202,7 +231,7 @@ class Sweep:
 
     def _data(self) -> dict[str, Any]:
         criteria = {name: getattr(self.criteria, name) for name in ("epsilon", "upsilon", "alpha")}
-        rows = [self.rows[name] for name in self.order if name in self.rows]
+        rows = sorted((self.rows[name] for name in self.order if name in self.rows), key=lambda row: bool(row["fresh"]))
         found = {
             "schema": SCHEMA,
             "kind": self.kind,
@@ -223,13 +252,22 @@ class Sweep:
         """The settings that decide what is found, as plain data that runs again."""
         return self.file.model_dump(mode="json", exclude={"sweep": set(EXECUTION)})
 
-    def _begin(self) -> None:
-        """Make the folder, or see that it belongs to the same model and records."""
+    def _inputs(self) -> dict[str, str]:
+        """Name -> hash of everything that the trials read."""
         unlearn = self.file.unlearn
-        models = {"model": unlearn.model, "base": unlearn.base}
+        audit = self.first[0].audit
+        models = {"model": unlearn.model, "base": unlearn.base, "audit.retrained": audit.retrained}
+        if audit.reference != unlearn.model:
+            models["audit.reference"] = audit.reference
         inputs = {role: files_digest(find(name).files()) for role, name in models.items() if name is not None}
         inputs |= input_hashes(self.data)
-        check_writable(self.out)
+        if audit.data != unlearn.data:
+            hashes = input_hashes(load_data(audit.data, unanswered=True))
+            inputs |= {f"audit.data.{role}": digest for role, digest in hashes.items()}
+        return inputs
+
+    def _begin(self, inputs: Mapping[str, str]) -> None:
+        """Begin in a new folder, or see that it belongs to the same model and records."""
         if self.config.is_file():
             before = read_json(self.out / "inputs.json")
             changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
@@ -239,7 +277,7 @@ class Sweep:
                 )
         elif any(item.name != "inputs.json" and not item.name.startswith(".") for item in self.out.iterdir()):
             raise RunConflictError(f"{self.out} is not empty and holds no {self.kind}; give another folder")
-        write_json(self.out / "inputs.json", inputs)
+        write_json(self.out / "inputs.json", dict(inputs))
         write_atomic(self.config, yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remanent.core.catalogue import edits, unlearners
+from remanent.core.catalogue import build, edits, unlearners
 from remanent.core.loop import planned_steps, with_settings
 from remanent.core.method import Method
 from remanent.core.passes import learning_passes
@@ -44,8 +44,9 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
     """Method -> what varies with it -> values: "learning_rate" and the names of hyper-parameters, where they vary.
 
     A hyper-parameter goes to the methods that have it; "npo.beta" to that method alone, and in place of "beta". An edit
-    has no learning rate.
-    Raises InputError for a method, or a hyper-parameter that none of them has.
+    has no learning rate, and in a search nothing of a reference varies.
+    Raises InputError for a method, for a hyper-parameter that none of them has, and for one that is a method's own and
+    varies too.
     """
     sweep, known = file.sweep, unlearners()
     given: dict[str, tuple[Any, ...]] = {**dict(sweep.hyperparameters)}
@@ -64,7 +65,8 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for name in names:
         own = accepted(file, name)
-        rates = sweep.learning_rate if name not in edits() else ()
+        fixed = name in edits() or (sweep.search is not None and is_reference(name))
+        rates = () if fixed else sweep.learning_rate
         found[name] = {LEARNING_RATE: rates} if rates else {}
         for key in own:
             chosen = next((key_ for key_ in (f"{name}.{key}", key) if key_ in given), None)
@@ -73,11 +75,31 @@ def axes(file: SweepFile) -> dict[str, dict[str, tuple[Any, ...]]]:
                 raise InputError(f"sweep.hyperparameters.{chosen}", given[chosen], "at least one value")
             if chosen is not None:
                 found[name][key] = tuple(dict.fromkeys(given[chosen]))
-    for key in given:
-        if key not in used:
-            options = [key_ for name in names for key_ in accepted(file, name)]
-            raise InputError("sweep.hyperparameters", key, did_you_mean(key, set(options)) + f" for {', '.join(names)}")
+        _check_own(file, name, found[name])
+    options = {key for name in names for key in accepted(file, name)}
+    for field, unknown in (
+        ("sweep.hyperparameters", [key for key in given if key not in used]),
+        ("unlearn.hyperparameters", [key for key in file.unlearn.hyperparameters if key not in options]),
+    ):
+        for key in unknown:
+            raise InputError(field, key, did_you_mean(key, options) + f" for {', '.join(names)}")
     return found
+
+
+def is_reference(method: str) -> bool:
+    """Whether a method is what the others are measured to: retraining."""
+    return method not in edits() and build(method).from_base
+
+
+def _check_own(file: SweepFile, method: str, varied: Mapping[str, Any]) -> None:
+    own = _own(file, method)
+    fixed = {**own.get("hyperparameters", {}), **{key: own[key] for key in (LEARNING_RATE,) if key in own}}
+    for key, value in fixed.items():
+        if key in varied:
+            expected = (
+                f"nothing, since the sweep varies it: {', '.join(map(str, varied[key]))}; one of the two, not both"
+            )
+            raise InputError(f"sweep.own.{method}.{key}", value, expected)
 
 
 def grid(file: SweepFile) -> list[Setting]:

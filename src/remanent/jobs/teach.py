@@ -21,7 +21,7 @@ from remanent.core.episode import Episode
 from remanent.core.files import write_atomic
 from remanent.core.loop import Settings, run_episode, with_settings
 from remanent.core.method import Method
-from remanent.core.run_folder import RunFolder
+from remanent.core.run_folder import RunFolder, alone
 from remanent.core.task import teach as teaching
 from remanent.data.encode import encode_all, encode_prompts, pad_id
 from remanent.data.record import Record
@@ -55,48 +55,49 @@ def teach(
     taught, prompts = taught_and_prompts(settings, records)
     source = find(settings.model)
     run = RunFolder(out)
-    settings = with_threads(resolved(settings), run.config)
-    # Of plain teaching nothing is written of what it has not, so that runs of an earlier version go on.
-    fields = settings.model_dump(mode="json", exclude=set() if prompts else set(OF_FORGETTING))
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
-    hashes = {"records": records_hash(taught), "model": files_digest(source.files())}
-    run.begin(text, {**hashes, "forget": records_hash(prompts)} if prompts else hashes)
-    if is_saved(run.model) and run.manifest.is_file():
-        interface.say(f"{run.path}: finished already; the model is in {run.model}")
-        return run
-    assert settings.threads is not None
-    torch.set_num_threads(settings.threads)
-    interface.say(f"Loading {settings.model}")
-    loaded = load(settings.model, device=best_device())
-    began = time.monotonic()
-    roles = {"task": encode_all(taught, loaded.tokenizer, settings.max_length)}
-    loop = Settings(
-        pad_id=pad_id(loaded.tokenizer),
-        seed=settings.seed,
-        precision=settings.precision,
-        micro_batch=settings.micro_batch,
-        checkpoint_every=settings.checkpoint_every,
-    )
-    if prompts:
-        roles["forget"] = _own_answers(loaded, prompts, settings, loop, run.path / "own-answers.jsonl", interface)
-    with interface.bar("teach") as advance:
-        outcome = run_episode(
-            loaded.model,
-            method,
-            Episode("teach", "teach", roles),
-            loop,
-            folder=run.path,
-            on_step=lambda step, steps, losses: advance(step, steps, brief(losses)),
-            on_warning=interface.warn,
+    with alone(run.path):
+        settings = with_threads(resolved(settings), run.config)
+        # Of plain teaching nothing is written of what it has not, so that runs of an earlier version go on.
+        fields = settings.model_dump(mode="json", exclude=set() if prompts else set(OF_FORGETTING))
+        text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        hashes = {"records": records_hash(taught), "model": files_digest(source.files())}
+        run.begin(text, {**hashes, "forget": records_hash(prompts)} if prompts else hashes)
+        if is_saved(run.model) and run.manifest.is_file():
+            interface.say(f"{run.path}: finished already; the model is in {run.model}")
+            return run
+        assert settings.threads is not None
+        torch.set_num_threads(settings.threads)
+        interface.say(f"Loading {settings.model}")
+        loaded = load(settings.model, device=best_device())
+        began = time.monotonic()
+        roles = {"task": encode_all(taught, loaded.tokenizer, settings.max_length)}
+        loop = Settings(
+            pad_id=pad_id(loaded.tokenizer),
+            seed=settings.seed,
+            precision=settings.precision,
+            micro_batch=settings.micro_batch,
+            checkpoint_every=settings.checkpoint_every,
         )
-    save(loaded.model, loaded.tokenizer, run.model)
-    run.finish(
-        seed=settings.seed,
-        threads=torch.get_num_threads(),
-        seconds=round(time.monotonic() - began, 1),
-        steps=outcome.steps,
-    )
-    return run
+        if prompts:
+            roles["forget"] = _own_answers(loaded, prompts, settings, loop, run.path / "own-answers.jsonl", interface)
+        with interface.bar("teach") as advance:
+            outcome = run_episode(
+                loaded.model,
+                method,
+                Episode("teach", "teach", roles),
+                loop,
+                folder=run.path,
+                on_step=lambda step, steps, losses: advance(step, steps, brief(losses)),
+                on_warning=interface.warn,
+            )
+        save(loaded.model, loaded.tokenizer, run.model)
+        run.finish(
+            seed=settings.seed,
+            threads=torch.get_num_threads(),
+            seconds=round(time.monotonic() - began, 1),
+            steps=outcome.steps,
+        )
+        return run
 
 
 def teaching_method(settings: TeachSettings) -> Method:

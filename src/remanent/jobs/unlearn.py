@@ -20,7 +20,7 @@ from remanent.core.evaluation import ForgetAtControl
 from remanent.core.loop import OnStep, Outcome, Settings, planned_steps, run_episode, with_settings
 from remanent.core.method import Method
 from remanent.core.peak_memory import peak_memory
-from remanent.core.run_folder import RunFolder
+from remanent.core.run_folder import RunFolder, alone
 from remanent.core.user_folders import user_cache
 from remanent.data.encode import encode_all, pad_id
 from remanent.data.record import Record
@@ -67,52 +67,53 @@ def unlearn(
     start = settings.base if _from_base(method) else settings.model
     source = find(start or settings.model)
     run = RunFolder(out)
-    settings = with_threads(resolved(settings, method, data), run.config)
-    method = way_of(settings)
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
-    _, _, details = overlap(data)
-    for sentence in details:
-        interface.warn(sentence)
-    if is_saved(run.model) and run.manifest.is_file():
-        interface.say(f"{run.path}: finished already; the model is in {run.model}")
+    with alone(run.path):
+        settings = with_threads(resolved(settings, method, data), run.config)
+        method = way_of(settings)
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        run.begin(text, {**input_hashes(data), "model": files_digest(source.files())})
+        _, _, details = overlap(data)
+        for sentence in details:
+            interface.warn(sentence)
+        if is_saved(run.model) and run.manifest.is_file():
+            interface.say(f"{run.path}: finished already; the model is in {run.model}")
+            return run
+        assert settings.threads is not None
+        torch.set_num_threads(settings.threads)
+        interface.say(f"Loading {start}")
+        peak = peak_memory()
+        loaded = load_as_asked(start or settings.model, settings)
+        began = time.monotonic()
+        if isinstance(method, Method):
+            say_when_it_stops(method, data, settings, interface)
+            with interface.bar(settings.method) as advance:
+                outcome = train(
+                    method,
+                    loaded,
+                    data,
+                    settings,
+                    run.path,
+                    stop_points=stop_points,
+                    on_step=lambda step, steps, losses: advance(step, steps, brief(losses)),
+                    on_warning=interface.warn,
+                    reference_cache=user_cache() / "reference",
+                )
+            facts: dict[str, Any] = {
+                "steps": outcome.steps,
+                "planned_steps": outcome.planned,
+                "stopped_by_rule": outcome.stopped,
+                "best_step": outcome.best_step,
+            }
+            done = _summary(outcome, run)
+        else:
+            report = make_edit(method, loaded, data, settings, interface)
+            facts = {"edit": report}
+            done = f"edited: {_nll_change(report)}; the model is saved in {run.model}"
+        save(loaded.model, loaded.tokenizer, run.model, merged=settings.adapter == "lora")
+        cost = {"seconds": round(time.monotonic() - began, 1), "peak_memory": peak()}
+        run.finish(seed=settings.seed, threads=torch.get_num_threads(), **cost, **facts)
+        interface.say(done)
         return run
-    assert settings.threads is not None
-    torch.set_num_threads(settings.threads)
-    interface.say(f"Loading {start}")
-    peak = peak_memory()
-    loaded = load_as_asked(start or settings.model, settings)
-    began = time.monotonic()
-    if isinstance(method, Method):
-        say_when_it_stops(method, data, settings, interface)
-        with interface.bar(settings.method) as advance:
-            outcome = train(
-                method,
-                loaded,
-                data,
-                settings,
-                run.path,
-                stop_points=stop_points,
-                on_step=lambda step, steps, losses: advance(step, steps, brief(losses)),
-                on_warning=interface.warn,
-                reference_cache=user_cache() / "reference",
-            )
-        facts: dict[str, Any] = {
-            "steps": outcome.steps,
-            "planned_steps": outcome.planned,
-            "stopped_by_rule": outcome.stopped,
-            "best_step": outcome.best_step,
-        }
-        done = _summary(outcome, run)
-    else:
-        report = make_edit(method, loaded, data, settings, interface)
-        facts = {"edit": report}
-        done = f"edited: {_nll_change(report)}; the model is saved in {run.model}"
-    save(loaded.model, loaded.tokenizer, run.model, merged=settings.adapter == "lora")
-    cost = {"seconds": round(time.monotonic() - began, 1), "peak_memory": peak()}
-    run.finish(seed=settings.seed, threads=torch.get_num_threads(), **cost, **facts)
-    interface.say(done)
-    return run
 
 
 def way_of(settings: UnlearnSettings) -> Method | Edit:

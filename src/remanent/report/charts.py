@@ -185,7 +185,7 @@ def evaluation_chart(metrics: Sequence[Mapping[str, Any]], name: str) -> str | N
             axes.plot(*zip(*aimed, strict=True), "x", color=INK, markersize=4)
     if any(item.get("target") for item in steps):
         handles.append(("target", {"color": INK, "marker": "x", "markersize": 4, "linestyle": ""}))
-    stop = next((item["step"] for item in steps if item.get("stopped")), None)
+    stop = next((item["step"] for item in steps if item.get("reached") and item["step"] > 0), None)
     if stop is not None:
         axes.axvline(stop, color=SOFT, linewidth=0.8)
         axes.annotate("stopped", (stop, 1), (-3, -3), "data", ("axes fraction"), fontsize=SIZE)

@@ -109,7 +109,7 @@ def render(runs: Sequence[RunView], title: str) -> str:
         raise InputError("runs", names, "at least one run, each with a name of its own")
     summaries = [summarize(run) for run in runs]
     limit = charts.nll_limit(summaries)
-    epsilon, upsilon = (runs[0].criteria.get(key) for key in ("epsilon", "upsilon"))
+    epsilon, upsilon = (_shared(runs, key) for key in ("epsilon", "upsilon"))
     pages = [
         _page(f"run-{place}", run, summary, limit)
         for place, (run, summary) in enumerate(zip(runs, summaries, strict=True), start=1)
@@ -137,6 +137,12 @@ def _page(name: str, run: RunView, summary: RunSummary, limit: float) -> Page:
         "requests": charts.requests_chart(run.curve, f"{name}-requests"),
     }
     return Page(name, run, summary, {key: Markup(plot) if plot else None for key, plot in plots.items()})
+
+
+def _shared(runs: Sequence[RunView], threshold: str) -> float | None:
+    """What every run was held to; None where they were held to different limits, of which a plot can draw none."""
+    asked = {run.criteria.get(threshold) for run in runs}
+    return asked.pop() if len(asked) == 1 else None
 
 
 def _asked(runs: Sequence[RunView]) -> list[dict[str, Any]]:

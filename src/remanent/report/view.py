@@ -52,7 +52,7 @@ class RunView:
         lines: every judged line.
         notes: what the judge wants the reader to know.
         metrics: the lines of metrics.jsonl.
-        information: method, hyperparameters, model, seeds, versions, started, ended, seconds, command ...
+        information: the run's settings, and of its manifest versions, seconds, steps ...
         answers: {"record", "condition", "answer"}: greedy answers by keyed hash. The answer is shown only where the
             record is known not to be a forgotten one.
         asked: {"question", "condition", "before", "after"}: only what the user asked to be shown.
