@@ -128,6 +128,17 @@ def test_a_sweep_by_search_ends_with_the_best_it_tried(sweep_world, tmp_path):
     assert [row["name"] for row in sweep(asked, tmp_path).rows] == before
 
 
+def test_a_search_with_a_reference_runs_it_once_with_each_seed(sweep_world, tmp_path):
+    unlearn = {"steps": 1, "base": str(sweep_world.model.parent.parent / "base")}
+    asked = sweep_world.file(
+        method=["npo", "retrain"], search=2, learning_rate=[1e-4, 3e-3], unlearn=unlearn, audit={"at": "full"}
+    )
+    view = sweep(asked, tmp_path)
+    assert [(row["method"], row["reference"]) for row in view.rows] == [("retrain", True)] + [("npo", False)] * 2
+    assert view.planned == 3
+    assert [item.method for item in view.references] == ["original", "retrain"]
+
+
 def test_a_search_that_is_stopped_again_keeps_what_ended_before_on_its_page(sweep_world, tmp_path, monkeypatch):
     import remanent.jobs.sweep_trial as module
 
