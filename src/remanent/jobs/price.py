@@ -193,20 +193,22 @@ def price_teaching(
     return Price("teach", ranking if ranks else training, operations, operations / (rate * USED_SHARE)), steps
 
 
-def price_edit(edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
-    """What an edit by importances costs; arguments as for `price_unlearning`."""
+def price_edit(settings: UnlearnSettings, edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
+    """What an edit costs; arguments as for `price_unlearning`."""
     weights = Weights.of(model)
-    everything, matrices = _count(weights), _matrices(weights, model)
+    # What may stand on packed weights moves none: nothing is held of them, and they get no gradient.
+    edited = _count(weights) if edit.refuses_adapter else 0
     passed = {role: sizes[role] for role in edit.roles if role in sizes}
     records = sum(size.records for size in passed.values())
     tokens = sum(size.records * size.tokens for size in passed.values()) / max(1, records)
-    operations = edit.passes({role: size.records for role, size in passed.items()}) * tokens * 6 * matrices
+    passes = edit.passes({role: size.records for role, size in passed.items()})
+    operations = passes * tokens * (6 if edited else 4) * _matrices(weights, model)
     memory = {
-        "weights": everything * FLOAT,
-        "gradients": everything * FLOAT,
-        "importances of both sets": 2 * everything * FLOAT,
-        "factors, and a copy of what is edited": 2 * everything * FLOAT,
-        "activations": kept_for_backward(model, EDIT_BATCH, round(tokens)),
+        "weights": _weight_bytes(settings, weights),
+        "gradients": edited * FLOAT,
+        "importances of both sets": 2 * edited * FLOAT,
+        "factors, and a copy of what is edited": 2 * edited * FLOAT,
+        "activations": kept_for_backward(model, EDIT_BATCH, round(tokens)) if passes else 0.0,
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE))
 
