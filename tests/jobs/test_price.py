@@ -228,6 +228,15 @@ def test_the_reference_costs_a_look_at_each_record_and_at_each_batch_that_asks_i
     )
 
 
+def test_what_the_reference_said_of_a_batch_is_held_whole(folder, meta):
+    """KL-min's distributions over 300 tokens of 4 retain records of 6: of all micro-batches at once."""
+    row = "what the reference said of the batch"
+    assert price(settings(folder), meta)[0].memory[row] == 0
+    for micro_batch in (None, 1):
+        asked = settings(folder, method="kl-min", micro_batch=micro_batch)
+        assert price(asked, meta)[0].memory[row] == 4 * 6 * meta.config.vocab_size * FLOAT
+
+
 def test_what_a_method_passes_before_its_first_update_costs(folder, meta):
     parameters = sum(weight.numel() for weight in meta.parameters())
     # The mask of salun: the forget set once. The reinforced model of whp: 3 epochs of 10 records in batches of 4.

@@ -22,6 +22,7 @@ from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
 from remanent.jobs.audit import conditions_asked
 from remanent.jobs.config import AuditSettings, TeachSettings, UnlearnSettings
+from remanent.jobs.kept_reference import kept_of_reference
 from remanent.jobs.shape import kept_for_backward
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4.0, 20
@@ -138,6 +139,8 @@ def price_unlearning(
     # A point is left before the next one is entered.
     moved = max([count for _, count in movers] + [_copied(point, weights, packed) for point in looked_at])
     asked = type(method.objective).at_reference is not Objective.at_reference
+    config = model.config.get_text_config()
+    said = kept_of_reference(method, steps, config.vocab_size, config.hidden_size)
     kept_apart = 0
     if method.combine is not None:
         of_each = 1 if getattr(method.combine, "sums_points", False) else len(method.places)
@@ -151,6 +154,8 @@ def price_unlearning(
         "copy of what the displaced points move": moved * FLOAT,
         "what a point holds while it is sought": max(point.held * count for point, count in movers) * FLOAT,
         "copy of the weights as they were": trained * FLOAT if asked else 0.0,
+        # Of every token, as activations are counted.
+        "what the reference said of the batch": sum(said[role] * per_step.get(role, 0.0) for role in said) * FLOAT,
         "gradients kept apart": kept_apart * trained * FLOAT,
         "the best step's weights": trained * FLOAT if watched else 0.0,
         "activations": kept_for_backward(model, batch * together, round(longest)),
