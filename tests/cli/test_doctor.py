@@ -115,3 +115,13 @@ def test_what_the_job_would_refuse_is_refused(call, world):
         result = call("doctor", "--model", world.model, *given)
         assert result.exit_code == 2, result.output
         assert named in result.stderr
+
+
+def test_an_edit_beside_packed_weights_is_priced_on_packed_weights(call, world):
+    def memory(*options):
+        given = ["--model", world.model, *world.records, "--method", "eul", *options]
+        return json.loads(call("doctor", *given, "--json").stdout)["estimate"]["prices"][0]["memory"]
+
+    whole, packed = memory(), memory("--adapter", "lora-nf4")
+    assert packed["weights"] < whole["weights"]
+    assert whole["gradients"] == packed["gradients"] == 0

@@ -16,7 +16,8 @@ from remanent.core.passes import learning_passes, reference_passes
 from remanent.core.weights import Weights
 from remanent.data.record import Message, Record
 from remanent.jobs.config import AuditSettings, UnlearnSettings
-from remanent.jobs.price import FLOAT, SetSize, price_audit, price_unlearning, set_size
+from remanent.jobs.edit import edit_of
+from remanent.jobs.price import FLOAT, PACKED, SetSize, price_audit, price_edit, price_unlearning, set_size
 from remanent.jobs.shape import kept_for_backward, meta_model
 from remanent.jobs.unlearn import build_method
 from remanent.models.lora import add_lora
@@ -227,6 +228,15 @@ def test_the_reference_costs_a_look_at_each_record_and_at_each_batch_that_asks_i
     )
 
 
+def test_what_the_reference_said_of_a_batch_is_held_whole(folder, meta):
+    """KL-min's distributions over 300 tokens of 4 retain records of 6: of all micro-batches at once."""
+    row = "what the reference said of the batch"
+    assert price(settings(folder), meta)[0].memory[row] == 0
+    for micro_batch in (None, 1):
+        asked = settings(folder, method="kl-min", micro_batch=micro_batch)
+        assert price(asked, meta)[0].memory[row] == 4 * 6 * meta.config.vocab_size * FLOAT
+
+
 def test_what_a_method_passes_before_its_first_update_costs(folder, meta):
     parameters = sum(weight.numel() for weight in meta.parameters())
     # The mask of salun: the forget set once. The reinforced model of whp: 3 epochs of 10 records in batches of 4.
@@ -283,6 +293,27 @@ def test_the_whole_ladder_has_a_price_and_a_back_end_costs_a_second_model(folder
     assert ladder.memory["a real back end's own model"] == ladder.memory["weights"]
     longest = AuditSettings(model=folder, data={}, at="relearning-unrelated-500,relearning-overlap-500")
     assert ladder.operations > 1.5 * price_audit(longest, meta, SIZES, 1e9).operations > plain.operations
+
+
+def test_an_edit_that_moves_no_weight_holds_nothing_of_them_and_may_stand_on_packed_ones(folder, meta):
+    def edited(model, **more):
+        asked = settings(folder, steps=None, batch_size=None, **more)
+        return price_edit(asked, edit_of(asked), model, SIZES, 1e9)
+
+    parameters = sum(weight.numel() for weight in meta.parameters())
+    damped = edited(meta, method="ssd")
+    assert damped.memory["weights"] == damped.memory["gradients"] == parameters * FLOAT
+    assert damped.memory["importances of both sets"] == 2 * parameters * FLOAT
+    beside = edited(meta, method="eul")
+    assert {name for name, held in beside.memory.items() if held} == {"weights", "activations"}
+    assert edited(meta, method="guardrail").peak == parameters * FLOAT  # it passes nothing
+    adapted = add_lora(meta_model(folder), 2, 4)
+    weights = Weights.of(adapted)
+    linears = sum(weight.numel() for name, weight in weights.items() if weights.kind(name) == "linear")
+    packed, plain = (
+        edited(adapted, method="eul", adapter=adapter).memory["weights"] for adapter in ("lora-nf4", "lora")
+    )
+    assert plain - packed == linears * (FLOAT - PACKED) > 0.5 * plain
 
 
 def test_gu_is_priced_in_the_layers_that_it_trains(folder, meta):

@@ -192,10 +192,6 @@ def make_run(name: str) -> RunView:
         judge(measured).to_dict(),
         metrics=metrics(figures, ("full",) if name == "plain" else ("full", "int4-row")),
         information=information(name),
-        answers=[
-            {"record": digest(RETAIN, 0, 0), "condition": "full", "answer": "She wrote eleven novels."},
-            {"record": digest(FORGET, 0, 0), "condition": "full", "answer": "CANARY-forgotten-answer"},
-        ],
         asked=[{"question": question, "condition": "int4-row", "before": before, "after": ASKED[name]}],
     )
 

@@ -104,7 +104,6 @@ def small(text: str) -> RunView:
         lines=(Line("kept", text, "FAILED", 0.1, reason=text), Line("overlap", None, "WARNED", reason=text)),
         notes=(text,),
         information={"method": text, "model": text, "seed": 0, "versions": {"torch": text}},
-        answers=({"record": f"{RETAIN}0", "condition": text, "answer": text},),
         asked=({"question": text, "condition": text, "before": text, "after": text},),
     )
 
@@ -164,15 +163,6 @@ def test_a_limit_is_drawn_where_every_run_was_held_to_it(plain: RunView, durable
 
 def test_the_same_runs_make_the_same_page(plain: RunView, durable: RunView, two_runs: str) -> None:
     assert render([plain, durable], "Two runs") == two_runs
-
-
-def test_answers_on_forgotten_records_are_withheld(plain: RunView) -> None:
-    page = render([plain], "t")
-    assert "CANARY" not in page
-    assert "withheld" in page
-    assert "She wrote eleven novels." in page
-    unknown = replace(plain, answers=({"record": "nobody knows", "condition": "full", "answer": "CANARY"},))
-    assert "CANARY" not in render([unknown], "t")
 
 
 def test_an_audit_of_what_is_kept_alone(plain: RunView) -> None:

@@ -88,11 +88,11 @@ def doctor(settings: JobSettings | TeachSettings | None = None) -> tuple[Machine
 
     def priced(unlearn: UnlearnSettings) -> tuple[Price, int]:
         way, rate = way_of(unlearn), here.rates[unlearn.precision]
-        if not isinstance(way, Method):
-            return price_edit(way, model, training, rate), 0
         adapted = model
         if unlearn.adapter != "full":
             adapted = add_lora(meta_model(unlearn.model), unlearn.lora_rank, unlearn.lora_alpha)
+        if not isinstance(way, Method):
+            return price_edit(unlearn, way, adapted, training, rate), 0
         return price_unlearning(unlearn, way, adapted, training, rate)
 
     first, steps = priced(settings.unlearn)

@@ -22,6 +22,7 @@ from remanent.data.record import Record
 from remanent.data.refusals import PREFERRED
 from remanent.jobs.audit import conditions_asked
 from remanent.jobs.config import AuditSettings, TeachSettings, UnlearnSettings
+from remanent.jobs.kept_reference import kept_of_reference
 from remanent.jobs.shape import kept_for_backward
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4.0, 20
@@ -138,6 +139,8 @@ def price_unlearning(
     # A point is left before the next one is entered.
     moved = max([count for _, count in movers] + [_copied(point, weights, packed) for point in looked_at])
     asked = type(method.objective).at_reference is not Objective.at_reference
+    config = model.config.get_text_config()
+    said = kept_of_reference(method, steps, config.vocab_size, config.hidden_size)
     kept_apart = 0
     if method.combine is not None:
         of_each = 1 if getattr(method.combine, "sums_points", False) else len(method.places)
@@ -151,6 +154,8 @@ def price_unlearning(
         "copy of what the displaced points move": moved * FLOAT,
         "what a point holds while it is sought": max(point.held * count for point, count in movers) * FLOAT,
         "copy of the weights as they were": trained * FLOAT if asked else 0.0,
+        # Of every token, as activations are counted.
+        "what the reference said of the batch": sum(said[role] * per_step.get(role, 0.0) for role in said) * FLOAT,
         "gradients kept apart": kept_apart * trained * FLOAT,
         "the best step's weights": trained * FLOAT if watched else 0.0,
         "activations": kept_for_backward(model, batch * together, round(longest)),
@@ -193,20 +198,22 @@ def price_teaching(
     return Price("teach", ranking if ranks else training, operations, operations / (rate * USED_SHARE)), steps
 
 
-def price_edit(edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
-    """What an edit by importances costs; arguments as for `price_unlearning`."""
+def price_edit(settings: UnlearnSettings, edit: Edit, model: Any, sizes: Mapping[str, SetSize], rate: float) -> Price:
+    """What an edit costs; arguments as for `price_unlearning`."""
     weights = Weights.of(model)
-    everything, matrices = _count(weights), _matrices(weights, model)
+    # What may stand on packed weights moves none: nothing is held of them, and they get no gradient.
+    edited = _count(weights) if edit.refuses_adapter else 0
     passed = {role: sizes[role] for role in edit.roles if role in sizes}
     records = sum(size.records for size in passed.values())
     tokens = sum(size.records * size.tokens for size in passed.values()) / max(1, records)
-    operations = edit.passes({role: size.records for role, size in passed.items()}) * tokens * 6 * matrices
+    passes = edit.passes({role: size.records for role, size in passed.items()})
+    operations = passes * tokens * (6 if edited else 4) * _matrices(weights, model)
     memory = {
-        "weights": everything * FLOAT,
-        "gradients": everything * FLOAT,
-        "importances of both sets": 2 * everything * FLOAT,
-        "factors, and a copy of what is edited": 2 * everything * FLOAT,
-        "activations": kept_for_backward(model, EDIT_BATCH, round(tokens)),
+        "weights": _weight_bytes(settings, weights),
+        "gradients": edited * FLOAT,
+        "importances of both sets": 2 * edited * FLOAT,
+        "factors, and a copy of what is edited": 2 * edited * FLOAT,
+        "activations": kept_for_backward(model, EDIT_BATCH, round(tokens)) if passes else 0.0,
     }
     return Price("unlearn", memory, operations, operations / (rate * USED_SHARE))
 

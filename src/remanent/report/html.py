@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from remanent.auditing.evidence import FORGET, PARAPHRASED
 from remanent.errors import InputError
 from remanent.report import charts
 from remanent.report.attacker import AttackerRow, attacker_rows, layer_rows
@@ -73,25 +72,6 @@ class Page:
     def benchmarks(self) -> list[BenchmarkRow]:
         """The benchmarks' own figures, set by set."""
         return benchmark_rows(self.view.evidence)
-
-    @property
-    def answers(self) -> list[Mapping[str, Any]]:
-        """Model outputs, without those on forgotten records and on records of which the audit knows nothing."""
-        kind: dict[str, str] = {}
-        for item in self.view.evidence.measurements:
-            for score in item.scores:
-                if kind.get(score.record) not in (FORGET, PARAPHRASED):
-                    kind[score.record] = item.records
-        hidden = (None, FORGET, PARAPHRASED)
-        return [
-            {
-                "record": answer.get("record"),
-                "records": kind.get(answer.get("record", "")),
-                "condition": answer.get("condition", ""),
-                "answer": None if kind.get(answer.get("record", "")) in hidden else answer.get("answer"),
-            }
-            for answer in self.view.answers
-        ]
 
 
 def render(runs: Sequence[RunView], title: str) -> str:

@@ -53,8 +53,6 @@ class RunView:
         notes: what the judge wants the reader to know.
         metrics: the lines of metrics.jsonl.
         information: the run's settings, and of its manifest versions, seconds, steps ...
-        answers: {"record", "condition", "answer"}: greedy answers by keyed hash. The answer is shown only where the
-            record is known not to be a forgotten one.
         asked: {"question", "condition", "before", "after"}: only what the user asked to be shown.
         curve: what a run with requests writes as curve.json; {} of another run.
         requests: the lines of its requests.jsonl; () of another run.
@@ -69,7 +67,6 @@ class RunView:
     notes: tuple[str, ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
     information: Mapping[str, Any] = field(default_factory=dict)
-    answers: tuple[Mapping[str, Any], ...] = ()
     asked: tuple[Mapping[str, Any], ...] = ()
     curve: Mapping[str, Any] = field(default_factory=dict)
     requests: tuple[Mapping[str, Any], ...] = ()
@@ -84,7 +81,6 @@ class RunView:
         *,
         metrics: Iterable[Mapping[str, Any]] = (),
         information: Mapping[str, Any] | None = None,
-        answers: Sequence[Mapping[str, Any]] = (),
         asked: Sequence[Mapping[str, Any]] = (),
         curve: Mapping[str, Any] | None = None,
         requests: Iterable[Mapping[str, Any]] = (),
@@ -114,7 +110,6 @@ class RunView:
             notes=tuple(judgement.get("notes", ())),
             metrics=tuple(metrics),
             information=dict(information or {}),
-            answers=tuple(answers),
             asked=tuple(asked),
             curve=dict(curve or {}),
             requests=tuple(requests),
