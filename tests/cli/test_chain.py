@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from remanent.auditing import chain
+
 AT = ("--at", "full,int4-row,relearning-unrelated-2", "--attack-learning-rate", 0.001, "--generate", 0)
 
 
@@ -73,7 +75,7 @@ def test_a_chain_is_walked(call, made):
     assert "names no parent" in verify(call, made, "--chain", run="r1").stdout
 
 
-def test_a_third_link_takes_the_first_with_it(call, made):
+def test_a_third_link_takes_the_first_with_it(call, made, monkeypatch):
     """A later audit of r2's own model, chained to the certificate of the one before."""
     first = made.run("r2") / "certificate.json"
     kept = shutil.copytree(made.run("r2"), made.folder / "r2-before")
@@ -82,6 +84,8 @@ def test_a_third_link_takes_the_first_with_it(call, made):
     links = json.loads(verify(call, made, "--chain", "--json").stdout)["chain"]
     assert [link["of"] for link in links] == ["audited", "original"]
     assert len(list((made.run("r2") / "parents").iterdir())) == 2
+    monkeypatch.setattr(chain, "LONGEST", 1)  # what is not looked at does not hold
+    assert verify(call, made, "--chain").exit_code == 1
 
 
 def test_a_changed_or_missing_parent_is_a_problem(call, made):

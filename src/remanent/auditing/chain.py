@@ -72,6 +72,9 @@ def walk(certificate: Path, opened: Opened, keys: Sequence[Ed25519PublicKey]) ->
         if problems:
             return links
         below = above.statement
+    if below["predicate"].get("parent"):
+        named = below["predicate"]["parent"]
+        links.append(Link(named["sha256"], named["of"], None, (f"it was not looked at: the {LONGEST + 1}th above",)))
     return links
 
 
