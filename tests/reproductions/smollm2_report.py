@@ -112,7 +112,8 @@ def labelled(row: Mapping[str, Any]) -> str:
     if row["method"] == "durable" and not own.get("directions"):
         return "durable, no directions"
     if own.get("roundings") == "":
-        return "durable, no roundings"
+        weight = ", weight 16" if own["retain_weight"] == 16 else ""
+        return f"{row['method']}, no roundings{weight}"
     if row["method"] == "flat-npo":
         return "flat-npo, four directions"
     return "durable, eight directions, in gu" if row["method"] == "gu" else str(row["method"])

@@ -77,6 +77,12 @@ OWN: Mapping[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "hyperparameters": {"retain_weight": 8.0, "roundings": ""},
     },
+    # With the weight that the two points have together.
+    "flat-durable, no roundings, weight 16": {
+        "method": "flat-durable",
+        "learning_rate": 1e-4,
+        "hyperparameters": {"retain_weight": 16.0, "roundings": ""},
+    },
     "durable, eight directions, in gu": {
         "method": "gu",
         "learning_rate": 5e-5,
