@@ -150,6 +150,8 @@ def test_a_set_of_which_nothing_is_left_is_known_before_any_work(data):
 
 def test_a_lora_folder_is_audited_merged_by_default_and_by_its_factors_where_asked(place, data):
     evidence = run(place, data, "int4-row,int4-row-adapter,adapter-off,prune-0.3,gguf-q8_0", audited="adapter")
+    # Another base at the same place is another model.
+    assert {"adapter_model.safetensors", "base/model.safetensors"} < set(evidence.subjects[AUDITED])
     whole = run(place, data, "int4-row,prune-0.3,gguf-q8_0", audited="merged")
     for name in ("full", "int4-row", "prune-0.3", "gguf-q8_0"):
         assert nll(evidence, name) == pytest.approx(nll(whole, name), rel=1e-3), name

@@ -182,7 +182,7 @@ def test_auc_by_hand() -> None:
 
 
 def test_auc_of_separated_sets_is_one() -> None:
-    high, low = Sample([5.0, 6.0, 7.0], list("abc")), Sample([1.0, 2.0], list("de"))
+    high, low = Sample([5.0, 6.0, 7.0], list("abc")), Sample([1.0, 2.0, 3.0], list("def"))
     assert auc_interval(high, low, rng()) == Interval(1.0, 1.0, 1.0)
     assert auc_interval(low, high, rng()) == Interval(0.0, 0.0, 0.0)
 

@@ -71,6 +71,13 @@ def test_tpr_by_hand():
     assert 0 <= found.low <= 0.5 <= found.high <= 1
 
 
+def test_two_groups_bound_no_auc():
+    """Of two all draws of one alone are half: of pure noise a third would be told apart."""
+    two, three = (sample([float(value) for value in range(2 * count)], 2) for count in (2, 3))
+    assert auc_interval(two, three, rng()) == Interval(pytest.approx(auc_interval(two, three, rng()).value), 0.0, 1.0)
+    assert auc_interval(three, three, rng()).low > 0
+
+
 def test_one_group_bounds_nothing():
     one, two = Sample([1.0, 2.0], ["a", "a"]), sample([0.0, 0.5, 1.5])
     assert auc_interval(one, two, rng()) == Interval(pytest.approx(5 / 6), 0.0, 1.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from remanent.auditing import chain
 
@@ -226,3 +227,18 @@ def test_other_records_or_another_secret_are_not_measured(call, made, tmp_path, 
     result = verify(call, made, "--rerun", 1)
     assert result.exit_code == 1
     assert "not those that were certified, or the secret is another" in result.stdout
+
+
+def test_records_of_the_same_keys_that_say_something_else_are_not_those_that_were_certified(call, made):
+    file = made.run("r2") / "audit.yaml"
+    settings = yaml.safe_load(file.read_text())
+    records = [json.loads(line) for line in Path(settings["data"]["forget"]).read_text().splitlines()]
+    for record in records:
+        record["answer"] = "Nobody knows."
+    other = made.folder / "other.jsonl"
+    other.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings["data"]["forget"] = str(other)
+    file.write_text(yaml.safe_dump(settings))
+    result = verify(call, made, "--rerun", 1)
+    assert result.exit_code == 1
+    assert "the forget records are not those that were certified" in " ".join(result.stdout.split())

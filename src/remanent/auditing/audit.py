@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from remanent.core.tensors import TensorFolder
 from remanent.core.weights import Weights
 from remanent.data.record import Record
 from remanent.errors import InputError, NotFiniteError, UnsupportedError
+from remanent.models.source import Source
 
 # description, done, total: in records
 OnProgress = Callable[[str, int, int], None]
@@ -77,7 +79,7 @@ def audit(
         if subject not in subjects:
             continue
         loaded = subjects[subject]()
-        digests[subject] = loaded.source.files()
+        digests[subject] = _files(loaded.source)
         how = [plan.batch_size, str(plan.autocast), plan.generate, plan.max_length, plan.truth_ratio]
         how += [str(loaded.model.device)]
         store = Store(folder, subject, digests[subject], named, how, hashed)
@@ -132,13 +134,28 @@ def audit(
         measurements += found
         if FORGET in named:
             texts |= _texts(measurer, plan, {"full", worst}, store)
-    settings = {"compute_dtype": str(plan.autocast or "weights"), **plan.settings}
+    settings = {
+        "compute_dtype": str(plan.autocast or "weights"),
+        "contents": {name: contents(records, hashed) for name, records in named.items()},
+        **plan.settings,
+    }
     infos = tuple(condition.info for condition in plan.conditions)
     left = {info.name for info in infos}
     criteria = Criteria.from_settings(settings)
     made = measures({key: scores for key, scores in texts.items() if key[1] in left}, criteria)
     made += relearned_areas(plan.conditions, measurements, criteria)
     return Evidence(infos, tuple(measurements), settings, digests, plan.notes, moved, made)
+
+
+def contents(records: Sequence[Record], hashed: Callable[[str], str]) -> str:
+    """A keyed hash of a set's records, all that they say, in any order: their names alone may be numbers of lines."""
+    return hashed("\n".join(sorted(json.dumps(asdict(record), sort_keys=True) for record in records)))
+
+
+def _files(source: Source) -> dict[str, str]:
+    """SHA-256 of everything that a model was loaded from, an adapter's base too."""
+    base = {} if source.base is None else source.base.files()
+    return {**source.files(), **{f"base/{name}": digest for name, digest in base.items()}}
 
 
 def _of_subject(conditions: Sequence[Condition], subject: str, named: Mapping[str, Any]) -> list[Condition]:

@@ -28,6 +28,7 @@ Estimator = Callable[[Sequence[Array]], tuple[Array, Array]]
 
 CELLS = 2_000_000  # resamples x groups held at once
 POWER = 0.8
+FEWEST = 3  # groups of each set that bound an AUC: of two, 32 % of draws of pure noise lay wholly beyond 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +174,11 @@ def auc_interval(
 ) -> Interval:
     """The chance that a record of the first scores above one of the second, ties half: percentile cluster bootstrap.
 
-    The ends are 0 and 1 where one of the sets is a single group, whose draws all are alike.
+    The ends are 0 and 1 where one of the sets has fewer than three groups: of two, half of all draws are one alone.
     """
     won = _Wins.of(first, second)
     drawn = np.concatenate([won.auc(*counts) for counts in _draws(won.sizes, generator, resamples)])
-    return _percentile(won.value, drawn, alpha, 0.0, 1.0, won.sizes)
+    return _percentile(won.value, drawn, alpha, 0.0, 1.0, won.sizes, FEWEST)
 
 
 def auc_pair_interval(
@@ -203,7 +204,7 @@ def auc_pair_interval(
     one, two = _Wins.of(*ours), _Wins.of(*theirs)
     value = compare(np.array([one.value]), np.array([two.value]))[0]
     drawn = [compare(one.auc(*counts), two.auc(*counts)) for counts in _draws(one.sizes, generator, resamples)]
-    return _percentile(float(value), np.concatenate(drawn), alpha, -math.inf, math.inf, one.sizes)
+    return _percentile(float(value), np.concatenate(drawn), alpha, -math.inf, math.inf, one.sizes, FEWEST)
 
 
 def true_positive_interval(
@@ -301,8 +302,10 @@ class _Wins:
         return found
 
 
-def _percentile(value: float, drawn: Array, alpha: float, least: float, most: float, sizes: Sequence[int]) -> Interval:
-    if min(sizes) < 2:
+def _percentile(
+    value: float, drawn: Array, alpha: float, least: float, most: float, sizes: Sequence[int], fewest: int = 2
+) -> Interval:
+    if min(sizes) < fewest:
         return Interval(value, least, most)
     low, high = np.quantile(drawn, [alpha, 1 - alpha])
     return Interval(value, float(low), float(high))

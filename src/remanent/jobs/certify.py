@@ -169,5 +169,5 @@ def _method(run: RunFolder) -> dict[str, Any]:
     if not run.config.is_file():
         return {}
     settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    left_out = {"model", "base", "data", "requests", "retrained"}
+    left_out = {"model", "base", "data", "requests", "retrained", "records", "forget"}
     return {name: value for name, value in settings.items() if name not in left_out and value is not None}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from remanent.auditing.audit import audit
+from remanent.auditing.audit import audit, contents
 from remanent.auditing.condition import Condition
 from remanent.auditing.evidence import AUDITED, Evidence
 from remanent.auditing.judgement import Criteria
@@ -108,11 +108,14 @@ def rerun(
 
 
 def _other_records(predicate: Mapping[str, Any], named: Mapping[str, list[Record]], hashed: Any) -> set[str]:
-    """Sets whose records are not those that were certified, by the digest over their keyed hashes."""
+    """Sets whose records are not those that were certified, by the keyed hashes of their names and of what they say."""
+    said = predicate["settings"].get("contents", {})  # earlier certificates have none
     found = set()
     for row in predicate["record_sets"]:
-        names = sorted({hashed(record.key) for record in named.get(row["records"], [])})
-        if hashlib.sha256("\n".join(names).encode()).hexdigest() != row["digest"]:
+        records = named.get(row["records"], [])
+        names = sorted({hashed(record.key) for record in records})
+        same = hashlib.sha256("\n".join(names).encode()).hexdigest() == row["digest"]
+        if not same or said.get(row["records"], contents(records, hashed)) != contents(records, hashed):
             found.add(str(row["records"]))
     return found
 
