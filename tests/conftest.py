@@ -33,6 +33,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def _decoder(architecture: str, seed: int, **own: Any) -> Any:
+    """A decoder of two layers and width 32, in eval mode, of an architecture that names its sizes as Llama does."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **own,
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., Any]:
     """A Llama of two layers and width 32, in eval mode."""
@@ -95,25 +120,7 @@ def tiny_gemma() -> Callable[..., Any]:
     """A Gemma of two layers and width 32, in eval mode: what its table of embeddings holds comes out multiplied."""
 
     def make(*, seed: int = 0) -> Any:
-        from transformers import GemmaConfig, GemmaForCausalLM
-
-        config = GemmaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=32,
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            return GemmaForCausalLM(config).eval()
+        return _decoder("gemma", seed)
 
     return make
 
@@ -124,28 +131,7 @@ def tiny_mixture() -> Callable[..., Any]:
     their inputs first."""
 
     def make(architecture: str = "mixtral", *, seed: int = 0) -> Any:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.for_model(
-            architecture,
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            num_local_experts=3,
-            num_experts_per_tok=2,
-            max_position_embeddings=32,
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        return _decoder(architecture, seed, num_local_experts=3, num_experts_per_tok=2)
 
     return make
 

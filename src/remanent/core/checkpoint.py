@@ -145,6 +145,14 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return [_unflatten(item, tensors) for item in value["list"]]
 
 
+def renewed(kept: dict[str, Tensor] | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a model's tensors: in the place of an earlier one, beside which a new one would hold them once more."""
+    if kept is None:
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    copy_into(kept, tensors, "the model")
+    return kept
+
+
 def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], origin: object) -> None:
     """Write saved tensors into a model's, in place. Raises IntegrityError where names or shapes differ."""
     if set(targets) != set(values):

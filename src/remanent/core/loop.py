@@ -22,6 +22,7 @@ from remanent.core.checkpoint import (
     copy_into,
     load_checkpoint,
     prune,
+    renewed,
     save_checkpoint,
     step_folder,
     steps_saved,
@@ -331,10 +332,7 @@ class _Run:
         self._write_metrics()  # whoever watches a long run sees it at each evaluation
         # Step 0 is the model that still knows everything: it is measured, never chosen.
         if step > 0 and all(evaluation.score > other.score for other in self.evaluations if other.step > 0):
-            if self.best is None:
-                self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}
-            else:  # in place: a new copy beside the old one would hold the weights once more
-                copy_into(self.best, self._kept(), "the model")
+            self.best = renewed(self.best, self._kept())
             self.best_step = step
         self.evaluations.append(evaluation)
 

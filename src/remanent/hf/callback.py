@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from remanent.core.checkpoint import Checkpoint, copy_into, load_checkpoint, save_checkpoint
+from remanent.core.checkpoint import Checkpoint, copy_into, load_checkpoint, renewed, save_checkpoint
 from remanent.core.displacement import Here
 from remanent.core.episode import Episode
 from remanent.core.evaluation import Evaluation
@@ -104,10 +104,7 @@ class RemanentCallback(TrainerCallback):
             return
         evaluation = self._evaluate(model, state)
         if all(evaluation.score > other.score for other in self.evaluations[:-1] if other.step > 0):
-            if self._best is None:
-                self._best = {name: tensor.detach().clone() for name, tensor in _kept(model).items()}
-            else:  # in place: a new copy beside the old one would hold the weights once more
-                copy_into(self._best, _kept(model), "the model")
+            self._best = renewed(self._best, _kept(model))
             self.best_step = state.global_step
         if self._met():
             control.should_training_stop = True

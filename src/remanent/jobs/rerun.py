@@ -115,7 +115,7 @@ def _other_records(predicate: Mapping[str, Any], named: Mapping[str, list[Record
         records = named.get(row["records"], [])
         names = sorted({hashed(record.key) for record in records})
         same = hashlib.sha256("\n".join(names).encode()).hexdigest() == row["digest"]
-        if not same or said.get(row["records"], contents(records, hashed)) != contents(records, hashed):
+        if not same or said.get(row["records"]) not in (None, contents(records, hashed)):
             found.add(str(row["records"]))
     return found
 

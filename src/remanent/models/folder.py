@@ -112,7 +112,7 @@ def missing_shard(folder: Path) -> str | None:
 def _check_name(file: Path, name: Any) -> None:
     """Refuse weights that a file of a folder names and that do not lie open in it: no hash of the folder holds them."""
     parts = PurePosixPath(name).parts if isinstance(name, str) and "\\" not in name else ()
-    if not parts or not all(part[0] not in "./" for part in parts) or PurePosixPath(name).suffix != ".safetensors":
+    if not parts or any(part[0] in "./" for part in parts) or PurePosixPath(name).suffix != ".safetensors":
         raise IntegrityError(f"{file}: names the weights file {name!a}, which is no .safetensors file in this folder")
 
 
